@@ -1,0 +1,3 @@
+"""v2l_jax: images become words that a frozen language model already knows."""
+
+__version__ = "0.1.0"
