@@ -278,11 +278,11 @@ def load_llama(path: pathlib.Path | str, dtype: DTypeLike = jnp.float32) -> tupl
     if path.is_dir():
         config = config_from_huggingface(json.loads((path / "config.json").read_text()))
         tensors, names = read_safetensors(path), llama_weights.HUGGINGFACE_NAMES
+        interleaved = False
     else:
         gguf = read_gguf(path)
         config = config_from_gguf(gguf.metadata, gguf.tensors)
         tensors, names = gguf.tensors, llama_weights.GGUF_NAMES
-        if gguf.metadata["general.architecture"] == "llama":
-            tensors = llama_weights.half_rotation_rows(tensors, config)
-    params = llama_weights.params_from_tensors(config, tensors, names, dtype)
+        interleaved = gguf.metadata["general.architecture"] == "llama"
+    params = llama_weights.params_from_tensors(config, tensors, names, dtype, interleaved)
     return config, jax.tree.map(jnp.asarray, params)

@@ -1,10 +1,10 @@
 """Weights of foreign LLaMA checkpoints as the parameter tree of `towers.llama`: name maps as data, fusing, stacking."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float
@@ -50,15 +50,21 @@ GGUF_NAMES = {
 
 
 def params_from_tensors(
-    config: LlamaConfig, tensors: Mapping[str, np.ndarray], names: Mapping[str, str], dtype: DTypeLike
+    config: LlamaConfig,
+    tensors: Mapping[str, np.ndarray],
+    names: Mapping[str, str],
+    dtype: DTypeLike,
+    interleaved_rotary: bool = False,
 ) -> dict[str, Any]:
     """Builds the (frozen) parameter tree of `Llama` from a checkpoint's tensors, orientation (out, in).
 
     Args:
       config: the network's sizes.
-      tensors: arrays by the checkpoint's names.
+      tensors: arrays by the checkpoint's names; each is asked for once.
       names: HUGGINGFACE_NAMES or GGUF_NAMES.
       dtype: what matrices are stored in; norm scales and biases stay float32.
+      interleaved_rotary: rows of q and k hold the two members of a rotary pair side by side (GGUF's "llama"
+        architecture) instead of half a head apart.
 
     Returns:
       Numpy tree; layers are stacked on a leading axis, query/key/value and gate/up are fused.
@@ -71,19 +77,25 @@ def params_from_tensors(
         full = names[name].format(layer)
         if full not in tensors:
             raise CheckpointError(f"tensor {full!r} is missing from the LLaMA checkpoint; is the file complete?")
-        if tensors[full].shape != shape:
-            raise CheckpointError(f"tensor {full!r} has shape {tensors[full].shape}, the config says {shape}; weights and config do not match")
-        return tensors[full]
+        tensor = tensors[full]
+        if tensor.shape != shape:
+            raise CheckpointError(f"tensor {full!r} has shape {tensor.shape}, the config says {shape}; weights and config do not match")
+        if interleaved_rotary and name in ("query", "key", "query_bias", "key_bias"):
+            tensor = _pairs_to_halves(tensor, config.head_dim)
+        return tensor
 
-    store = np.dtype(ml_dtypes.bfloat16) if jnp.dtype(dtype) == jnp.bfloat16 else np.dtype(dtype)
-    layers = [_layer(config, lambda name, *shape, i=i: read(name, *shape, layer=i), store) for i in range(config.num_layers)]
+    dtype = jnp.dtype(dtype)
+    layers: dict[str, np.ndarray] = {}
+    for i in range(config.num_layers):
+        for name, array in _layer(config, functools.partial(read, layer=i), dtype).items():
+            layers.setdefault(name, np.empty((config.num_layers, *array.shape), array.dtype))[i] = array
     params = {
-        "embedding": read("embedding", config.vocab_size, config.hidden_size).astype(store),
-        "layers": {name: np.stack([layer.pop(name) for layer in layers]) for name in list(layers[0])},
+        "embedding": read("embedding", config.vocab_size, config.hidden_size).astype(dtype),
+        "layers": layers,
         "final_norm": read("final_norm", config.hidden_size).astype(np.float32),
     }
     if not config.tied_embeddings:
-        params["output"] = np.ascontiguousarray(read("output", config.vocab_size, config.hidden_size).T.astype(store))
+        params["output"] = np.ascontiguousarray(read("output", config.vocab_size, config.hidden_size).astype(dtype).T)
     return params
 
 
@@ -106,25 +118,6 @@ def _layer(config: LlamaConfig, read: Callable[..., np.ndarray], dtype: np.dtype
     return layer
 
 
-def half_rotation_rows(tensors: Mapping[str, np.ndarray], config: LlamaConfig) -> dict[str, np.ndarray]:
-    """Undoes the row order of GGUF's "llama" architecture, which stores rotary pairs of q and k side by side.
-
-    Args:
-      tensors: arrays by GGUF name.
-      config: the network's sizes.
-
-    Returns:
-      The same tensors with q and k rows in Hugging Face's half-rotation order.
-    """
-    heads = {"attn_q": config.num_heads, "attn_k": config.num_kv_heads}
-    restored = dict(tensors)
-    for name, tensor in tensors.items():
-        part = name.split(".")[-2]
-        if part in heads:
-            restored[name] = _pairs_to_halves(tensor, heads[part])
-    return restored
-
-
-def _pairs_to_halves(tensor: Float[np.ndarray, "rows *columns"], heads: int) -> Float[np.ndarray, "rows *columns"]:
-    pairs = tensor.reshape(heads, tensor.shape[0] // heads // 2, 2, *tensor.shape[1:])
+def _pairs_to_halves(tensor: Float[np.ndarray, "rows *columns"], head_dim: int) -> Float[np.ndarray, "rows *columns"]:
+    pairs = tensor.reshape(-1, head_dim // 2, 2, *tensor.shape[1:])
     return pairs.swapaxes(1, 2).reshape(tensor.shape)
