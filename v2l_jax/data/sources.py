@@ -1,0 +1,269 @@
+"""Where images come from: random-access sources of records {"image", "label", "path"}.
+
+A record's image is uint8 [height, width, 3] in RGB, its label an index into `class_names` (-1 where the source
+has no classes), its path what to call it in a report. Every source fits Grain's RandomAccessDataSource.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import os
+import pathlib
+from typing import Any, Protocol, runtime_checkable
+
+from absl import logging
+import numpy as np
+
+from v2l_jax.data.images import EXTENSIONS, CorruptImageError, decode_image
+from v2l_jax.errors import DataError
+from v2l_jax.progress import progress_bar
+
+Record = dict[str, Any]
+StrPath = str | os.PathLike
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Random access to labelled images.
+
+    Attributes:
+      class_names: what each label means.
+    """
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+class ImageFolder:
+    """Image files under one or several folders; a sub-folder is a class, its name the class name.
+
+    A root that holds images but no class folders is a flat photo set: label -1, class name "".
+    Unless `verify` is off, every file is read and decoded once, in parallel: corrupt files are left out and
+    named in one warning, and of files with identical bytes the first (in path order) stays. Nothing is written.
+
+    Attributes:
+      class_names: sorted class names; empty for flat sets.
+      labels: class index of each record, -1 where there is no class.
+      paths: file of each record.
+      content_hashes: sha256 of each file (empty without `verify`).
+      skipped: (path, reason) of each corrupt file.
+      duplicates: (path, the path it repeats) of each dropped copy.
+    """
+
+    def __init__(
+        self,
+        roots: StrPath | Sequence[StrPath],
+        classes: Sequence[str] | None = None,
+        rename: Mapping[str, str] | None = None,
+        verify: bool = True,
+        threads: int = 4,
+    ):
+        """Scans the folders.
+
+        Args:
+          roots: one folder, or several whose classes are merged by name.
+          classes: keep only these classes (names after renaming).
+          rename: folder name → class name, for example {"dogs": "dog"}; others keep their name.
+          verify: decode every file now; False for sets too large to read twice: the loader then replaces
+            corrupt files as it meets them, and duplicates stay.
+          threads: how many files are read at a time.
+
+        Raises:
+          DataError: a folder does not exist, a class named has no images, or nothing readable is left.
+        """
+        self._roots = [pathlib.Path(r) for r in ([roots] if isinstance(roots, str | os.PathLike) else roots)]
+        found = [pair for root in self._roots for pair in _list_images(root, rename or {})]
+        if classes is not None:
+            found = [(path, name) for path, name in found if name in classes]
+            if missing := sorted(set(classes) - {name for _, name in found}):
+                raise DataError(f"no images of class {', '.join(missing)} in {self._where()}; check the folder names")
+        if not found:
+            raise DataError(f"no images in {self._where()}: looked for {_extensions()} files in it and its sub-folders")
+        self.skipped: tuple[tuple[str, str], ...] = ()
+        self.duplicates: tuple[tuple[str, str], ...] = ()
+        self.content_hashes: tuple[str, ...] = ()
+        if verify:
+            found = self._verify(found, threads)
+        if not found:
+            raise DataError(f"none of the {len(self.skipped)} images in {self._where()} can be read; replace them")
+        self.paths = tuple(str(path) for path, _ in found)
+        self.class_names = tuple(sorted({name for _, name in found if name}))
+        index_of = {name: i for i, name in enumerate(self.class_names)} | {"": -1}
+        self.labels = np.array([index_of[name] for _, name in found], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Record:
+        path = self.paths[index]
+        return {"image": decode_image(path), "label": int(self.labels[index]), "path": path}
+
+    def __repr__(self) -> str:
+        return f"ImageFolder({self._where()}: {len(self)} images, {len(self.class_names)} classes)"
+
+    def _where(self) -> str:
+        return ", ".join(str(root) for root in self._roots)
+
+    def _verify(self, found: list[tuple[pathlib.Path, str]], threads: int) -> list[tuple[pathlib.Path, str]]:
+        """Drops corrupt files and copies, remembering both; fills `content_hashes`."""
+        kept, skipped, duplicates, first_with = [], [], [], {}
+        with ThreadPoolExecutor(threads) as pool:
+            checks = pool.map(_check, [path for path, _ in found])
+            checks = progress_bar(checks, "checking images", "image", total=len(found)) if len(found) > 200 else checks
+            for (path, name), (digest, reason) in zip(found, checks, strict=True):
+                if reason:
+                    skipped.append((str(path), reason))
+                elif digest in first_with:
+                    duplicates.append((str(path), first_with[digest]))
+                else:
+                    first_with[digest] = str(path)
+                    kept.append((path, name))
+        self.skipped, self.duplicates, self.content_hashes = tuple(skipped), tuple(duplicates), tuple(first_with)
+        if skipped:
+            named = "; ".join(f"{path} ({reason})" for path, reason in skipped)
+            logging.warning("skipped %d corrupt image(s) of %d: %s", len(skipped), len(found), named)
+        return kept
+
+
+def _extensions() -> str:
+    return " ".join(sorted(EXTENSIONS))
+
+
+def _list_images(root: pathlib.Path, rename: Mapping[str, str]) -> list[tuple[pathlib.Path, str]]:
+    """(file, class name) of every image under the root, sorted; class "" where the root itself holds the images."""
+    if not root.is_dir():
+        raise DataError(f"no folder {root}; give a folder of images, or of one sub-folder a class")
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not _is_hidden(entry))
+    listed = [(path, rename.get(folder.name, folder.name)) for folder in folders for path in _images_in(folder, "**/*")]
+    return listed or [(path, "") for path in _images_in(root, "*")]
+
+
+def _images_in(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+    matches = folder.glob(pattern)
+    return sorted(p for p in matches if p.suffix.lower() in EXTENSIONS and not _is_hidden(p) and p.is_file())
+
+
+def _is_hidden(path: pathlib.Path) -> bool:
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def _check(path: pathlib.Path) -> tuple[str, str | None]:
+    """The file's sha256, and what is wrong with it."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return "", error.strerror or str(error)
+    try:
+        decode_image(content, str(path))
+    except CorruptImageError as error:
+        return "", error.reason
+    return hashlib.sha256(content).hexdigest(), None
+
+
+class TfdsSource:
+    """A split of a TensorFlow Datasets image set in ArrayRecord format, read without TensorFlow.
+
+    Images are decoded here, not by TFDS, so that every source treats a file alike.
+
+    Attributes:
+      class_names: from the dataset's label feature; ImageNet's are WordNet ids.
+    """
+
+    def __init__(self, name: str, split: str, data_dir: StrPath | None = None):
+        """Opens a prepared dataset.
+
+        Args:
+          name: a TFDS name, for example "imagenet2012".
+          split: for example "train" or "validation[:10%]".
+          data_dir: where TFDS data lies; TFDS's default (~/tensorflow_datasets) if None.
+
+        Raises:
+          DataError: the dataset is unknown, or not prepared for random access.
+        """
+        import tensorflow_datasets as tfds
+
+        where = f"in {data_dir or 'the default TFDS folder'}"
+        try:
+            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            self._records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        except tfds.core.DatasetNotFoundError as error:
+            raise DataError(f"TFDS knows no dataset {name!r}, and none of that name lies {where}") from error
+        except (AssertionError, LookupError, NotImplementedError, OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise DataError(
+                f"TFDS dataset {name!r}, split {split!r}, is not ready {where} ({reason}); prepare it once: "
+                f"pip install tensorflow; tfds build {name} --file_format=array_record"
+                + (f" --data_dir={data_dir}" if data_dir else "")
+                + (", with ImageNet's archives in <data_dir>/downloads/manual" if "imagenet" in name else "")
+            ) from error
+        self._name = f"{name}/{split}"
+        self.class_names = tuple(builder.info.features["label"].names)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._records[index]
+        path = f"{self._name}/{index}"
+        return {"image": decode_image(record["image"], path), "label": int(record["label"]), "path": path}
+
+
+class SyntheticSource:
+    """Random images of one size, for tests of shapes and speed; record i is a function of (seed, i)."""
+
+    def __init__(self, length: int, size: int, seed: int = 0, class_names: Sequence[str] = ("a", "b")):
+        self._length, self._size, self._seed = length, size, seed
+        self.class_names = tuple(class_names)
+        self.labels = np.arange(length, dtype=np.int64) % len(self.class_names)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Record:
+        rng = np.random.default_rng([self._seed, index])
+        image = rng.integers(0, 256, (self._size, self._size, 3), dtype=np.uint8)
+        return {"image": image, "label": int(self.labels[index]), "path": f"synthetic/{index}"}
+
+
+class Subset:
+    """Some records of a source, in the order given; class names stay the source's."""
+
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
+        self._source = source
+        self._indices = np.asarray(indices, dtype=np.int64)
+        self.class_names = source.class_names
+        if hasattr(source, "labels"):
+            self.labels = source.labels[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[int(self._indices[index])]
+
+
+class Concatenated:
+    """Sources one after another; classes are merged by name."""
+
+    def __init__(self, sources: Sequence[Source]):
+        self._sources = tuple(sources)
+        self._ends = np.cumsum([len(source) for source in self._sources])
+        self.class_names = tuple(sorted({name for source in self._sources for name in source.class_names}))
+        merged = {name: i for i, name in enumerate(self.class_names)}
+        # The extra last entry maps "no class" (-1) onto itself.
+        self._new_labels = [np.array([*(merged[name] for name in s.class_names), -1]) for s in self._sources]
+        if all(hasattr(source, "labels") for source in self._sources):
+            parts = [new[source.labels] for new, source in zip(self._new_labels, self._sources, strict=True)]
+            self.labels = np.concatenate(parts).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Record:
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        start = int(self._ends[which - 1]) if which else 0
+        record = self._sources[which][index - start]
+        return record | {"label": int(self._new_labels[which][record["label"]])}
