@@ -1,0 +1,36 @@
+# make quickstart   the whole road on real weights and real photos; ends with a page to open
+# make test         the tests (those that compare with PyTorch skip, by name, where it is missing)
+# make test-parity  installs CPU PyTorch and runs the comparisons with it
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+WORKDIR ?= runs/quickstart
+INSTALLED := $(VENV)/.installed
+PARITY := $(VENV)/.installed-parity
+JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
+.PHONY: quickstart test test-parity benchmark clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+# lpips' own code needs torchvision, which the comparison does not: it reads the published heads from the package.
+$(PARITY): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,parity]'
+	$(BIN)/python -m pip install --quiet --no-deps lpips==0.1.4
+	@touch $@
+
+quickstart: $(INSTALLED)
+	$(BIN)/python -m v2l_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
+	@echo "Open $(WORKDIR)/report.html"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n $(JOBS) tests
+
+test-parity: $(PARITY)
+	$(BIN)/python -m pytest -q -n $(JOBS) -m parity tests
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,90 @@
+"""The Codebook: words of a language model, their token ids, and their vectors in an image-text space."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Float
+
+from v2l_jax.errors import CheckpointError, ConfigError
+
+_FORMAT = "v2l_jax codebook 1"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Codebook:
+    """Words and their vectors; a pytree whose only leaf is `embeddings`.
+
+    Attributes:
+      embeddings: one row a word; frozen during tokenizer training.
+      texts: the words as the language model decodes them (" dog" keeps its space).
+      token_ids: the language model's token ids of each text.
+      tower: name of the image-text tower whose text side made the embeddings.
+      llm: fingerprint of the tokenizer that the token ids belong to.
+    """
+
+    embeddings: Float[np.ndarray | jax.Array, "words dim"]
+    texts: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    token_ids: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
+    tower: str = dataclasses.field(metadata={"static": True})
+    llm: str = dataclasses.field(metadata={"static": True})
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: np.ndarray) -> "Codebook":
+        """Returns the codebook of the rows `indices`, in that order."""
+        return dataclasses.replace(
+            self,
+            embeddings=np.asarray(self.embeddings)[indices],
+            texts=tuple(self.texts[i] for i in indices),
+            token_ids=tuple(self.token_ids[i] for i in indices),
+        )
+
+    def check_made_for(self, llm: str, tower: str) -> None:
+        """Raises ConfigError when the codebook belongs to another language model or tower."""
+        for what, have, want in (("language model's tokenizer", self.llm, llm), ("image-text tower", self.tower, tower)):
+            if have != want:
+                raise ConfigError(
+                    f"this codebook was made with another {what} ({have}) than the one configured ({want}); "
+                    "run the codebook job again in a fresh workdir"
+                )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one safetensors file, whole or not at all."""
+        path = pathlib.Path(path)
+        lengths = [len(ids) for ids in self.token_ids]
+        tensors = {
+            "embeddings": np.ascontiguousarray(self.embeddings, np.float32),
+            "token_ids": np.asarray([i for ids in self.token_ids for i in ids], np.int32),
+            "token_offsets": np.cumsum([0, *lengths], dtype=np.int64),
+        }
+        metadata = {"format": _FORMAT, "texts": json.dumps(self.texts), "tower": self.tower, "llm": self.llm}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        safetensors.numpy.save_file(tensors, temporary, metadata)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Codebook":
+        """Reads what `save` wrote.
+
+        Raises:
+          CheckpointError: the file is missing, truncated, or not a codebook.
+        """
+        try:
+            with safetensors.safe_open(os.fspath(path), "numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise CheckpointError(f"{path} is not a codebook of this version; run the codebook job again")
+                embeddings, ids, offsets = (file.get_tensor(k) for k in ("embeddings", "token_ids", "token_offsets"))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"cannot read the codebook {path}: {error}; run the codebook job again") from error
+        token_ids = tuple(tuple(int(i) for i in ids[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+        return cls(embeddings, tuple(json.loads(metadata["texts"])), token_ids, metadata["tower"], metadata["llm"])

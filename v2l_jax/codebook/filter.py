@@ -1,0 +1,58 @@
+"""Stage 3 of the codebook: keep the words that some training image is near to (SPEC 1.1)."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+@partial(jax.jit, static_argnames="top")
+def _nearest(
+    images: Float[Array, "batch dim"], words: Float[Array, "words dim"], top: int
+) -> Int[Array, "batch top"]:
+    return jax.lax.top_k(jnp.dot(images, words.T, precision="highest"), top)[1]
+
+
+def count_hits(
+    image_features: Float[np.ndarray, "images dim"],
+    embeddings: Float[np.ndarray, "words dim"],
+    top: int = 5,
+    batch_size: int = 256,
+) -> Int[np.ndarray, " words"]:
+    """How many images have each word among their `top` by inner product (SPEC 1.1, stage 3).
+
+    Args:
+      image_features: L2-normalised tower features of the training images.
+      embeddings: candidate words' vectors, not normalised.
+      top: words counted an image.
+      batch_size: images compared at once; memory is `batch_size · words` floats.
+    """
+    words = jnp.asarray(embeddings)
+    top = min(top, len(embeddings))
+    counts = np.zeros(len(embeddings), np.int64)
+    for start in range(0, len(image_features), batch_size):
+        block = image_features[start : start + batch_size]
+        padded = np.pad(block, ((0, batch_size - len(block)), (0, 0)))
+        nearest = np.asarray(_nearest(jnp.asarray(padded), words, top))[: len(block)]
+        counts += np.bincount(nearest.ravel(), minlength=len(counts))
+    return counts
+
+
+def keep_frequent(counts: Int[np.ndarray, " words"], min_hits: int = 1) -> Int[np.ndarray, " kept"]:
+    """Indices of the words hit at least `min_hits` times, in codebook order (paper: 1; published code: 101)."""
+    return np.flatnonzero(counts >= min_hits)
+
+
+def first_spellings(texts: Sequence[str]) -> Int[np.ndarray, " kept"]:
+    """Indices of the first text of each spelling, white space around it and letter case ignored.
+
+    An LLM's vocabulary holds " Dog", " dog" and "dog"; to a text tower they are one word, and would fill an image's
+    five nearest words with one. The published code keeps them all.
+    """
+    first: dict[str, int] = {}
+    for index, text in enumerate(texts):
+        first.setdefault(text.strip().casefold(), index)
+    return np.asarray(sorted(first.values()), np.int64)

@@ -1,0 +1,54 @@
+"""Runs the jobs of a config in order, each in its workdir, each once."""
+
+import importlib
+import os
+import pathlib
+import time
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from v2l_jax.errors import ConfigError
+from v2l_jax.jobs import validation, workdir as workdirs
+
+JOBS = ("codebook", "train", "tokenize", "evaluate", "report")
+
+
+def start(distributed: bool) -> None:
+    """Sets up JAX for a run: other hosts, and a compile cache that outlives the process."""
+    if distributed:
+        jax.distributed.initialize()
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "v2l_jax" / "compiled"
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Runs `config.jobs` in order.
+
+    Args:
+      config: the whole experiment; see configs/quickstart.py.
+      workdir: where the run's files go; a job whose output is there is skipped.
+
+    Raises:
+      ConfigError: an unknown job or a bad value, before anything runs.
+      V2LError: whatever stopped a job, in one line.
+    """
+    validation.check(config)
+    unknown = [job for job in config.jobs if job not in JOBS]
+    if unknown:
+        raise ConfigError(f"config.jobs: unknown job {unknown[0]!r}; known jobs are {', '.join(JOBS)}")
+    workdirs.prepare(workdir, config)
+    for number, name in enumerate(config.jobs, 1):
+        job = importlib.import_module(f"v2l_jax.jobs.{name}")
+        headline = f"[{number}/{len(config.jobs)}] {name}"
+        if job.is_done(config, workdir):
+            logging.info("%s: done before, in %s", headline, workdir)
+            continue
+        logging.info("%s: %s", headline, (job.__doc__ or "").splitlines()[0])
+        began = time.monotonic()
+        with workdirs.timed(workdir, name):
+            job.run(config, workdir)
+        logging.info("%s: %.0f s", headline, time.monotonic() - began)

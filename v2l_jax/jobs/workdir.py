@@ -1,0 +1,101 @@
+"""A run's folder explains itself: what was asked (config.json), on what machine (environment.json), how long it took."""
+
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from v2l_jax.errors import ConfigError, V2LError
+
+_PACKAGES = ("v2l_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value` as JSON under a temporary name, then renames it into place."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: pathlib.Path, default: Any) -> Any:
+    """Reads a JSON file; `default` where there is none."""
+    return json.loads(path.read_text()) if path.exists() else default
+
+
+def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Makes the folder and writes config.json and environment.json.
+
+    Raises:
+      V2LError: the folder cannot be written.
+      ConfigError: the folder holds a run of another config; the first differing keys are named.
+    """
+    asked = {key: value for key, value in json.loads(config.to_json_best_effort()).items() if key != "jobs"}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        existing = read_json(workdir / "config.json", asked)
+        if existing != asked:
+            differing = sorted(_differences(existing, asked))
+            raise ConfigError(
+                f"{workdir} holds a run of another config (differs at {', '.join(differing[:5])}); "
+                "name another --workdir, or delete that one"
+            )
+        write_json(workdir / "config.json", asked)
+        write_json(workdir / "environment.json", environment())
+    except OSError as error:
+        raise V2LError(f"cannot write to the workdir {workdir}: {error.strerror or error}; name another --workdir") from error
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in a.keys() | b.keys():
+        left, right = a.get(key), b.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            yield from _differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            yield f"{prefix}{key}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the git commit of this run."""
+    devices = jax.devices()
+    here = pathlib.Path(__file__).parent
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "devices": f"{len(devices)} × {devices[0].device_kind}",
+        "processes": jax.process_count(),
+        "git_commit": git.stdout.strip() or None,
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@contextlib.contextmanager
+def timed(workdir: pathlib.Path, job: str) -> Iterator[None]:
+    """Adds the seconds spent inside to timings.json, also when the job is interrupted and goes on later."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        timings = read_json(workdir / "timings.json", {})
+        timings[job] = round(timings.get(job, 0.0) + time.monotonic() - start, 1)
+        with contextlib.suppress(OSError):
+            write_json(workdir / "timings.json", timings)
