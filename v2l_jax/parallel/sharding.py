@@ -1,0 +1,68 @@
+"""Sharding rules as data: (regex, PartitionSpec) pairs, so that no model is named here."""
+
+import re
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from v2l_jax.errors import ConfigError
+
+Rule = tuple[str, PartitionSpec | Sequence]
+
+
+def leaf_name(path: tuple) -> str:
+    """The path of a leaf as text: `params/encoder/conv_in/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def tree_shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule]) -> PyTree:
+    """Chooses the sharding of every leaf by its name.
+
+    Args:
+      tree: arrays, or anything with a shape (`jax.eval_shape`).
+      mesh: the devices.
+      rules: (regex, spec) pairs, in order; the first whose regex is found (`re.search`) in `leaf_name` decides.
+        A spec is a PartitionSpec or its arguments: `(None, "tensor")`. Leaves that no rule matches are replicated.
+
+    Returns:
+      A tree of NamedSharding like `tree`.
+
+    Raises:
+      ConfigError: a regex does not compile, or a spec names an axis the mesh lacks, has more entries than the leaf has
+        dimensions, or does not divide a dimension.
+    """
+    compiled = [(_compile(pattern), PartitionSpec(*spec)) for pattern, spec in rules]
+
+    def place(path, leaf):
+        name = leaf_name(path)
+        for pattern, spec in compiled:
+            if pattern.search(name):
+                _check_fit(name, leaf.shape, spec, mesh, pattern.pattern)
+                return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _compile(pattern: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"sharding rule {pattern!r} is not a regular expression: {error}") from error
+
+
+def _check_fit(name: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh, pattern: str) -> None:
+    rule = f"sharding rule {pattern!r} -> {tuple(spec)} for {name} {tuple(shape)}"
+    if len(spec) > len(shape):
+        raise ConfigError(f"{rule}: the rule has more entries than the array has dimensions")
+    for dimension, entry in enumerate(spec):
+        axes = () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+        parts = 1
+        for axis in axes:
+            if axis not in mesh.shape:
+                raise ConfigError(f"{rule}: the mesh has axes {tuple(mesh.shape)}, not {axis!r}")
+            parts *= mesh.shape[axis]
+        if shape[dimension] % parts:
+            raise ConfigError(f"{rule}: dimension {dimension} of size {shape[dimension]} does not divide by {parts}")
