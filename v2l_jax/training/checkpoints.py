@@ -1,0 +1,357 @@
+"""Checkpoints of a whole training run: state, data position and what the loop had not logged yet (orbax underneath)."""
+
+import base64
+import dataclasses
+import errno
+import hashlib
+import json
+import logging as standard_logging
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.sharding import SingleDeviceSharding
+from jaxtyping import PyTree
+
+from v2l_jax.errors import CheckpointError
+from v2l_jax.parallel.sharding import leaf_name
+
+CHECKSUMS = "checksums.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on as if it had never stopped.
+
+    Attributes:
+      step: training steps done.
+      state: the training state, on the shardings asked for.
+      data_position: what the loader's `get_state` returned after the batch of `step`.
+      metrics: evaluation metrics at `step`; empty where none ran. The best checkpoint is chosen by them.
+      unlogged: training metrics of the steps since the last row of the metric log, name to one value a step.
+    """
+
+    step: int
+    state: PyTree
+    data_position: Any
+    metrics: dict[str, float]
+    unlogged: dict[str, list[float]]
+
+
+class Checkpointer:
+    """Saves in the background, keeps the last few and the best, and restores the newest that is whole.
+
+    A checkpoint appears under its final name only when complete, with the checksum of every file inside, so a kill while
+    saving leaves the one before. Use it as a context manager, or call `close`.
+
+    Args:
+      directory: where `<step>/` folders go; made if missing.
+      keep_last: how many of the newest to keep.
+      keep_best: how many of the best by `best_metric` to keep besides.
+      best_metric: name of an evaluation metric; None keeps no best.
+      higher_is_better: whether a larger value of `best_metric` is better.
+      config_digest: identifies the config; restoring under another one is logged as a warning.
+
+    Raises:
+      CheckpointError: the directory cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep_last: int = 2,
+        keep_best: int = 1,
+        best_metric: str | None = None,
+        higher_is_better: bool = False,
+        config_digest: str = "",
+    ):
+        standard_logging.getLogger("absl").addFilter(_drop_orbax_chatter)
+        self.directory = pathlib.Path(directory).absolute()
+        self._config_digest = config_digest
+        self._saving: int | None = None
+        _check_writable(self.directory)
+        self._retention = _KeepLastAndBest(keep_last, keep_best if best_metric else 0, best_metric, higher_is_better)
+        self._manager = ocp.CheckpointManager(
+            epath.Path(self.directory),
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,
+                preservation_policy=self._retention,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            ),
+        )
+        for step in self.steps():
+            self._retention.scores[step] = self._read_metrics(step)
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step with the best `best_metric`; None where no checkpoint has it."""
+        ranked = self._retention.ranked(self.steps())
+        return ranked[0] if ranked else None
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        *,
+        data_position: Any = None,
+        metrics: Mapping[str, float] | None = None,
+        unlogged: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        """Copies the state off the devices and writes it in the background; nothing happens if `step` is already saved.
+
+        Args:
+          step: training steps done.
+          state: tree of arrays; may be donated as soon as this returns.
+          data_position: bytes, or anything JSON can hold.
+          metrics: evaluation metrics at this step.
+          unlogged: see `Checkpoint`.
+
+        Raises:
+          CheckpointError: this save, or the one before that was still being written, failed (disk full, for example).
+        """
+        self.wait()
+        if step in self.steps():
+            return
+        run = {
+            "step": step,
+            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+            "unlogged": {name: [float(value) for value in values] for name, values in (unlogged or {}).items()},
+            "config_digest": self._config_digest,
+            "data_position": _encode_position(data_position),
+            "leaves": _describe(state),
+        }
+        self._retention.scores[step] = run["metrics"]
+        self._saving = step
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+            self._manager.save(step, args=args, force=True)
+        except Exception as error:
+            raise self._save_failure(error) from error
+
+    def wait(self) -> None:
+        """Waits until everything saved is on disk.
+
+        Raises:
+          CheckpointError: the save failed; checkpoints before it are intact.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._save_failure(error) from error
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits, then stops the background threads.
+
+        Raises:
+          CheckpointError: as `wait`.
+        """
+        self.wait()
+        self._manager.close()
+
+    def restore(self, like: PyTree, step: int | None = None) -> Checkpoint:
+        """Reads a checkpoint.
+
+        Args:
+          like: tree of arrays or `jax.ShapeDtypeStruct` with the shapes, types and shardings wanted.
+          step: which one; None: the newest that is whole. Newer ones that are not are renamed `<step>.corrupt`, with a
+            warning.
+
+        Raises:
+          CheckpointError: there is none, none is whole, or it is of another model (names the first leaf that differs).
+        """
+        self.wait()
+        candidates = self.steps()[::-1] if step is None else [step]
+        for candidate in candidates:
+            try:
+                return self._restore_step(like, candidate)
+            except _Corrupt as corrupt:
+                reason = f"checkpoint {self.directory / str(candidate)} is corrupt: {corrupt}"
+                if step is not None:
+                    raise CheckpointError(f"{reason}; restore another of the steps {self.steps()}") from corrupt
+                logging.warning("%s; falling back to the one before", reason)
+                self._set_aside(candidate)
+        if candidates:
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} can be read; delete that folder to start training over"
+            )
+        raise CheckpointError(f"no checkpoint in {self.directory}; train first, or name another folder")
+
+    def _restore_step(self, like: PyTree, step: int) -> Checkpoint:
+        folder = self.directory / str(step)
+        if not folder.is_dir():
+            raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are steps {self.steps()}")
+        _verify_checksums(folder)
+        try:
+            run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+            leaves, position = run["leaves"], _decode_position(run["data_position"])
+        except Exception as error:
+            raise _Corrupt(_first_line(error)) from error
+        _check_same_leaves(folder, leaves, _describe(like))
+        if run["config_digest"] != self._config_digest:
+            logging.warning("checkpoint %s was written under another config", folder)
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)))
+            state = self._manager.restore(step, args=args).state
+        except Exception as error:
+            raise _Corrupt(_first_line(error)) from error
+        return Checkpoint(step, state, position, run["metrics"], run["unlogged"])
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            target = self.directory / f"{step}.corrupt"
+            shutil.rmtree(target, ignore_errors=True)
+            (self.directory / str(step)).rename(target)
+        ocp.multihost.sync_global_processes("v2l_jax:set_aside_corrupt_checkpoint")
+        self._manager.reload()
+
+    def _read_metrics(self, step: int) -> dict[str, float]:
+        try:
+            return json.loads((self.directory / str(step) / "run" / "metadata").read_text())["metrics"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _drafts(self) -> list[pathlib.Path]:
+        return sorted(self.directory.glob("*.orbax-checkpoint-tmp*"))
+
+    def _write_checksums(self) -> None:
+        """Runs when all items are written and the folder does not have its final name yet."""
+        if jax.process_index() != 0:
+            return
+        for draft in self._drafts():
+            files = {path.relative_to(draft).as_posix(): _sha256(path) for path in draft.glob("*/**/*") if path.is_file()}
+            (draft / CHECKSUMS).write_text(json.dumps(files))
+
+    def _save_failure(self, error: Exception) -> CheckpointError:
+        step, self._saving = self._saving, None
+        self._retention.scores.pop(step, None)
+        for draft in self._drafts():
+            shutil.rmtree(draft, ignore_errors=True)
+        self._manager.reload()
+        kept = f"step {self.steps()[-1]} is intact" if self.steps() else "none was saved before"
+        return CheckpointError(
+            f"cannot save the checkpoint of step {step} in {self.directory}: {_cause(error)}; {kept}: make room, run again"
+        )
+
+
+class _Corrupt(Exception):
+    """A checkpoint whose files changed since they were written."""
+
+
+@dataclasses.dataclass
+class _KeepLastAndBest:
+    """An orbax preservation policy: the newest `last`, and the `best` by a metric."""
+
+    last: int
+    best: int
+    metric: str | None
+    higher_is_better: bool
+    scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+
+    def ranked(self, steps: Sequence[int]) -> list[int]:
+        """The steps that have the metric, best first; of equals, the newer first."""
+        scored = [(self.scores.get(step, {}).get(self.metric, math.nan), step) for step in steps]
+        scored = [(value if self.higher_is_better else -value, step) for value, step in scored if not math.isnan(value)]
+        return [step for _, step in sorted(scored, reverse=True)]
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> Sequence[bool]:
+        """See `orbax.checkpoint.checkpoint_managers.PreservationPolicy`."""
+        del context
+        steps = sorted(info.step for info in checkpoints)
+        kept = {*steps[-self.last :], *self.ranked(steps)[: self.best]}
+        return [info.step in kept for info in checkpoints]
+
+
+def _drop_orbax_chatter(record: standard_logging.LogRecord) -> bool:
+    """Drops orbax's progress notes, and tracebacks of errors that reach the user as a CheckpointError."""
+    return "orbax" not in record.pathname or (record.levelno > standard_logging.INFO and not record.exc_info)
+
+
+def _check_writable(directory: pathlib.Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write checkpoints to {directory}: {error.strerror}; choose another --workdir"
+        ) from error
+
+
+def _encode_position(position: Any) -> dict[str, Any]:
+    if isinstance(position, bytes):
+        return {"base64": base64.b64encode(position).decode()}
+    return {"json": position}
+
+
+def _decode_position(position: Mapping[str, Any]) -> Any:
+    return base64.b64decode(position["base64"]) if "base64" in position else position["json"]
+
+
+def _describe(tree: PyTree) -> dict[str, list]:
+    """Leaf name to [shape, type], JSON-able."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {leaf_name(path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
+
+
+def _check_same_leaves(folder: pathlib.Path, saved: Mapping[str, list], wanted: Mapping[str, list]) -> None:
+    for name in [*wanted, *saved]:
+        there, here = ("absent" if name not in side else f"{tuple(side[name][0])} {side[name][1]}" for side in (saved, wanted))
+        if there != here:
+            raise CheckpointError(
+                f"checkpoint {folder} is of another model: {name} is {there} there and {here} here; "
+                "use the config it was trained with, or another --workdir"
+            )
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype, sharding=sharding)
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify_checksums(folder: pathlib.Path) -> None:
+    try:
+        checksums = json.loads((folder / CHECKSUMS).read_text())
+        for name, checksum in checksums.items():
+            if _sha256(folder / name) != checksum:
+                raise _Corrupt(f"{name} changed since it was written")
+    except (OSError, ValueError, AttributeError) as error:
+        raise _Corrupt(_first_line(error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _cause(error: BaseException) -> str:
+    """The operating system's own words, wherever in the chain or the text of a library's error they are."""
+    while not isinstance(error, OSError) and (error.__cause__ or error.__context__):
+        error = error.__cause__ or error.__context__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    known = [os.strerror(code) for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS)]
+    return next((text for text in known if text in str(error)), _first_line(error))
