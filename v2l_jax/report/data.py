@@ -1,0 +1,86 @@
+"""What a report is made of: plain data, no file names, no models."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from v2l_jax.metrics.results import Result
+from v2l_jax.report.curves import Curves
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotoRow:
+    """One photo, the words it became, and the picture that came back from its tokens.
+
+    original: RGB, 0..255, any size; the page shows its centre square, which is what the tokenizer sees.
+    words: texts of its global tokens, nearest first.
+    reconstruction: RGB, 0..255, decoded from the tokens; None before a tokenizer is trained.
+    local_words: texts of its first few local tokens, in raster order.
+    caption: what a reader should know, such as the class name; also the text alternative of the picture.
+    credit: photographer or collection, and licence.
+    """
+
+    original: UInt8[np.ndarray, "height width 3"]
+    words: Sequence[str]
+    reconstruction: UInt8[np.ndarray, "decoded_height decoded_width 3"] | None = None
+    local_words: Sequence[str] = ()
+    caption: str = ""
+    credit: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptExample:
+    """A prompt exactly as the language model read it, its answer, and the right answer if known."""
+
+    prompt: str
+    answer: str
+    expected: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class JobTiming:
+    """A job of this run: wall-clock seconds, where it ran, and a remark such as "already done, skipped"."""
+
+    job: str
+    seconds: float
+    device: str = ""
+    remark: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class AssetNote:
+    """A downloaded file that the run used, where it came from, and its licence."""
+
+    name: str
+    source: str
+    licence: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportData:
+    """Everything on the page. What is empty or None is replaced by a sentence that says which job makes it.
+
+    results: `Result`s, or rows of results.json.
+    curves: name, such as "train/loss" or "eval/psnr" -> (steps, values); `curves_from_rows` makes it of metrics.jsonl.
+    tower_kind: "clip" or "conse"; a ConSE tower gets a note that it is not CLIP.
+    to_beat: (ways, shots) -> accuracy in 0..1 that an earlier system reached; None leaves the column out.
+    environment: versions, devices, git commit, … in the order shown; values may be nested.
+    skipped: (path, reason) of each file that could not be used; empty where all were fine, None where nobody counted.
+    notes: further sentences for the end of the page.
+    """
+
+    title: str = "Photos a language model can read"
+    results: Sequence[Result | Mapping[str, Any]] = ()
+    photos: Sequence[PhotoRow] = ()
+    curves: Curves = dataclasses.field(default_factory=dict)
+    prompt_example: PromptExample | None = None
+    timings: Sequence[JobTiming] = ()
+    environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    assets: Sequence[AssetNote] = ()
+    skipped: Sequence[tuple[str, str]] | None = None
+    tower_kind: str = ""
+    to_beat: Mapping[tuple[int, int], float] | None = None
+    notes: Sequence[str] = ()

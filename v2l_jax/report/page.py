@@ -1,0 +1,134 @@
+"""The report: one self-contained HTML page, made from plain data, that opens offline in any browser."""
+
+import importlib.resources
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from v2l_jax.report import images, plots, tables
+from v2l_jax.report.curves import Curves, curve_plots
+from v2l_jax.report.data import PhotoRow, ReportData
+from v2l_jax.report.visible_text import visible_pieces, visible_text
+
+_NUMBERS = dict(enumerate(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")))
+_OPEN_CURVES = 6  # further curves are folded away
+
+
+def render_page(data: ReportData) -> str:
+    """Renders the report; the same data gives the same text.
+
+    The page needs no script and loads nothing: style, pictures and plots are inside it. A section without data
+    becomes a sentence that names the job which makes it.
+    """
+    rows = tables.as_rows(data.results)
+    few_shot = tables.few_shot_tables(rows, data.to_beat)
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        finalize=lambda value: visible_text(value) if type(value) is str else value,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "visible": _visible,
+        "percent": lambda share: "undefined" if math.isnan(share) else f"{100 * share:.1f}\u00a0%",
+        "short_percent": lambda share: f"{100 * share:.3g}\u00a0%",
+        "spelled": lambda number: _NUMBERS.get(number, str(number)),
+        "interval": _interval,
+        "duration": _duration,
+        "control_label": tables.control_label,
+        "metric_label": tables.metric_label,
+        "setting": _setting,
+        "value": _value,
+        "label": lambda name: str(name).replace("_", " "),
+    }
+    return environment.get_template("page.html").render(
+        data=data,
+        css=Markup(_read("page.css")),
+        headline=tables.headline(few_shot),
+        facts=_facts(rows),
+        photos=[_photo(photo) for photo in data.photos],
+        few_shot=few_shot,
+        accuracy_plots=_accuracy_plots(few_shot),
+        quality=tables.quality_tables(rows),
+        other=tables.other_rows(rows),
+        curves=_curve_plots(data.curves),
+        open_curves=_OPEN_CURVES,
+    )
+
+
+def _read(name: str) -> str:
+    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _photo(photo: PhotoRow) -> dict[str, Any]:
+    reconstruction = photo.reconstruction
+    return {
+        "original": Markup(images.data_uri(images.centre_square(photo.original))),
+        "reconstruction": None if reconstruction is None else Markup(images.data_uri(reconstruction)),
+        "size": None if reconstruction is None else f"{reconstruction.shape[1]} × {reconstruction.shape[0]} pixels",
+        "words": photo.words,
+        "local_words": photo.local_words,
+        "caption": photo.caption,
+        "credit": photo.credit,
+    }
+
+
+def _accuracy_plots(few_shot: Sequence[tables.FewShotTable]) -> list[list[Markup]]:
+    return [
+        [Markup(plots.accuracy_plot(group, f"accuracy-{number}-{group.ways}")) for group in table.groups]
+        for number, table in enumerate(few_shot)
+    ]
+
+
+def _curve_plots(curves: Curves) -> list[dict[str, Any]]:
+    drawn = []
+    for number, (quantity, lines) in enumerate(curve_plots(curves)):
+        label = visible_text(tables.metric_label(quantity))
+        svg = Markup(plots.curve_plot(label, lines, f"curve-{number}"))
+        drawn.append({"label": label, "lines": [line.name for line in lines], "svg": svg})
+    return drawn
+
+
+def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the summary says about the run: the language model and the tower that its first few-shot rows name."""
+    few_shot = [row for row in rows if row["metric"] == tables.FEW_SHOT]
+    return {key: next((row[key] for row in few_shot if key in row), None) for key in ("llm", "tower")}
+
+
+def _visible(text: str, keep: str = "") -> Markup:
+    """Escapes a text and draws what cannot be seen as signs."""
+    form = {True: Markup('<wbr><span class="sign">{}</span>'), False: Markup("{}")}
+    return Markup("").join(form[piece.sign].format(piece.text) for piece in visible_pieces(text, keep))
+
+
+def _interval(measure: tables.Measure) -> str:
+    return "" if measure.low is None else f"{100 * measure.low:.1f}–{100 * measure.high:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _setting(setting: Mapping[str, Any]) -> str:
+    return " · ".join(f"{key.replace('_', ' ')}: {value}" for key, value in setting.items())
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_value(part)}" for key, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_value(part) for part in value)
+    return str(value)

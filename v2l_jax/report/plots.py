@@ -1,0 +1,126 @@
+"""Plots as inline SVG: the same data gives the same bytes, and colours follow the page's light or dark style."""
+
+import html
+import io
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from v2l_jax.report.tables import FewShotGroup
+
+Numbers = Sequence[int | float]
+
+# Matplotlib wants colours, the page wants CSS variables: these stand-ins are replaced in the SVG.
+_INK, _MUTED, _REAL, _CONTROL, _RULE = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _REAL: "--accent", _CONTROL: "--control", _RULE: "--rule"}
+_LINE_STYLES = ((_REAL, "-"), (_CONTROL, "--"), (_INK, ":"))
+_FONT_SIZE = 11.5
+_WIDTH = 340  # one SVG unit is about one pixel where a panel is narrowest, on a phone
+
+
+class Line(NamedTuple):
+    """One line of a plot: its name and its points."""
+
+    name: str
+    steps: Numbers
+    values: Numbers
+
+
+def accuracy_plot(group: FewShotGroup, identifier: str) -> str:
+    """Draws accuracy by shots at one number of ways, in percent, with 95 % intervals and a dashed chance line.
+
+    A filled dot is the accuracy with the photos' own words, a hollow square the shuffled control. `identifier` must be
+    unique on the page.
+    """
+    figure, axes = _new_figure(height=230)
+    for offset, colour, marker, face, measures in (
+        (-0.09, _REAL, "o", _REAL, [row.accuracy for row in group.rows]),
+        (0.09, _CONTROL, "s", "none", [row.controls.get("shuffled") for row in group.rows]),
+    ):
+        for place, measure in enumerate(measures):
+            if measure is None or math.isnan(measure.value):
+                continue
+            if measure.low is not None:
+                axes.plot([place + offset] * 2, [100 * measure.low, 100 * measure.high], color=colour, linewidth=1.8)
+            axes.plot(
+                place + offset, 100 * measure.value, marker, color=colour, markerfacecolor=face, markersize=7, zorder=3
+            )
+    axes.axhline(100 * group.chance, color=_MUTED, linewidth=1.2, dashes=(4, 3))
+    right = len(group.rows) + 0.1  # room beside the last dots for the name of the line
+    chance = f"chance {100 * group.chance:.3g} %"
+    axes.text(right, 100 * group.chance + 2, chance, color=_MUTED, ha="right", va="bottom", fontsize=_FONT_SIZE)
+    axes.set_xlim(-0.45, right)
+    axes.set_ylim(0, 100)
+    axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
+    axes.set_xticks(range(len(group.rows)), [_shots(row.shots) for row in group.rows])
+    parts = [f"{_shots(row.shots)}: {100 * row.accuracy.value:.1f} %" for row in group.rows if row.accuracy]
+    return _inline(figure, identifier, f"Accuracy among {group.ways} names; {'; '.join(parts)}; {chance}.")
+
+
+def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
+    """Draws one quantity over training steps; lines are told apart by colour and dash, as the page's key does.
+
+    `identifier` must be unique on the page.
+    """
+    figure, axes = _new_figure(height=190)
+    summaries = []
+    for (name, steps, values), (colour, dash) in zip(lines, itertools.cycle(_LINE_STYLES)):
+        steps, values = _thinned(steps, values)
+        few = len(steps) <= 12
+        axes.plot(steps, values, dash, color=colour, linewidth=1.6, marker="o" if few else None, markersize=3.5)
+        if steps:
+            ends = f"{values[0]:.4g} at step {steps[0]:g}, {values[-1]:.4g} at step {steps[-1]:g}"
+            summaries.append(f"{name} {ends}".strip())
+    axes.margins(x=0.02)
+    axes.locator_params(axis="y", nbins=4)
+    axes.locator_params(axis="x", nbins=5, integer=True)
+    axes.set_xlabel("step", color=_MUTED, fontsize=_FONT_SIZE)
+    return _inline(figure, identifier, f"{label}: {'; '.join(summaries)}.")
+
+
+def _shots(shots: int) -> str:
+    return f"{shots} shot" if shots == 1 else f"{shots} shots"
+
+
+def _thinned(steps: Numbers, values: Numbers, most: int = 400) -> tuple[list, list]:
+    """Keeps every n-th point, and the last, so that a long run does not make a heavy page."""
+    stride = max(1, -(-len(steps) // most))
+    chosen = sorted({*range(0, len(steps), stride), len(steps) - 1} - {-1})
+    return [steps[i] for i in chosen], [values[i] for i in chosen]
+
+
+def _new_figure(height: int):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(axis="y", color=_RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_MUTED)
+    axes.tick_params(colors=_MUTED, labelsize=_FONT_SIZE, length=0, pad=5)
+    return figure, axes
+
+
+def _inline(figure, identifier: str, description: str) -> str:
+    """Writes a figure as an <svg> element: no prolog, no metadata, ids unique on the page, a text alternative."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    style = {"svg.hashsalt": "v2l_jax", "svg.fonttype": "none"}
+    with matplotlib.rc_context(style):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'\bid="', f'id="{identifier}-', svg)
+    svg = svg.replace("url(#", f"url(#{identifier}-").replace('href="#', f'href="#{identifier}-')
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # it would style the whole page
+    svg = re.sub(r"font-family: [^;\"]*; ", "", svg)  # the page's own
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(description, quote=True)}"', 1).strip()
