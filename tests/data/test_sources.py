@@ -156,4 +156,5 @@ def test_tfds_set_is_read_without_tensorflow(tmp_path, monkeypatch):
         record = source[i]
         np.testing.assert_array_equal(record["image"], photo)
         assert record["label"] == i % 2 and record["path"] == f"tiny_pets/train/{i}"
+    assert source.labels.tolist() == [0, 1, 0, 1, 0]
     assert len(sources.TfdsSource("tiny_pets", "train[:40%]", tmp_path)) == 2

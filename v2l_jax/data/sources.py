@@ -6,6 +6,7 @@ has no classes), its path what to call it in a report. Every source fits Grain's
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+import functools
 import hashlib
 import os
 import pathlib
@@ -24,7 +25,7 @@ StrPath = str | os.PathLike
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to labelled images.
+    """Random access to labelled images. All sources of this module also have `labels`, an int array.
 
     Attributes:
       class_names: what each label means.
@@ -202,6 +203,12 @@ class TfdsSource:
         self._name = f"{name}/{split}"
         self.class_names = tuple(builder.info.features["label"].names)
 
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """Class index of each record; the first use reads the whole split, without decoding images."""
+        records = progress_bar(self._records, f"reading labels of {self._name}", "record", total=len(self))
+        return np.array([int(record["label"]) for record in records], dtype=np.int64)
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -231,12 +238,15 @@ class SyntheticSource:
 class Subset:
     """Some records of a source, in the order given; class names stay the source's."""
 
-    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
+    def __init__(self, source: Source, indices: Sequence[int | np.integer] | np.ndarray):
         self._source = source
         self._indices = np.asarray(indices, dtype=np.int64)
         self.class_names = source.class_names
-        if hasattr(source, "labels"):
-            self.labels = source.labels[self._indices]
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """Class index of each record."""
+        return self._source.labels[self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -255,9 +265,12 @@ class Concatenated:
         merged = {name: i for i, name in enumerate(self.class_names)}
         # The extra last entry maps "no class" (-1) onto itself.
         self._new_labels = [np.array([*(merged[name] for name in s.class_names), -1]) for s in self._sources]
-        if all(hasattr(source, "labels") for source in self._sources):
-            parts = [new[source.labels] for new, source in zip(self._new_labels, self._sources, strict=True)]
-            self.labels = np.concatenate(parts).astype(np.int64)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """Class index of each record, in `class_names` of the whole."""
+        pairs = zip(self._new_labels, self._sources, strict=True)
+        return np.concatenate([new[source.labels] for new, source in pairs]).astype(np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

@@ -8,7 +8,7 @@ import numpy as np
 
 
 def split_held_out(
-    labels: Sequence[int] | Int[np.ndarray, "records"],
+    labels: Sequence[int | np.integer] | Int[np.ndarray, "records"],
     fraction: float,
     seed: int,
     keys: Sequence[str] | None = None,

@@ -1,0 +1,120 @@
+"""Properties that every episode must have, and the published file format."""
+
+from collections import Counter
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from v2l_jax.data.episodes import Example, draw_episodes, read_episode_csv
+from v2l_jax.data.splits import split_held_out
+from v2l_jax.errors import DataError
+
+NAMES = ("cat", "dog", "pizza", "steak", "sushi")
+LABELS = np.repeat(np.arange(5), [30, 25, 40, 22, 28])
+SHOTS, QUERIES = split_held_out(LABELS, 0.5, seed=0)
+
+
+def draw(ways=3, shots=2, count=500, seed=0, **sets):
+    sets = sets or {"query_indices": QUERIES, "shot_indices": SHOTS}
+    return draw_episodes(LABELS, NAMES, ways, shots, count, seed, **sets)
+
+
+@pytest.mark.parametrize("ways, shots", [(2, 1), (2, 5), (5, 3)])
+def test_every_episode_is_well_formed(ways, shots):
+    for episode in draw(ways, shots):
+        assert list(episode.class_names) == sorted(set(episode.class_names)) and len(episode.class_names) == ways
+        assert Counter(e.class_name for e in episode.shots) == {name: shots for name in episode.class_names}
+        assert len({e.index for e in episode.shots}) == ways * shots
+        assert episode.query.class_name in episode.class_names
+        assert {e.index for e in episode.shots} <= set(SHOTS.tolist()) and episode.query.index in QUERIES
+        for example in (*episode.shots, episode.query):
+            assert NAMES[LABELS[example.index]] == example.class_name
+
+
+def test_no_photo_is_both_shot_and_query_over_all_episodes():
+    episodes = draw(5, 3)
+    assert not {e.index for ep in episodes for e in ep.shots} & {ep.query.index for ep in episodes}
+
+
+def test_queries_are_balanced_over_classes_and_uniform_over_photos():
+    episodes = draw(2, 1)
+    assert Counter(ep.query.class_name for ep in episodes) == {name: 100 for name in NAMES}
+    cats = [i for i in QUERIES if LABELS[i] == 0]
+    asked = Counter(ep.query.index for ep in draw(2, 1, count=3000) if ep.query.class_name == "cat")
+    assert stats.chisquare([asked[i] for i in cats]).pvalue > 1e-3
+    pairs = Counter(ep.class_names for ep in episodes)
+    assert len(pairs) == math.comb(5, 2) and min(pairs.values()) > 25
+
+
+def test_the_answer_does_not_hide_in_the_order():
+    """The position of the first shot of the query's class is what a random order of N·K gives."""
+    episodes = draw(2, 3, count=2000)
+    last_is_answer = np.mean([ep.shots[-1].class_name == ep.query.class_name for ep in episodes])
+    first_is_answer = np.mean([ep.shots[0].class_name == ep.query.class_name for ep in episodes])
+    first_is_first_name = np.mean([ep.query.class_name == ep.class_names[0] for ep in episodes])
+    for share in (last_is_answer, first_is_answer, first_is_first_name):
+        assert abs(share - 0.5) < 0.045  # four standard errors
+
+
+def test_deterministic_by_seed_and_stable_under_count():
+    assert draw(count=40) == draw(count=80)[:40]
+    assert draw(count=40) != draw(count=40, seed=1)
+
+
+def test_one_index_set_implies_the_other():
+    assert draw(query_indices=QUERIES) == draw() == draw(shot_indices=SHOTS)
+
+
+def test_without_sets_the_query_is_no_shot_of_its_episode():
+    labels = [0, 0, 1, 1]
+    for episode in draw_episodes(labels, ("a", "b"), 2, 1, 50, 0):
+        assert episode.query.index not in {e.index for e in episode.shots}
+
+
+def test_unlabelled_records_are_never_drawn():
+    labels = [-1, 0, 0, 1, 1, -1]
+    used = {e.index for ep in draw_episodes(labels, ("a", "b"), 2, 1, 50, 0) for e in (*ep.shots, ep.query)}
+    assert used == {1, 2, 3, 4}
+
+
+def test_a_class_with_too_few_photos_is_named():
+    with pytest.raises(DataError, match="class 'steak' has 11 photos for examples, need 12"):
+        draw(2, 12)
+    with pytest.raises(DataError, match="class 'sushi' has 0 photos for queries, need 1"):
+        draw(query_indices=[i for i in QUERIES if LABELS[i] != 4])
+    with pytest.raises(DataError, match="class 'b' has 1 photos for examples, need 2"):
+        draw_episodes([0, 0, 1], ("a", "b"), 2, 1, 1, 0)
+
+
+def test_bad_requests():
+    with pytest.raises(DataError, match="6-way episodes need 6 classes; there are 5"):
+        draw(6, 1)
+    with pytest.raises(DataError, match="1 photos, such as record 7, are both shots and queries"):
+        draw(query_indices=[7, *QUERIES], shot_indices=[7, *SHOTS])
+
+
+def test_published_csv(tmp_path):
+    lines = [
+        "n01/n01_1.JPEG,n02/n02_5.JPEG,n02/n02_6.JPEG,n01/n01_2.JPEG,n02/n02_9.JPEG,",
+        "n03/x.JPEG,n01/n01_1.JPEG,n03/y.JPEG,",
+        "",
+    ]
+    (tmp_path / "2_way.csv").write_text("\n".join(lines))
+    published = read_episode_csv(tmp_path / "2_way.csv", "photos")
+    first, second = published.episodes
+    assert first.class_names == ("n01", "n02") and second.class_names == ("n01", "n03")
+    assert [e.class_name for e in first.shots] == ["n01", "n02", "n02", "n01"]
+    assert first.query == Example(4, "n02") and published.paths[4] == "photos/n02/n02_9.JPEG"
+    assert second.shots[1] == first.shots[0] and len(published.paths) == 7
+
+
+def test_bad_csv(tmp_path):
+    with pytest.raises(DataError, match="no episode file"):
+        read_episode_csv(tmp_path / "absent.csv", tmp_path)
+    cases = {"": "holds no episodes", "a/1.jpg,broken,": "line 1: 'broken' is not", "a/1.jpg,b/2.jpg,": "no shot shows"}
+    for content, message in cases.items():
+        (tmp_path / "bad.csv").write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_episode_csv(tmp_path / "bad.csv", tmp_path)

@@ -1,0 +1,171 @@
+"""Few-shot episodes: which photos are shown with their class, and which one is asked about."""
+
+from collections.abc import Sequence
+import csv
+import dataclasses
+import os
+import pathlib
+
+from jaxtyping import Int
+import numpy as np
+
+from v2l_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A photo and its class.
+
+    Attributes:
+      index: of the record in its source (for published episodes: in `EpisodeFile.paths`).
+      class_name: the answer.
+    """
+
+    index: int
+    class_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """K shots of each of N classes, in the order of the prompt, and a query of one of these classes.
+
+    Attributes:
+      shots: N·K examples.
+      query: the example whose class is asked; never among the shots.
+      class_names: the N candidate answers, sorted.
+    """
+
+    shots: tuple[Example, ...]
+    query: Example
+    class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeFile:
+    """Episodes read from a published CSV file.
+
+    Attributes:
+      episodes: examples index into `paths`; class names are WordNet ids.
+      paths: each photo once, in order of appearance.
+    """
+
+    episodes: tuple[Episode, ...]
+    paths: tuple[str, ...]
+
+
+def draw_episodes(
+    labels: Sequence[int | np.integer] | Int[np.ndarray, "records"],
+    class_names: Sequence[str],
+    ways: int,
+    shots: int,
+    count: int,
+    seed: int,
+    query_indices: Sequence[int | np.integer] | Int[np.ndarray, "queries"] | None = None,
+    shot_indices: Sequence[int | np.integer] | Int[np.ndarray, "shots"] | None = None,
+) -> tuple[Episode, ...]:
+    """Draws N-way K-shot episodes; episode i is the same for every `count` above i.
+
+    Classes are drawn uniformly without replacement; query classes rotate through a shuffled order of all classes, so
+    that over every run of len(class_names) episodes each is asked once. Shots are shuffled.
+    With both index sets given, shots and queries come from disjoint photos; without, the query is merely no shot of its own
+    episode.
+
+    Args:
+      labels: class index of each record of the source; -1 is never drawn.
+      class_names: name of each class index.
+      ways: candidate classes N in an episode.
+      shots: examples K of each class.
+      count: how many episodes.
+      seed: another seed gives other episodes.
+      query_indices: records that may be asked about; all by default.
+      shot_indices: records that may be shown; all that are not in `query_indices` by default.
+
+    Raises:
+      DataError: fewer classes than ways, a class with too few photos, or index sets that overlap.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    if not 1 <= ways <= len(class_names):
+        raise DataError(f"{ways}-way episodes need {ways} classes; there are {len(class_names)}: {list(class_names)}")
+    separate = query_indices is not None or shot_indices is not None
+    query_pools, shot_pools = _pools(labels, class_names, query_indices, shot_indices)
+    for name, queries, examples in zip(class_names, query_pools, shot_pools, strict=True):
+        _require(name, "examples", have=len(examples), need=shots + (not separate))
+        _require(name, "queries", have=len(queries), need=1)
+    return tuple(_draw(i, class_names, ways, shots, seed, query_pools, shot_pools) for i in range(count))
+
+
+def _pools(labels, class_names, query_indices, shot_indices) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of each class: the records that may be asked about, and those that may be shown."""
+    everything = np.arange(len(labels))
+    if query_indices is None:
+        queries = everything if shot_indices is None else np.setdiff1d(everything, shot_indices)
+    else:
+        queries = np.unique(np.asarray(query_indices, dtype=np.int64))
+    if shot_indices is None:
+        examples = everything if query_indices is None else np.setdiff1d(everything, queries)
+    else:
+        examples = np.unique(np.asarray(shot_indices, dtype=np.int64))
+    separate = query_indices is not None or shot_indices is not None
+    if separate and (shared := np.intersect1d(queries, examples)).size:
+        raise DataError(f"{len(shared)} photos, such as record {shared[0]}, are both shots and queries; separate them")
+    by_class = range(len(class_names))
+    return [queries[labels[queries] == c] for c in by_class], [examples[labels[examples] == c] for c in by_class]
+
+
+def _require(name: str, purpose: str, have: int, need: int) -> None:
+    if have < need:
+        raise DataError(f"class {name!r} has {have} photos for {purpose}, need {need}; add photos or ask fewer shots")
+
+
+def _draw(i, class_names, ways, shots, seed, query_pools, shot_pools) -> Episode:
+    total = len(class_names)
+    lap, place = divmod(i, total)
+    asked = int(np.random.default_rng([seed, 0, lap]).permutation(total)[place])
+    rng = np.random.default_rng([seed, 1, i])
+    others = np.delete(np.arange(total), asked)
+    chosen = [asked, *rng.choice(others, ways - 1, replace=False).tolist()]
+    query = int(rng.choice(query_pools[asked]))
+    examples = []
+    for c in sorted(chosen):
+        pool = shot_pools[c][shot_pools[c] != query]
+        examples += [Example(int(j), class_names[c]) for j in rng.choice(pool, shots, replace=False)]
+    shuffled = tuple(examples[j] for j in rng.permutation(len(examples)))
+    return Episode(shuffled, Example(query, class_names[asked]), tuple(sorted(class_names[c] for c in chosen)))
+
+
+def read_episode_csv(path: str | os.PathLike, root: str | os.PathLike) -> EpisodeFile:
+    """Reads episodes in the published format: lines `{wnid}/{file},…,` whose last image is the query.
+
+    Args:
+      path: the CSV file.
+      root: folder that holds the class folders; not looked into.
+
+    Raises:
+      DataError: the file is missing or empty, or a line is not in the format.
+    """
+    path, root = pathlib.Path(path), pathlib.Path(root)
+    if not path.is_file():
+        raise DataError(f"no episode file {path}")
+    position: dict[str, int] = {}
+    episodes = []
+    with path.open(newline="", encoding="utf-8") as file:
+        for number, row in enumerate(csv.reader(file), 1):
+            images = [image.strip() for image in row if image.strip()]
+            if images:
+                episodes.append(_parse_line(images, position, f"{path}, line {number}"))
+    if not episodes:
+        raise DataError(f"{path} holds no episodes")
+    return EpisodeFile(tuple(episodes), tuple(str(root / image) for image in position))
+
+
+def _parse_line(images: list[str], position: dict[str, int], where: str) -> Episode:
+    examples = []
+    for image in images:
+        wnid, slash, file = image.partition("/")
+        if not (wnid and slash and file):
+            raise DataError(f"{where}: {image!r} is not of the form class/file")
+        examples.append(Example(position.setdefault(image, len(position)), wnid))
+    *shots, query = examples
+    if query.class_name not in {shot.class_name for shot in shots}:
+        raise DataError(f"{where}: no shot shows the query's class {query.class_name}")
+    return Episode(tuple(shots), query, tuple(sorted({shot.class_name for shot in shots})))

@@ -1,0 +1,176 @@
+"""Batches in a reproducible order, from any number of processes and workers, resumable at any batch (Grain).
+
+The global order is a function of (source, seed, batch size) alone: records are shuffled anew each epoch, laid in one
+row, cut into global batches, and each process takes its contiguous part of every batch. Random transforms see
+a generator seeded by (seed, position in that row). So a run may stop and go on with other processes or workers.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags, logging
+import grain
+import numpy as np
+
+from v2l_jax.data.images import CorruptImageError
+from v2l_jax.data.sources import Source
+from v2l_jax.data.transforms import Transform
+from v2l_jax.errors import DataError
+
+Batch = dict[str, Any]
+
+_REPLACED = "_replaced"  # travels in each record from the worker that met a corrupt image to `Loader`
+
+
+def make_loader(
+    source: Source,
+    transform: Transform | None,
+    batch_size: int,
+    seed: int,
+    shuffle: bool = True,
+    num_epochs: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    drop_remainder: bool = True,
+    read_threads: int = 4,
+) -> "Loader":
+    """Builds an iterator over this process's part of every global batch.
+
+    Args:
+      source: where records come from.
+      transform: (record, generator) → dict of arrays of fixed shapes; None keeps records as they are.
+      batch_size: records in a *global* batch; this process gets batch_size / process_count of them.
+      seed: of the order and of the transforms; any non-negative integer.
+      shuffle: a new order each epoch; False keeps the source's.
+      num_epochs: passes over the source, laid end to end before batching; None never ends.
+      process_index: which process this is.
+      process_count: of how many.
+      workers: reading processes; 0 reads in threads of this one.
+      drop_remainder: leave out a last batch that is not full; must be True with several processes.
+      read_threads: batches prepared at a time in each process.
+
+    Returns:
+      The iterator; its batches are dicts of arrays with a leading batch axis.
+
+    Raises:
+      DataError: the source has fewer records than a batch (over all epochs), or the batch does not divide among
+        processes.
+    """
+    if batch_size % process_count:
+        raise DataError(f"a global batch of {batch_size} does not divide among {process_count} processes")
+    if process_count > 1 and not drop_remainder:
+        raise DataError("a last batch that is not full cannot be shared among processes; drop it")
+    total = len(source) * (num_epochs or 1)
+    if not len(source) or (drop_remainder and num_epochs is not None and total < batch_size):
+        raise DataError(f"{total} records do not fill one batch of {batch_size}; use a smaller batch or more photos")
+    order_seed, transform_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
+    records = grain.MapDataset.range(len(source))
+    if shuffle:
+        records = records.shuffle(seed=order_seed)
+    records = records.repeat(num_epochs).random_map(_Reader(source, transform), seed=transform_seed)
+    local_size = batch_size // process_count
+    if process_count > 1:
+        records = _ProcessPart(records, batch_size, local_size, process_index)
+    batches = records.batch(local_size, drop_remainder=drop_remainder)
+    return Loader(batches, batch_size, workers, read_threads, num_batches=None if num_epochs is None else len(batches))
+
+
+class Loader(Iterator[Batch]):
+    """Iterator over batches whose position can be saved and restored; made by `make_loader`.
+
+    Attributes:
+      num_batches: how many batches there are from the start; None if endless.
+      replaced: corrupt files met while reading → how often another record took their place. Sources that verify
+        files when they scan leave nothing for this; the replacement is the next readable record of the source, the
+        same on every run.
+    """
+
+    def __init__(
+        self, batches: grain.MapDataset, batch_size: int, workers: int, read_threads: int, num_batches: int | None
+    ):
+        self._batches, self._batch_size = batches, batch_size
+        self._workers, self._read_threads = workers, read_threads
+        self.num_batches = num_batches
+        self.replaced: dict[str, int] = {}
+        self._position = 0
+        self._iterator = None
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._iterate_from(self._position)
+        batch = next(self._iterator)
+        self._position += 1
+        for path in "\n".join(batch.pop(_REPLACED)).split("\n"):
+            if path:
+                self._count(path)
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position, as JSON-ready numbers: how many records, over all processes, were delivered."""
+        return {"records": self._position * self._batch_size}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Continues right after the batch that was the last when `get_state` was called.
+
+        The number of processes, workers and even the batch size may differ.
+
+        Raises:
+          DataError: the records delivered so far are no whole number of this loader's batches.
+        """
+        position, rest = divmod(int(state["records"]), self._batch_size)
+        if rest:
+            raise DataError(f"{state['records']} records were read, which is no multiple of batch {self._batch_size}")
+        self._position, self._iterator = position, None
+
+    def _iterate_from(self, position: int) -> Iterator[Batch]:
+        options = grain.ReadOptions(num_threads=self._read_threads, prefetch_buffer_size=2 * self._read_threads)
+        remaining = self._batches[position:].to_iter_dataset(options)
+        if self._workers:
+            if not flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read absl flags
+                flags.FLAGS.mark_as_parsed()
+            remaining = remaining.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+        return iter(remaining)
+
+    def _count(self, path: str) -> None:
+        if path not in self.replaced:
+            logging.warning("corrupt image %s: the next readable record takes its place", path)
+        self.replaced[path] = self.replaced.get(path, 0) + 1
+
+
+class _Reader:
+    """Index of a record → the record, transformed; a corrupt one is replaced by its successor."""
+
+    def __init__(self, source: Source, transform: Transform | None):
+        self._source, self._transform = source, transform
+
+    def __call__(self, index: int, rng: np.random.Generator) -> Batch:
+        corrupt = []
+        for step in range(len(self._source)):
+            try:
+                record = self._source[(index + step) % len(self._source)]
+            except CorruptImageError as error:
+                corrupt.append(error.path)
+                continue
+            if self._transform is not None:
+                record = self._transform(record, rng)
+            return {**record, _REPLACED: "\n".join(corrupt)}
+        raise DataError(f"none of the {len(corrupt)} images can be read; the first is {corrupt[0]}")
+
+
+class _ProcessPart(grain.MapDataset):
+    """Of each run of `batch_size` records, the `local_size` that belong to one process."""
+
+    def __init__(self, parent: grain.MapDataset, batch_size: int, local_size: int, process_index: int):
+        super().__init__(parent)
+        self._batch_size, self._local_size = batch_size, local_size
+        self._start = process_index * local_size
+
+    def __len__(self) -> int:
+        return len(self._parent) // self._batch_size * self._local_size
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, offset = divmod(index, self._local_size)
+        return self._parent[batch * self._batch_size + self._start + offset]

@@ -1,0 +1,224 @@
+"""Images for the networks: crops, sizes and value ranges; numpy and Pillow on the host, pure functions.
+
+The tokenizer's training pipeline (V2L, SPEC 1.3): CLIP preprocessing, then the same crop, bilinear, to the
+tokenizer's size in [-1, 1].
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import math
+from typing import Any
+
+from jaxtyping import Float, Float32, UInt8
+import numpy as np
+from PIL import Image
+
+Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+# EfficientNet-Lite: (255 x - 127) / 128 for x in [0, 1].
+EFFICIENTNET_LITE_MEAN, EFFICIENTNET_LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def resize(
+    image: UInt8[np.ndarray, "h w 3"], height: int, width: int, resample: str = "bicubic"
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Pillow's antialiased resize; `resample` is a key of RESAMPLING."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), RESAMPLING[resample]))
+
+
+def centre_crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The centre square of an image with both sides at least `size`; offsets rounded as torchvision rounds them."""
+    height, width = image.shape[:2]
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return image[top : top + size, left : left + size]
+
+
+def crop_square(
+    image: UInt8[np.ndarray, "h w 3"], size: int, resample: str = "bicubic", short_side: int | None = None
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Resizes the short side, then crops the centre square.
+
+    Args:
+      image: any size.
+      size: side of the square.
+      resample: a key of RESAMPLING.
+      short_side: length of the short side before the crop, at least `size` and `size` by default;
+        larger zooms in (EfficientNet-Lite evaluates at size + 32).
+    """
+    height, width = image.shape[:2]
+    target = short_side or size
+    if height <= width:
+        height, width = target, int(target * width / height)
+    else:
+        height, width = int(target * height / width), target
+    return centre_crop(resize(image, height, width, resample), size)
+
+
+def normalise(
+    image: UInt8[np.ndarray, "*batch h w 3"], mean: Sequence[float], std: Sequence[float]
+) -> Float32[np.ndarray, "*batch h w 3"]:
+    """(x / 255 - mean) / std, a channel at a time."""
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    return (image.astype(np.float32) / np.float32(255) - mean) / std
+
+
+def to_signed(image: UInt8[np.ndarray, "*batch h w 3"]) -> Float32[np.ndarray, "*batch h w 3"]:
+    """[0, 255] → [-1, 1]."""
+    return image.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def to_uint8(image: Float[np.ndarray, "*batch h w 3"]) -> UInt8[np.ndarray, "*batch h w 3"]:
+    """[-1, 1] → [0, 255], rounded; values outside are clipped."""
+    return np.clip(np.round((np.asarray(image, np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+def interpolate_bilinear(
+    image: Float32[np.ndarray, "h w channel"], size: int
+) -> Float32[np.ndarray, "size size channel"]:
+    """Bilinear samples at half-pixel centres without antialiasing, as torch's `F.interpolate` takes them."""
+    top, bottom, down = _neighbours(image.shape[0], size)
+    left, right, across = _neighbours(image.shape[1], size)
+    rows = image[top] * (1 - down)[:, None, None] + image[bottom] * down[:, None, None]
+    return rows[:, left] * (1 - across)[None, :, None] + rows[:, right] * across[None, :, None]
+
+
+def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each output sample: the input index before, the one after, and the weight of the latter."""
+    position = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
+    before = np.floor(position).astype(np.int64)
+    return before, np.minimum(before + 1, length - 1), (position - before).astype(np.float32)
+
+
+def clip_preprocess(
+    image: UInt8[np.ndarray, "h w 3"],
+    size: int = 224,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+    resample: str = "bicubic",
+) -> Float32[np.ndarray, "size size 3"]:
+    """Input of a CLIP image tower: bicubic resize of the short side, centre crop, mean and std."""
+    return normalise(crop_square(image, size, resample), mean, std)
+
+
+def tokenizer_image(
+    image: UInt8[np.ndarray, "h w 3"], size: int, crop_size: int = 224, antialias: bool = False
+) -> Float32[np.ndarray, "size size 3"]:
+    """Input of the V2L tokenizer: CLIP's crop at `crop_size`, resampled bilinearly to `size`, in [-1, 1].
+
+    Args:
+      image: any size.
+      size: the tokenizer's image side (128 in the paper).
+      crop_size: side of the crop that the semantic tower sees.
+      antialias: filter before sampling down; the reference does not, which matters below half the crop's size.
+    """
+    return resample_crop(crop_square(image, crop_size), size, antialias)
+
+
+def resample_crop(
+    crop: UInt8[np.ndarray, "side side 3"], size: int, antialias: bool
+) -> Float32[np.ndarray, "size size 3"]:
+    """A square crop at another size, in [-1, 1]; see `tokenizer_image`."""
+    return to_signed(resize(crop, size, size, "bilinear")) if antialias else interpolate_bilinear(to_signed(crop), size)
+
+
+def random_resized_crop(
+    image: UInt8[np.ndarray, "h w 3"],
+    size: int,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    resample: str = "bicubic",
+) -> UInt8[np.ndarray, "size size 3"]:
+    """A random rectangle of the image, resized to a square (Szegedy et al. 2015, as torchvision draws it).
+
+    Args:
+      image: any size.
+      size: side of the result.
+      rng: where the randomness comes from.
+      scale: range of the rectangle's share of the image's area.
+      ratio: range of its width / height; uniform in the logarithm.
+      resample: a key of RESAMPLING.
+    """
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return resize(image[top : top + h, left : left + w], size, size, resample)
+    return crop_square(image, size, resample)
+
+
+def random_flip(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+    """Mirrors left and right with probability 1/2."""
+    return np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerTransform:
+    """Source record → {"image" in [-1, 1], "semantic_image", "label"}: both images show the same crop.
+
+    Attributes:
+      image_size: side of the tokenizer's input.
+      semantic_size: side of the semantic tower's input, and of the crop.
+      semantic_mean, semantic_std: the tower's normalisation; CLIP's by default.
+      crop_scale: range of the area share of a random resized crop; None takes the centre square.
+      flip: mirror half of the images.
+      antialias: see `tokenizer_image`.
+    """
+
+    image_size: int
+    semantic_size: int = 224
+    semantic_mean: tuple[float, float, float] = CLIP_MEAN
+    semantic_std: tuple[float, float, float] = CLIP_STD
+    crop_scale: tuple[float, float] | None = None
+    flip: bool = False
+    antialias: bool = False
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Applies the transform; all randomness comes from `rng`."""
+        if self.crop_scale is None:
+            crop = crop_square(record["image"], self.semantic_size)
+        else:
+            crop = random_resized_crop(record["image"], self.semantic_size, rng, self.crop_scale)
+        if self.flip:
+            crop = random_flip(crop, rng)
+        return {
+            "image": resample_crop(crop, self.image_size, self.antialias),
+            "semantic_image": normalise(crop, self.semantic_mean, self.semantic_std),
+            "label": np.int32(record["label"]),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageTransform:
+    """Source record → {"image" in [-1, 1], "label"}: the tokenizer's input alone, cropped straight to its size.
+
+    Attributes:
+      image_size, crop_scale, flip: as in `TokenizerTransform`.
+    """
+
+    image_size: int
+    crop_scale: tuple[float, float] | None = None
+    flip: bool = False
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Applies the transform; all randomness comes from `rng`."""
+        if self.crop_scale is None:
+            crop = crop_square(record["image"], self.image_size)
+        else:
+            crop = random_resized_crop(record["image"], self.image_size, rng, self.crop_scale)
+        if self.flip:
+            crop = random_flip(crop, rng)
+        return {"image": to_signed(crop), "label": np.int32(record["label"])}
