@@ -50,7 +50,7 @@ def accuracy_plot(group: FewShotGroup, identifier: str) -> str:
     axes.axhline(100 * group.chance, color=_MUTED, linewidth=1.2, dashes=(4, 3))
     right = len(group.rows) + 0.1  # room beside the last dots for the name of the line
     chance = f"chance {100 * group.chance:.3g} %"
-    axes.text(right, 100 * group.chance + 2, chance, color=_MUTED, ha="right", va="bottom", fontsize=_FONT_SIZE)
+    axes.text(right, 100 * group.chance - 2, chance, color=_MUTED, ha="right", va="top", fontsize=_FONT_SIZE)
     axes.set_xlim(-0.45, right)
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
