@@ -69,7 +69,7 @@ def test_transforms_draw_anew_each_epoch():
     assert len(np.unique(np.concatenate([b["noise"] for b in batches]))) == 10
 
 
-@pytest.mark.parametrize("stop", range(8))
+@pytest.mark.parametrize("stop", [0, 1, 3, 7])
 def test_resume_from_any_batch_equals_an_uninterrupted_run(stop):
     def fresh():
         return make_loader(Numbers(13), with_noise, 4, seed=5, num_epochs=None)

@@ -14,7 +14,9 @@ def test_every_class_is_split_by_the_fraction():
     assert np.bincount(LABELS[held_out], minlength=3).tolist() == [30, 2, 0]
 
 
-@pytest.mark.parametrize("fraction, counts", [(0.0, (0, 0, 0)), (1.0, (100, 7, 1)), (0.01, (1, 1, 0)), (0.99, (99, 6, 1))])
+@pytest.mark.parametrize(
+    "fraction, counts", [(0.0, (0, 0, 0)), (1.0, (100, 7, 1)), (0.01, (1, 1, 0)), (0.99, (99, 6, 1))]
+)
 def test_extremes(fraction, counts):
     _, held_out = split_held_out(LABELS, fraction, seed=0)
     assert tuple(np.bincount(LABELS[held_out], minlength=3)) == counts

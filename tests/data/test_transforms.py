@@ -90,7 +90,7 @@ def test_random_resized_crop_covers_the_scale_and_stays_inside():
     rng = np.random.default_rng(0)
     crops = [transforms.random_resized_crop(ramp, 16, rng, scale=(0.1, 0.5), resample="bilinear") for _ in range(400)]
     widths = np.array([float(c[0, -1, 0]) - float(c[0, 0, 0]) for c in crops]) / 255
-    # Width share = sqrt(area · aspect · height / width), area in [.1, .5], aspect in [3/4, 4/3], over 15/16 of the crop.
+    # Width share = sqrt(area · aspect · height / width), area in [.1, .5], aspect in [3/4, 4/3], over 15/16.
     low, high = np.sqrt(0.1 * 0.75 * 0.5), np.sqrt(0.5 * 4 / 3 * 0.5)
     assert widths.min() > 0.85 * low and widths.max() < 1.02 * high
     assert widths.min() < 1.3 * low and widths.max() > 0.75 * high

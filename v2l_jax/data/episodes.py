@@ -67,8 +67,8 @@ def draw_episodes(
 
     Classes are drawn uniformly without replacement; query classes rotate through a shuffled order of all classes, so
     that over every run of len(class_names) episodes each is asked once. Shots are shuffled.
-    With both index sets given, shots and queries come from disjoint photos; without, the query is merely no shot of its own
-    episode.
+    With an index set given, shots and queries come from disjoint photos in all episodes; without, the query is merely
+    no shot of its own episode.
 
     Args:
       labels: class index of each record of the source; -1 is never drawn.

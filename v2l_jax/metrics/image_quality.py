@@ -1,11 +1,13 @@
-"""PSNR and SSIM of reconstructions, an image at a time; jittable."""
+"""PSNR and SSIM of reconstructions, an image at a time."""
 
 import dm_pix
 from jaxtyping import Array, Float
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 
+@jax.jit
 def psnr(
     images: Float[Array | np.ndarray, "batch height width channel"],
     reconstructions: Float[Array | np.ndarray, "batch height width channel"],
@@ -22,6 +24,7 @@ def psnr(
     return dm_pix.psnr(_unit(images), _unit(reconstructions))
 
 
+@jax.jit
 def ssim(
     images: Float[Array | np.ndarray, "batch height width channel"],
     reconstructions: Float[Array | np.ndarray, "batch height width channel"],
