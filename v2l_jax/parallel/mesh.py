@@ -67,5 +67,8 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Places a full copy of every leaf on every device of the mesh."""
+    """Places a full copy of every leaf on every device of the mesh.
+
+    The copy on a device that already holds the leaf may share its memory: donating the result then deletes `tree` too.
+    """
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

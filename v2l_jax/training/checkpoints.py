@@ -3,10 +3,8 @@
 import base64
 import dataclasses
 import errno
-import hashlib
 import json
 import logging as standard_logging
-import math
 import os
 import pathlib
 import shutil
@@ -24,8 +22,8 @@ from jaxtyping import PyTree
 
 from v2l_jax.errors import CheckpointError
 from v2l_jax.parallel.sharding import leaf_name
-
-CHECKSUMS = "checksums.json"
+from v2l_jax.training.checksums import CorruptFolderError, verify_checksums, write_checksums
+from v2l_jax.training.retention import KeepLastAndBest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Checkpointer:
         self._config_digest = config_digest
         self._saving: int | None = None
         _check_writable(self.directory)
-        self._retention = _KeepLastAndBest(keep_last, keep_best if best_metric else 0, best_metric, higher_is_better)
+        self._retention = KeepLastAndBest(keep_last, keep_best if best_metric else 0, best_metric, higher_is_better)
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(
@@ -185,7 +183,7 @@ class Checkpointer:
         for candidate in candidates:
             try:
                 return self._restore_step(like, candidate)
-            except _Corrupt as corrupt:
+            except CorruptFolderError as corrupt:
                 reason = f"checkpoint {self.directory / str(candidate)} is corrupt: {corrupt}"
                 if step is not None:
                     raise CheckpointError(f"{reason}; restore another of the steps {self.steps()}") from corrupt
@@ -201,12 +199,12 @@ class Checkpointer:
         folder = self.directory / str(step)
         if not folder.is_dir():
             raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are steps {self.steps()}")
-        _verify_checksums(folder)
+        verify_checksums(folder)
         try:
             run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
             leaves, position = run["leaves"], _decode_position(run["data_position"])
         except Exception as error:
-            raise _Corrupt(_first_line(error)) from error
+            raise CorruptFolderError(_first_line(error)) from error
         _check_same_leaves(folder, leaves, _describe(like))
         if run["config_digest"] != self._config_digest:
             logging.warning("checkpoint %s was written under another config", folder)
@@ -214,7 +212,7 @@ class Checkpointer:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)))
             state = self._manager.restore(step, args=args).state
         except Exception as error:
-            raise _Corrupt(_first_line(error)) from error
+            raise CorruptFolderError(_first_line(error)) from error
         return Checkpoint(step, state, position, run["metrics"], run["unlogged"])
 
     def _set_aside(self, step: int) -> None:
@@ -239,8 +237,7 @@ class Checkpointer:
         if jax.process_index() != 0:
             return
         for draft in self._drafts():
-            files = {path.relative_to(draft).as_posix(): _sha256(path) for path in draft.glob("*/**/*") if path.is_file()}
-            (draft / CHECKSUMS).write_text(json.dumps(files))
+            write_checksums(draft)
 
     def _save_failure(self, error: Exception) -> CheckpointError:
         step, self._saving = self._saving, None
@@ -254,37 +251,9 @@ class Checkpointer:
         )
 
 
-class _Corrupt(Exception):
-    """A checkpoint whose files changed since they were written."""
-
-
-@dataclasses.dataclass
-class _KeepLastAndBest:
-    """An orbax preservation policy: the newest `last`, and the `best` by a metric."""
-
-    last: int
-    best: int
-    metric: str | None
-    higher_is_better: bool
-    scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
-
-    def ranked(self, steps: Sequence[int]) -> list[int]:
-        """The steps that have the metric, best first; of equals, the newer first."""
-        scored = [(self.scores.get(step, {}).get(self.metric, math.nan), step) for step in steps]
-        scored = [(value if self.higher_is_better else -value, step) for value, step in scored if not math.isnan(value)]
-        return [step for _, step in sorted(scored, reverse=True)]
-
-    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> Sequence[bool]:
-        """See `orbax.checkpoint.checkpoint_managers.PreservationPolicy`."""
-        del context
-        steps = sorted(info.step for info in checkpoints)
-        kept = {*steps[-self.last :], *self.ranked(steps)[: self.best]}
-        return [info.step in kept for info in checkpoints]
-
-
 def _drop_orbax_chatter(record: standard_logging.LogRecord) -> bool:
-    """Drops orbax's progress notes, and tracebacks of errors that reach the user as a CheckpointError."""
-    return "orbax" not in record.pathname or (record.levelno > standard_logging.INFO and not record.exc_info)
+    """Drops orbax's notes, and its tracebacks of errors that reach the user as a CheckpointError."""
+    return "orbax" not in record.pathname or (record.levelno >= standard_logging.ERROR and not record.exc_info)
 
 
 def _check_writable(directory: pathlib.Path) -> None:
@@ -326,21 +295,6 @@ def _check_same_leaves(folder: pathlib.Path, saved: Mapping[str, list], wanted: 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
     return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype, sharding=sharding)
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _verify_checksums(folder: pathlib.Path) -> None:
-    try:
-        checksums = json.loads((folder / CHECKSUMS).read_text())
-        for name, checksum in checksums.items():
-            if _sha256(folder / name) != checksum:
-                raise _Corrupt(f"{name} changed since it was written")
-    except (OSError, ValueError, AttributeError) as error:
-        raise _Corrupt(_first_line(error)) from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,44 @@
+"""Checksums of a folder's files: storage that loses or flips bits is noticed before its contents are used.
+
+Orbax reads a flipped bit as another number and says nothing.
+"""
+
+import hashlib
+import json
+import pathlib
+
+FILE_NAME = "checksums.json"
+
+
+class CorruptFolderError(Exception):
+    """A folder whose files are not what they were when they were written."""
+
+
+def write_checksums(folder: pathlib.Path) -> None:
+    """Writes `checksums.json`: the sha256 of every file in the subfolders of `folder`.
+
+    Raises:
+      OSError: the disk is full, for example.
+    """
+    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.glob("*/**/*") if path.is_file()}
+    (folder / FILE_NAME).write_text(json.dumps(files))
+
+
+def verify_checksums(folder: pathlib.Path) -> None:
+    """Compares every file with `checksums.json`.
+
+    Raises:
+      CorruptFolderError: a file is missing, unreadable or changed (named), or the checksums are.
+    """
+    try:
+        checksums = json.loads((folder / FILE_NAME).read_text())
+        for name, checksum in checksums.items():
+            if _sha256(folder / name) != checksum:
+                raise CorruptFolderError(f"{name} changed since it was written")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CorruptFolderError(f"{error}") from error
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
