@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,13 +46,17 @@ def read_gguf(path: str | pathlib.Path) -> Gguf:
         _check_extents(reader)
     except FileNotFoundError as error:
         raise AssetError(f"{path}: no such file") from error
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError, OSError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, struct.error, OSError) as error:
         raise AssetError(f"{path} is not a readable GGUF file ({error}); download it again") from error
     return Gguf(metadata, LazyArrays({t.name: functools.partial(_dequantize, t) for t in reader.tensors}))
 
 
 class _BoundedReader(gguf.GGUFReader):
-    """The `gguf` reader slices past the end without noticing; a hostile length would make it loop for ever."""
+    """The `gguf` reader with two mends.
+
+    It slices past the end without noticing, so a hostile length would make it loop for ever; and it makes several
+    arrays for each entry of a metadata array, which takes seconds for a vocabulary.
+    """
 
     def _get(self, offset, dtype, count=1, override_order=None):
         end = int(offset) + int(count) * np.dtype(dtype).itemsize
@@ -60,11 +65,31 @@ class _BoundedReader(gguf.GGUFReader):
         return super()._get(offset, dtype, count, override_order)
 
     def _get_field_parts(self, orig_offs, raw_type):
-        if raw_type == gguf.GGUFValueType.ARRAY:
-            length = int(self._get(orig_offs + 4, np.uint64)[0])
-            if length > _MAX_ARRAY_LENGTH:
-                raise ValueError(f"a metadata array claims {length:,} entries")
-        return super()._get_field_parts(orig_offs, raw_type)
+        if raw_type != gguf.GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind = gguf.GGUFValueType(self._get(orig_offs, np.uint32)[0])
+        length = int(self._get(orig_offs + 4, np.uint64)[0])
+        if length > _MAX_ARRAY_LENGTH:
+            raise ValueError(f"a metadata array claims {length:,} entries")
+        start, types = orig_offs + 12, [gguf.GGUFValueType.ARRAY, kind]
+        if kind in self.gguf_scalar_to_np:
+            values = self._get(start, self.gguf_scalar_to_np[kind], length)
+            return 12 + values.nbytes, [values], [0], types
+        if kind == gguf.GGUFValueType.STRING:
+            size, strings = self._strings(start, length)
+            return 12 + size, strings, list(range(length)), types
+        raise ValueError("an array of arrays")
+
+    def _strings(self, start: int, count: int) -> tuple[int, list[np.ndarray]]:
+        length_of = struct.Struct("<Q" if self.endianess == gguf.GGUFEndian.LITTLE else ">Q").unpack_from
+        end, strings = start, []
+        for _ in range(count):
+            length = length_of(self.data, end)[0]
+            strings.append(self.data[end + 8 : end + 8 + length])
+            end += 8 + length
+        if end > len(self.data):
+            raise ValueError(f"truncated: {end:,} bytes expected, {len(self.data):,} there")
+        return end - start, strings
 
 
 def _check_extents(reader: gguf.GGUFReader) -> None:

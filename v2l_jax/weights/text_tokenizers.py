@@ -41,7 +41,10 @@ class TextTokenizer:
         return len(self.token_bytes)
 
     def encode(self, text: str) -> list[int]:
-        """Splits text into token ids; no special token is added or recognised."""
+        """Splits text into token ids; no special token is added or recognised.
+
+        Characters for which the vocabulary has neither a token nor bytes (SmolLM2: six control characters) get lost.
+        """
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
