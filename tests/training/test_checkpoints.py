@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import struct
 
-from v2l_jax.errors import CheckpointError
+from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.parallel.mesh import make_mesh, replicate
 from v2l_jax.parallel.sharding import tree_shardings
 from v2l_jax.training.checkpoints import Checkpointer
@@ -244,8 +244,15 @@ def test_other_config_is_restored_with_a_warning(tmp_path, caplog):
     assert "another config" in caplog.text
 
 
-def test_terminal_stays_quiet(tmp_path, capfd):
-    save_steps(tmp_path, [1, 2, 3])
-    with Checkpointer(tmp_path) as checkpointer:
-        checkpointer.restore(make_state())
+def test_keeping_nothing_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="keep_last is 0"):
+        Checkpointer(tmp_path, keep_last=0)
+
+
+def test_terminal_stays_quiet(tmp_path, capfd, caplog):
+    with caplog.at_level("INFO", logger="absl"):
+        save_steps(tmp_path, [1, 2, 3])
+        with Checkpointer(tmp_path) as checkpointer:
+            checkpointer.restore(make_state())
     assert capfd.readouterr() == ("", "")
+    assert [record.getMessage() for record in caplog.records] == []

@@ -20,7 +20,7 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
-from v2l_jax.errors import CheckpointError
+from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.parallel.sharding import leaf_name
 from v2l_jax.training.checksums import CorruptFolderError, verify_checksums, write_checksums
 from v2l_jax.training.retention import KeepLastAndBest
@@ -53,7 +53,7 @@ class Checkpointer:
 
     Args:
       directory: where `<step>/` folders go; made if missing.
-      keep_last: how many of the newest to keep.
+      keep_last: how many of the newest to keep; at least 1.
       keep_best: how many of the best by `best_metric` to keep besides.
       best_metric: name of an evaluation metric; None keeps no best.
       higher_is_better: whether a larger value of `best_metric` is better.
@@ -61,6 +61,7 @@ class Checkpointer:
 
     Raises:
       CheckpointError: the directory cannot be written.
+      ConfigError: `keep_last` is below 1.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Checkpointer:
         higher_is_better: bool = False,
         config_digest: str = "",
     ):
+        if keep_last < 1:
+            raise ConfigError(f"keep_last is {keep_last}: at least the newest checkpoint must be kept")
         standard_logging.getLogger("absl").addFilter(_drop_orbax_chatter)
         self.directory = pathlib.Path(directory).absolute()
         self._config_digest = config_digest
