@@ -51,7 +51,7 @@ def build(metadata: Mapping[str, Any]) -> tuple[tokenizers.Tokenizer, tuple[byte
     special_ids = frozenset(i for i, kind in enumerate(types) if kind in _SPECIAL)
     model = metadata["tokenizer.ggml.model"]
     if model == "gpt2":
-        to_bytes, adds_space = byte_level_bytes, bool(metadata.get("tokenizer.ggml.add_space_prefix", False))
+        to_bytes, adds_space = byte_level_bytes, False
         pipeline = _byte_level(tokens, metadata["tokenizer.ggml.merges"], metadata.get("tokenizer.ggml.pre", "default"))
     elif model == "llama":
         to_bytes, adds_space = sentencepiece_bytes, bool(metadata.get("tokenizer.ggml.add_space_prefix", True))

@@ -171,17 +171,24 @@ def _find(index: str, asset: Asset, context: ssl.SSLContext) -> str | None:
     for link in links:
         name = urllib.parse.unquote(urllib.parse.urlsplit(link).path.rpartition("/")[2])
         if name == asset.package_file:
-            return urllib.parse.urljoin(base, link.partition("#")[0])
+            return _with_login_of(page, urllib.parse.urljoin(base, link.partition("#")[0]))
     return None
+
+
+def _with_login_of(page: str, url: str) -> str:
+    """The index's account is sent for its own files too, to no other host."""
+    login, at, host = urllib.parse.urlsplit(page).netloc.rpartition("@")
+    parts = urllib.parse.urlsplit(_without_password(url))
+    return urllib.parse.urlunsplit(parts._replace(netloc=login + at + host)) if parts.netloc == host else url
 
 
 def _open(url: str, context: ssl.SSLContext, accept: str = "*/*"):
     parts = urllib.parse.urlsplit(url)
-    headers = {"Accept": accept}
+    request = urllib.request.Request(_without_password(url), headers={"Accept": accept})
     if parts.username:
         account = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        headers["Authorization"] = "Basic " + base64.b64encode(account.encode()).decode()
-    request = urllib.request.Request(_without_password(url), headers=headers)
+        login = "Basic " + base64.b64encode(account.encode()).decode()
+        request.add_unredirected_header("Authorization", login)
     return urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context)
 
 

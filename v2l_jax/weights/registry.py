@@ -177,7 +177,7 @@ _ASSETS = (
             "rocket.jpg",
         ),
         platform=("--platform=manylinux_2_28_x86_64", "--implementation=cp", "--python-version=3.11", "--abi=cp311"),
-        licence="BSD-3-Clause (package), public domain or CC0 (photos; motorcycle: CC0 Middlebury)",
+        licence="BSD-3-Clause (package), public domain or CC0 (photos)",
         sha256="2e34dd2a943a2a79aaa53a8b5f7592a08fda45ac35fbc575bf0e9ac6662c2974",
         size=2_783_939,
     ),
