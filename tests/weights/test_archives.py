@@ -22,7 +22,8 @@ def contents(folder):
 
 
 def test_file_folder_and_archive_inside(tmp_path):
-    inner = make_zip(tmp_path / "inner.zip", {"photos/a/1.jpg": b"1", "photos/2.jpg": b"2", "__MACOSX/photos/._2": b"x"})
+    photos = {"photos/a/1.jpg": b"1", "photos/2.jpg": b"2"}
+    inner = make_zip(tmp_path / "inner.zip", {**photos, "__MACOSX/photos/._2": b"x"})
     files = {"pkg/w.bin": b"w", "pkg/w.bin.bak": b"no", "pkg/d/x.txt": b"x", "pkg/d/.hidden": b"h", "pkg/d/e/y": b"y"}
     wheel = make_zip(tmp_path / "p.whl", {**files, "pkg/inner.zip": inner.read_bytes()})
     cases = {

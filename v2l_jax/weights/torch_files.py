@@ -1,4 +1,4 @@
-"""PyTorch checkpoints → nested dicts of numpy arrays, without torch: zip format, TorchScript archives, legacy format."""
+"""PyTorch checkpoints, without torch: zip format, TorchScript archives and legacy format → numpy arrays."""
 
 import dataclasses
 import functools
