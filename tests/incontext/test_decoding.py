@@ -1,0 +1,167 @@
+"""The in-context engine against one prompt at a time through the plain forward pass."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from v2l_jax.errors import DataError, V2LError
+from v2l_jax.incontext.decoding import Decoder
+from v2l_jax.towers.llama import Llama
+from v2l_jax.towers.llama_config import LlamaConfig, rotary_frequencies
+
+CONFIG = LlamaConfig(40, 32, 48, 2, 4, 2, 8, 96, 1e-5, rotary_frequencies(8, 10000.0), tied_embeddings=True)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Llama(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    start = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32))["params"]
+    return jax.tree.map(lambda x: x * 8 if x.ndim > 2 else x, start) | {"embedding": start["embedding"] * 40}
+
+
+@pytest.fixture(scope="module")
+def log_probs(model, params):
+    """Next-token log-probabilities after every token of one sequence."""
+
+    @jax.jit
+    def run(tokens):
+        hidden, _ = model.apply({"params": params}, tokens[None], jnp.arange(96)[None])
+        return jax.nn.log_softmax(model.apply({"params": params}, hidden[0], method="logits"))
+
+    return lambda ids: np.asarray(run(jnp.zeros(96, jnp.int32).at[: len(ids)].set(np.asarray(ids))))[: len(ids)]
+
+
+def _prompts(count=23):
+    """Prompts of mixed lengths with two shared beginnings, one unshared, one repeated whole."""
+    rng = np.random.default_rng(1)
+    begin = [rng.integers(1, 40, 19).tolist(), rng.integers(1, 40, 11).tolist(), []]
+    prompts = [begin[i % 3] + rng.integers(1, 40, rng.integers(1, 30)).tolist() for i in range(count)]
+    return [*prompts, prompts[0]]
+
+
+def _candidates(prompts, lengths=(1, 3, 2, 2)):
+    rng = np.random.default_rng(2)
+    return [[rng.integers(1, 40, n).tolist() for n in lengths[: 2 + i % 3]] for i in range(len(prompts))]
+
+
+def _greedy(log_probs, prompt, steps, stop_ids=()):
+    new = []
+    for _ in range(steps):
+        token = int(log_probs(prompt + new)[-1].argmax())
+        if token in stop_ids:
+            break
+        new.append(token)
+    return new
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1, 1), (1, 3, 2, 2)])
+def test_scores_are_the_likelihoods_of_single_forward_passes(model, params, log_probs, lengths):
+    prompts = _prompts()
+    candidates = _candidates(prompts, lengths)
+    scores = Decoder(model, params, token_budget=256).score_continuations(prompts, candidates)
+    for prompt, options, row in zip(prompts, candidates, scores, strict=True):
+        expected = []
+        for option in options:
+            table = log_probs(prompt + option)
+            expected.append(sum(table[len(prompt) - 1 + j, token] for j, token in enumerate(option)))
+        assert row.dtype == np.float32
+        np.testing.assert_allclose(row, expected, atol=2e-4)
+
+
+def test_generate_equals_one_prompt_at_a_time(model, params, log_probs):
+    prompts = _prompts()
+    answers = Decoder(model, params, token_budget=256).generate_greedy(prompts, 6)
+    assert answers == [_greedy(log_probs, p, 6) for p in prompts]
+    stop = (answers[0][2], answers[5][0])
+    stopped = Decoder(model, params, token_budget=256).generate_greedy(prompts, 6, stop)
+    assert stopped == [_greedy(log_probs, p, 6, stop) for p in prompts]
+    assert stopped[5] == []
+
+
+def _walk(log_probs, prompt, candidates, end_id):
+    """Greedy over allowed tokens, by the definition."""
+    written = []
+    while True:
+        left = [c for c in candidates if c[: len(written)] == written]
+        allowed = {c[len(written)] for c in left if len(c) > len(written)} | ({end_id} if written in left else set())
+        if allowed == {end_id}:
+            return candidates.index(written)
+        table = log_probs(prompt + written)[-1]
+        token = max(sorted(allowed), key=lambda t: table[t])
+        if token == end_id:
+            return candidates.index(written)
+        written = [*written, token]
+
+
+CLASS_SETS = {
+    "first tokens differ": [[3, 4], [5], [6, 7, 8]],
+    "common first token": [[9, 3], [9, 4, 5], [9, 6]],
+    "late decision": [[3, 4, 5, 6], [3, 4, 5, 7], [8], [3, 9]],
+    "one begins another": [[3], [3, 4], [5, 6]],
+}
+
+
+def test_choice_is_greedy_decoding_over_allowed_tokens(model, params, log_probs):
+    prompts = _prompts()
+    sets = list(itertools.islice(itertools.cycle(CLASS_SETS.values()), len(prompts)))
+    chosen = Decoder(model, params, token_budget=256).choose(prompts, sets, end_id=1)
+    expected = [_walk(log_probs, p, c, 1) for p, c in zip(prompts, sets)]
+    assert chosen.tolist() == expected
+    assert len(set(expected)) > 2
+
+
+def test_one_forward_pass_decides_where_first_tokens_differ(model, params, monkeypatch):
+    from v2l_jax.incontext import decoding_steps
+
+    monkeypatch.setattr(decoding_steps.lax, "while_loop", None)
+    prompts = _prompts()
+    for name in ("first tokens differ", "common first token"):
+        Decoder(model, params).choose(prompts, [CLASS_SETS[name]] * len(prompts))
+
+
+def test_compilations_are_bounded_by_shapes_not_prompts(model, params):
+    decoder = Decoder(model, params, token_budget=256)
+    decoder.generate_greedy(_prompts(120), 2)
+    assert 0 < decoder.compilations <= 24
+    before = decoder.compilations
+    decoder.generate_greedy(_prompts(120), 2)
+    assert decoder.compilations == before
+
+
+def test_one_and_eight_devices_agree(model, params):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    prompts = _prompts(41)
+    candidates = _candidates(prompts)
+    one, eight = Decoder(model, params, token_budget=512), Decoder(model, params, mesh, token_budget=512)
+    assert one.generate_greedy(prompts, 5) == eight.generate_greedy(prompts, 5)
+    sets = [CLASS_SETS["late decision"]] * len(prompts)
+    assert one.choose(prompts, sets).tolist() == eight.choose(prompts, sets).tolist()
+    for a, b in zip(one.score_continuations(prompts, candidates), eight.score_continuations(prompts, candidates)):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_too_long_prompts_are_listed_before_anything_runs(model):
+    with pytest.raises(V2LError, match=r"2 of 3 prompts.*context of 96.*prompt 0: 101, prompt 2: 97"):
+        Decoder(model, None).generate_greedy([[1] * 100, [1] * 10, [1] * 96], 1)
+
+
+@pytest.mark.parametrize(
+    "prompts, candidates, message",
+    [
+        ([[]], [[[1]]], "empty prompt"),
+        ([[1]], [[[2], []]], "empty"),
+        ([[1]], [[[2], [2]]], "different"),
+        ([[1]], [[[2], [2, 3]]], "end_id"),
+    ],
+)
+def test_bad_input_is_named(model, prompts, candidates, message):
+    with pytest.raises(DataError, match=message):
+        Decoder(model, None).choose(prompts, candidates)

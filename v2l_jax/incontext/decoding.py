@@ -1,0 +1,223 @@
+"""Prompts in, answers out: batched scoring, constrained choice and greedy generation by a frozen language model.
+
+Prompts that begin alike share one computed prefix; suffixes are padded to a few lengths; everything else runs on the device
+in static shapes.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+from v2l_jax.errors import DataError
+from v2l_jax.incontext import token_trie
+from v2l_jax.incontext.decoding_steps import choose_by_trie, generate, prefill_prefixes, score_candidates
+from v2l_jax.incontext.prompt_batches import Batch, Prompt, Wave, bucket_length, plan_batches, share_prefixes
+from v2l_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicate
+from v2l_jax.progress import progress_bar
+from v2l_jax.towers.llama import Llama
+
+TokenIds = Sequence[int]
+
+
+class Decoder:
+    """A frozen language model that answers many prompts at once.
+
+    Attributes:
+      model: the network.
+      params: its parameters; over a mesh that the caller has not placed them on, they are replicated.
+      mesh: batches are split over its batch axes; None is one device.
+      token_budget: tokens of a batch, padding included.
+      compilations: how many programs have been compiled, one a distinct shape.
+    """
+
+    def __init__(self, model: Llama, params: Any, mesh: Mesh | None = None, token_budget: int = 4096):
+        self.model = model
+        self.params = params if mesh is None or _is_placed(params, mesh) else replicate(params, mesh)
+        self.mesh = mesh
+        self.token_budget = token_budget
+        self.compilations = 0
+        self._prefill = self._counted(prefill_prefixes)
+        self._score = self._counted(score_candidates)
+        self._choose = self._counted(choose_by_trie, "steps")
+        self._generate = self._counted(generate, "max_new_tokens", "stop_ids")
+
+    def score_continuations(
+        self, prompts: Sequence[TokenIds], candidates: Sequence[Sequence[TokenIds]], description: str = "scoring"
+    ) -> list[Float[np.ndarray, "candidates"]]:
+        """Log-likelihood of candidate continuations, teacher-forced.
+
+        Args:
+          prompts: token ids, at least one each.
+          candidates: for each prompt, continuations of at least one token.
+          description: for the progress bar.
+
+        Returns:
+          For each prompt, Σ log p(token | prompt, tokens before it) of each candidate, float32, in nats.
+
+        Raises:
+          DataError: a prompt or candidate is empty, or too long for the model's context.
+        """
+        if not all(c for prompt in candidates for c in prompt):
+            raise DataError("an empty candidate continuation has no likelihood; check the class names' tokens")
+        longest = max((len(c) for prompt in candidates for c in prompt), default=1)
+        width = max(map(len, candidates), default=1)
+        width, length = 1 << (width - 1).bit_length(), 1 if longest == 1 else 1 << (longest - 1).bit_length()
+        scores: list[Any] = [None] * len(prompts)
+
+        def inputs(rows):
+            tokens = np.zeros((len(rows), width, length), np.int32)
+            lengths = np.zeros((len(rows), width), np.int32)
+            for r, index in enumerate(rows):
+                for c, candidate in enumerate(candidates[index] if index >= 0 else ()):
+                    tokens[r, c, : len(candidate)], lengths[r, c] = candidate, len(candidate)
+            return tokens, lengths
+
+        shared = self._checked(prompts, [max(map(len, c), default=0) for c in candidates])
+        for index, row in self._run(self._score, shared, inputs, description, width * (length - 1)):
+            scores[index] = row[: len(candidates[index])]
+        return scores
+
+    def choose(
+        self,
+        prompts: Sequence[TokenIds],
+        candidates: Sequence[Sequence[TokenIds]],
+        end_id: int | None = None,
+        description: str = "choosing",
+    ) -> Int[np.ndarray, "prompts"]:
+        """Greedy decoding that only allows tokens which continue a candidate; one forward pass where first tokens differ.
+
+        Args:
+          prompts: token ids, at least one each.
+          candidates: for each prompt, different answers.
+          end_id: the token that ends an answer; needed only where a candidate is the beginning of another.
+          description: for the progress bar.
+
+        Returns:
+          Index of the candidate that greedy decoding spells, for each prompt.
+
+        Raises:
+          DataError: candidates are empty or ambiguous, a prompt is empty or too long for the model's context.
+        """
+        sequences = [token_trie.end_ambiguous(c, end_id) for c in candidates]
+        starts = [token_trie.common_start(c) for c in sequences]
+        shared = self._checked(
+            [[*p, *c[0][:s]] for p, c, s in zip(prompts, sequences, starts, strict=True)], [max(map(len, c)) for c in sequences]
+        )
+        tries, decisions = token_trie.build_tries([[c[s:] for c in cs] for cs, s in zip(sequences, starts)])
+        chosen = np.zeros(len(prompts), np.int64)
+
+        def inputs(rows):
+            real = np.where(rows < 0, rows.max(), rows)
+            return (token_trie.TokenTrie(*(table[real] for table in tries)),)
+
+        for index, answer in self._run(self._choose, shared, inputs, description, steps=decisions - 1):
+            chosen[index] = answer
+        return chosen
+
+    def generate_greedy(
+        self, prompts: Sequence[TokenIds], max_new_tokens: int, stop_ids: Sequence[int] = (), description: str = "generating"
+    ) -> list[list[int]]:
+        """Greedy continuation of every prompt.
+
+        Args:
+          prompts: token ids, at least one each.
+          max_new_tokens: the most tokens to generate.
+          stop_ids: tokens that end an answer; they are not part of it.
+          description: for the progress bar.
+
+        Returns:
+          New token ids of each prompt, at most `max_new_tokens`.
+
+        Raises:
+          DataError: a prompt is empty or too long for the model's context.
+        """
+        stops = tuple(sorted(set(stop_ids)))
+        answers: list[list[int]] = [[] for _ in prompts]
+        shared = self._checked(prompts, [max_new_tokens] * len(prompts))
+        inputs = lambda rows: (rows >= 0,)  # noqa: E731
+        static = dict(max_new_tokens=max_new_tokens, stop_ids=stops)
+        for index, row in self._run(self._generate, shared, inputs, description, **static):
+            ended = np.flatnonzero(np.isin(row, stops))
+            answers[index] = row[: ended[0] if len(ended) else None].tolist()
+        return answers
+
+    def _checked(self, prompts: Sequence[TokenIds], new_tokens: Sequence[int]) -> list[Prompt]:
+        """Cuts prompts into shared prefix and rest, if they all fit the context."""
+        if not all(len(p) for p in prompts):
+            raise DataError("an empty prompt has no next token; begin it with the tokenizer's bos token or with text")
+        limit = self.model.config.context_length
+        lengths = [len(p) + n for p, n in zip(prompts, new_tokens, strict=True)]
+        too_long = [(i, n) for i, n in enumerate(lengths) if n > limit]
+        if too_long:
+            listed = ", ".join(f"prompt {i}: {n}" for i, n in too_long[:8]) + (", …" if len(too_long) > 8 else "")
+            raise DataError(
+                f"{len(too_long)} of {len(prompts)} prompts do not fit the model's context of {limit} tokens, answer included"
+                f" ({listed}); use fewer shots or fewer tokens an image"
+            )
+        return share_prefixes(prompts)
+
+    def _run(
+        self,
+        function: Callable,
+        prompts: Sequence[Prompt],
+        inputs: Callable[[np.ndarray], tuple],
+        description: str,
+        extra_tokens: int = 0,
+        **static: Hashable,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Runs a batched function over all prompts; yields (prompt index, its row of the result)."""
+        shards = math.prod(size for axis, size in self.mesh.shape.items() if axis in BATCH_AXES) if self.mesh else 1
+        waves = plan_batches(prompts, self.token_budget, shards, extra_tokens)
+        waiting: tuple[Batch, jax.Array] | None = None
+        for wave, batch in progress_bar([(w, b) for w in waves for b in w.batches], description, "batch"):
+            if batch is wave.batches[0]:
+                contexts = self._contexts(wave)
+            arrays = self._rows(prompts, wave, batch, inputs)
+            result = function(self.params, contexts, batch.groups, *arrays, **static)
+            if waiting is not None:  # the host prepares a batch while the device runs the one before
+                yield from _collect(*waiting)
+            waiting = (batch, result)
+        if waiting is not None:
+            yield from _collect(*waiting)
+
+    def _contexts(self, wave: Wave) -> tuple:
+        if not wave.length:
+            return ()
+        tokens, lengths = _padded_tokens(wave.prefixes, wave.length)
+        return (self._prefill(self.params, tokens, lengths),)
+
+    def _rows(self, prompts: Sequence[Prompt], wave: Wave, batch: Batch, inputs: Callable) -> tuple:
+        suffixes = [prompts[i].suffix if i >= 0 else () for i in batch.rows]
+        tokens, lengths = _padded_tokens(suffixes, batch.length)
+        starts = np.asarray([len(prompts[i].prefix) if i >= 0 else 0 for i in batch.rows], np.int32)
+        arrays = (tokens, lengths, starts, *inputs(batch.rows))
+        return jax.device_put(arrays, batch_sharding(self.mesh) if self.mesh else None)
+
+    def _counted(self, function: Callable, *static: str) -> Callable:
+        def traced(*args, **kwargs):
+            self.compilations += 1
+            return function(self.model, *args, **kwargs)
+
+        return jax.jit(traced, static_argnames=static)
+
+
+def _collect(batch: Batch, result: jax.Array) -> Iterator[tuple[int, np.ndarray]]:
+    for index, row in zip(batch.rows, np.asarray(result)):
+        if index >= 0:
+            yield int(index), row
+
+
+def _padded_tokens(sequences: Sequence[TokenIds], length: int) -> tuple[Int[np.ndarray, "rows length"], Int[np.ndarray, "rows"]]:
+    tokens = np.zeros((len(sequences), length), np.int32)
+    for row, ids in enumerate(sequences):
+        tokens[row, : len(ids)] = ids
+    return tokens, np.asarray([len(ids) for ids in sequences], np.int32)
+
+
+def _is_placed(params: Any, mesh: Mesh) -> bool:
+    return all(isinstance(leaf, jax.Array) and leaf.sharding.device_set == set(mesh.devices.flat) for leaf in jax.tree.leaves(params))

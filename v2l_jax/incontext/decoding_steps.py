@@ -1,0 +1,190 @@
+"""The device side of decoding: pure functions of (model, params, arrays), static shapes, no host in the loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from v2l_jax.incontext.token_trie import TokenTrie
+from v2l_jax.towers.llama import KVCache, Llama, init_cache
+
+_LOGITS_CHUNK = 512  # rows of [rows, vocabulary] logits held at a time
+
+
+def prefill_prefixes(
+    model: Llama, params: Any, tokens: Int[Array, "prefixes length"], lengths: Int[Array, "prefixes"]
+) -> KVCache:
+    """Keys and values of right-padded prefixes, each computed once."""
+    cache = init_cache(model.config, *tokens.shape, dtype=model.dtype)
+    _, cache = model.apply({"params": params}, tokens, _positions(tokens, lengths), cache=cache)
+    return cache
+
+
+def score_candidates(
+    model: Llama,
+    params: Any,
+    contexts: tuple[KVCache, ...],
+    groups: Int[Array, "groups"],
+    tokens: Int[Array, "batch length"],
+    lengths: Int[Array, "batch"],
+    starts: Int[Array, "batch"],
+    candidates: Int[Array, "batch candidates steps"],
+    candidate_lengths: Int[Array, "batch candidates"],
+) -> Float[Array, "batch candidates"]:
+    """Summed log-likelihoods of right-padded candidate continuations.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      contexts: computed prefixes; empty where there are none.
+      groups: which prefix each equal run of rows begins with.
+      tokens: right-padded suffixes.
+      lengths: tokens of each suffix.
+      starts: tokens of each row's prefix.
+      candidates: right-padded continuations.
+      candidate_lengths: tokens of each continuation; 0 for none.
+    """
+    batch, count, steps = candidates.shape
+    contexts = _chosen(contexts, groups)
+    room = 0 if steps == 1 else tokens.shape[1]
+    logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, room)
+    first = jnp.take_along_axis(jax.nn.log_softmax(logits), candidates[:, :, 0], axis=1)
+    scores = jnp.where(candidate_lengths > 0, first, 0.0)
+    if steps == 1:
+        return scores
+    # The prompt's own cache is the second shared context of its candidates.
+    fed = candidates[:, :, :-1].reshape(batch * count, steps - 1)
+    fed_lengths = jnp.maximum(candidate_lengths - 1, 0).reshape(-1)
+    positions = _positions(fed, fed_lengths, jnp.repeat(starts + lengths, count))
+    hidden, _ = model.apply({"params": params}, fed, positions, (*contexts, cache))
+    log_probs = _log_probs(model, params, hidden.reshape(-1, hidden.shape[-1]), candidates[:, :, 1:].reshape(-1))
+    log_probs = jnp.where(positions >= 0, log_probs.reshape(fed.shape), 0.0)
+    return scores + log_probs.sum(-1).reshape(batch, count)
+
+
+def choose_by_trie(
+    model: Llama,
+    params: Any,
+    contexts: tuple[KVCache, ...],
+    groups: Int[Array, "groups"],
+    tokens: Int[Array, "batch length"],
+    lengths: Int[Array, "batch"],
+    starts: Int[Array, "batch"],
+    trie: TokenTrie,
+    *,
+    steps: int,
+) -> Int[Array, "batch"]:
+    """Greedy walk down each row's trie; returns the answers at the leaves.
+
+    Args:
+      model, params, contexts, groups, tokens, lengths, starts: as for `score_candidates`.
+      trie: allowed tokens of each row.
+      steps: the most forward passes after the first; 0 where first tokens decide.
+    """
+    at = jnp.arange(tokens.shape[0])
+
+    def pick(node, logits):
+        allowed = trie.tokens[at, node]
+        scores = jnp.where(allowed >= 0, jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=1), -jnp.inf)
+        best = scores.argmax(-1)
+        child = trie.children[at, node, best]
+        return allowed[at, best], child, trie.tokens[at, child, 0] < 0
+
+    contexts = _chosen(contexts, groups)
+    leaves, _ = _decode(model, params, contexts, tokens, lengths, starts, pick, jnp.zeros_like(at), steps, jnp.zeros_like(at, bool))
+    return trie.answers[at, leaves]
+
+
+def generate(
+    model: Llama,
+    params: Any,
+    contexts: tuple[KVCache, ...],
+    groups: Int[Array, "groups"],
+    tokens: Int[Array, "batch length"],
+    lengths: Int[Array, "batch"],
+    starts: Int[Array, "batch"],
+    real: Bool[Array, "batch"],
+    *,
+    max_new_tokens: int,
+    stop_ids: tuple[int, ...],
+) -> Int[Array, "batch new"]:
+    """Greedy tokens of each row, stop token included, -1 after it.
+
+    Args:
+      model, params, contexts, groups, tokens, lengths, starts: as for `score_candidates`.
+      real: false for rows that only fill the shape.
+      max_new_tokens: the most tokens of a row.
+      stop_ids: tokens that end a row.
+    """
+
+    def pick(state, logits):
+        token = logits.argmax(-1)
+        return token, state, (token[:, None] == jnp.asarray(stop_ids, jnp.int32)).any(-1)
+
+    contexts = _chosen(contexts, groups)
+    _, new = _decode(model, params, contexts, tokens, lengths, starts, pick, (), max_new_tokens - 1, ~real)
+    return new
+
+
+def _decode(
+    model: Llama, params: Any, contexts, tokens, lengths, starts, pick: Callable, state: Any, steps: int, done: Array
+) -> tuple[Any, Int[Array, "batch new"]]:
+    """Prefill, then one token a row and step until all rows are done; done rows keep their state.
+
+    Args:
+      pick: (state, logits) -> (token, next state, done), a row each.
+      steps: forward passes after the prefill, at most.
+    """
+    logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, tokens.shape[1] + steps if steps else 0)
+    new = jnp.full((tokens.shape[0], steps + 1), -1, jnp.int32)
+
+    def advance(step, logits, state, done, new):
+        token, following, ended = pick(state, logits)
+        keep = lambda old, fresh: jnp.where(done, old, fresh)  # noqa: E731
+        new = new.at[:, step].set(jnp.where(done, -1, token))
+        return jax.tree.map(keep, state, following), done | ended, new
+
+    def one_step(loop):
+        step, cache, state, done, new = loop
+        positions = jnp.where(done, -1, starts + lengths + step)[:, None]
+        hidden, cache = model.apply({"params": params}, jnp.maximum(new[:, step], 0)[:, None], positions, contexts, cache)
+        logits = model.apply({"params": params}, hidden[:, 0], method="logits")
+        return step + 1, cache, *advance(step + 1, logits, state, done, new)
+
+    state, done, new = advance(0, logits, state, done, new)
+    if steps:
+        unfinished = lambda loop: (loop[0] < steps) & ~loop[3].all()  # noqa: E731
+        _, _, state, done, new = lax.while_loop(unfinished, one_step, (0, cache, state, done, new))
+    return state, new
+
+
+def _prefill(model, params, contexts, tokens, lengths, starts, room: int) -> tuple[Float[Array, "batch vocab"], KVCache | None]:
+    """Logits after the last token of each row; keys and values in a cache of `room` slots, none for 0."""
+    cache = init_cache(model.config, tokens.shape[0], room, model.dtype) if room else None
+    hidden, cache = model.apply({"params": params}, tokens, _positions(tokens, lengths, starts), contexts, cache)
+    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+    return model.apply({"params": params}, last, method="logits"), cache
+
+
+def _positions(tokens: Array, lengths: Array, starts: Array | int = 0) -> Int[Array, "rows length"]:
+    """Positions of right-padded rows that begin at `starts`; -1 at padding."""
+    offsets = jnp.arange(tokens.shape[1])[None]
+    return jnp.where(offsets < lengths[:, None], jnp.asarray(starts)[..., None] + offsets, -1)
+
+
+def _chosen(contexts: tuple[KVCache, ...], groups: Int[Array, "groups"]) -> tuple[KVCache, ...]:
+    """The prefixes that a batch begins with, in the order of its runs of rows."""
+    return tuple(KVCache(c.keys[:, groups], c.values[:, groups], c.positions[groups], c.cursor) for c in contexts)
+
+
+def _log_probs(model, params, hidden: Float[Array, "rows hidden"], targets: Int[Array, "rows"]) -> Float[Array, "rows"]:
+    """log p(target) of each row, a chunk of the [rows, vocabulary] logits at a time."""
+
+    def one(row):
+        logits = model.apply({"params": params}, row[0], method="logits")
+        return logits[row[1]] - jax.nn.logsumexp(logits)
+
+    return lax.map(one, (hidden, targets), batch_size=_LOGITS_CHUNK)
