@@ -60,12 +60,11 @@ class BertLayer(nn.Module):
         c = self.config
         dot = dot_general_in(self.matmul_dtype)
         mask = (jnp.arange(x.shape[1]) < lengths[:, None])[:, None, None, :]
-        mask = jnp.broadcast_to(mask, (x.shape[0], 1, x.shape[1], x.shape[1]))
         attended = SelfAttention(c.num_attention_heads, self.matmul_dtype, name="attention")(x, mask)
-        x = nn.LayerNorm(c.layer_norm_eps, name="attention_norm")(x + attended)
+        x = nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="attention_norm")(x + attended)
         y = nn.gelu(nn.Dense(c.intermediate_size, dot_general=dot, name="intermediate")(x), approximate=False)
         y = nn.Dense(c.hidden_size, dot_general=dot, name="output")(y)
-        return nn.LayerNorm(c.layer_norm_eps, name="output_norm")(x + y), None
+        return nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="output_norm")(x + y), None
 
 
 class Bert(nn.Module):
@@ -90,7 +89,7 @@ class Bert(nn.Module):
             jnp.arange(ids.shape[1])
         )
         x = x + self.param("segment_embedding", nn.initializers.normal(0.02), (c.hidden_size,))
-        x = nn.LayerNorm(c.layer_norm_eps, name="embedding_norm")(x)
+        x = nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="embedding_norm")(x)
         layers = nn.scan(
             BertLayer,
             variable_axes={"params": 0},
