@@ -178,7 +178,7 @@ class Decoder:
             if batch is wave.batches[0]:
                 contexts = self._contexts(wave)
             arrays = self._rows(prompts, wave, batch, inputs)
-            result = function(self.params, contexts, batch.groups, *arrays, **static)
+            result = function(self.params, contexts, batch.prefixes, *arrays, **static)
             if waiting is not None:  # the host prepares a batch while the device runs the one before
                 yield from _collect(*waiting)
             waiting = (batch, result)

@@ -27,7 +27,7 @@ def score_candidates(
     model: Llama,
     params: Any,
     contexts: tuple[KVCache, ...],
-    groups: Int[Array, "groups"],
+    chosen: Int[Array, "chosen"],
     tokens: Int[Array, "batch length"],
     lengths: Int[Array, "batch"],
     starts: Int[Array, "batch"],
@@ -40,7 +40,7 @@ def score_candidates(
       model: the network.
       params: its parameters.
       contexts: computed prefixes; empty where there are none.
-      groups: which prefix each equal run of rows begins with.
+      chosen: which prefix rows begin with: one for all, or one a row.
       tokens: right-padded suffixes.
       lengths: tokens of each suffix.
       starts: tokens of each row's prefix.
@@ -48,7 +48,7 @@ def score_candidates(
       candidate_lengths: tokens of each continuation; 0 for none.
     """
     batch, count, steps = candidates.shape
-    contexts = _chosen(contexts, groups)
+    contexts = _select(contexts, chosen)
     room = 0 if steps == 1 else tokens.shape[1]
     logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, room)
     first = jnp.take_along_axis(jax.nn.log_softmax(logits), candidates[:, :, 0], axis=1)
@@ -69,7 +69,7 @@ def choose_by_trie(
     model: Llama,
     params: Any,
     contexts: tuple[KVCache, ...],
-    groups: Int[Array, "groups"],
+    chosen: Int[Array, "chosen"],
     tokens: Int[Array, "batch length"],
     lengths: Int[Array, "batch"],
     starts: Int[Array, "batch"],
@@ -80,7 +80,7 @@ def choose_by_trie(
     """Greedy walk down each row's trie; returns the answers at the leaves.
 
     Args:
-      model, params, contexts, groups, tokens, lengths, starts: as for `score_candidates`.
+      model, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
       trie: allowed tokens of each row.
       steps: the most forward passes after the first; 0 where first tokens decide.
     """
@@ -93,7 +93,7 @@ def choose_by_trie(
         child = trie.children[at, node, best]
         return allowed[at, best], child, trie.tokens[at, child, 0] < 0
 
-    contexts = _chosen(contexts, groups)
+    contexts = _select(contexts, chosen)
     leaves, _ = _decode(model, params, contexts, tokens, lengths, starts, pick, jnp.zeros_like(at), steps, jnp.zeros_like(at, bool))
     return trie.answers[at, leaves]
 
@@ -102,7 +102,7 @@ def generate(
     model: Llama,
     params: Any,
     contexts: tuple[KVCache, ...],
-    groups: Int[Array, "groups"],
+    chosen: Int[Array, "chosen"],
     tokens: Int[Array, "batch length"],
     lengths: Int[Array, "batch"],
     starts: Int[Array, "batch"],
@@ -114,7 +114,7 @@ def generate(
     """Greedy tokens of each row, stop token included, -1 after it.
 
     Args:
-      model, params, contexts, groups, tokens, lengths, starts: as for `score_candidates`.
+      model, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
       real: false for rows that only fill the shape.
       max_new_tokens: the most tokens of a row.
       stop_ids: tokens that end a row.
@@ -124,7 +124,7 @@ def generate(
         token = logits.argmax(-1)
         return token, state, (token[:, None] == jnp.asarray(stop_ids, jnp.int32)).any(-1)
 
-    contexts = _chosen(contexts, groups)
+    contexts = _select(contexts, chosen)
     _, new = _decode(model, params, contexts, tokens, lengths, starts, pick, (), max_new_tokens - 1, ~real)
     return new
 
@@ -175,9 +175,9 @@ def _positions(tokens: Array, lengths: Array, starts: Array | int = 0) -> Int[Ar
     return jnp.where(offsets < lengths[:, None], jnp.asarray(starts)[..., None] + offsets, -1)
 
 
-def _chosen(contexts: tuple[KVCache, ...], groups: Int[Array, "groups"]) -> tuple[KVCache, ...]:
-    """The prefixes that a batch begins with, in the order of its runs of rows."""
-    return tuple(KVCache(c.keys[:, groups], c.values[:, groups], c.positions[groups], c.cursor) for c in contexts)
+def _select(contexts: tuple[KVCache, ...], chosen: Int[Array, "chosen"]) -> tuple[KVCache, ...]:
+    """The prefixes that a batch begins with, in the order of its rows."""
+    return tuple(KVCache(c.keys[:, chosen], c.values[:, chosen], c.positions[chosen], c.cursor) for c in contexts)
 
 
 def _log_probs(model, params, hidden: Float[Array, "rows hidden"], targets: Int[Array, "rows"]) -> Float[Array, "rows"]:

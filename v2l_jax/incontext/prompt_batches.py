@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Int
 
+PREFIX_OVERHEAD = 16  # tokens' worth of padding and extra attention that a separate prefix costs
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
@@ -29,23 +31,23 @@ class Batch:
     """Rows that run together.
 
     Attributes:
-      groups: for each of `groups` equal runs of rows, which of the wave's prefixes they begin with.
+      prefixes: which of the wave's prefixes rows begin with: one for all rows, or one a row.
       rows: index of each row's prompt; -1 for a row that only fills the shape.
       length: suffixes are padded to it.
     """
 
-    groups: Int[np.ndarray, "groups"]
+    prefixes: Int[np.ndarray, "prefixes"]
     rows: Int[np.ndarray, "batch"]
     length: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Wave:
-    """Prefixes that are computed in one call and kept until their batches have run; none if `length` is 0.
+    """Prefixes that are computed in one call and kept until their batches have run.
 
     Attributes:
       prefixes: token ids; padded with empty ones to a power of two.
-      length: prefixes are padded to it.
+      length: prefixes are padded to it; 0 if prompts share nothing.
       batches: every prompt that begins with one of the prefixes.
     """
 
@@ -55,7 +57,9 @@ class Wave:
 
 
 def bucket_length(length: int) -> int:
-    """The padded length of a sequence: multiples of 8 up to 32, then four sizes an octave (padding under a quarter)."""
+    """The padded length of a sequence: powers of two up to 8, then steps of 8, then four sizes an octave."""
+    if length <= 8:
+        return _power_of_two(length)
     step = max(8, _power_of_two(length) // 8)
     return -(-length // step) * step
 
@@ -69,7 +73,7 @@ def share_prefixes(prompts: Sequence[Sequence[int]]) -> list[Prompt]:
     """Cuts prompts so that computing each distinct prefix once saves the most tokens.
 
     Optimal among cuts with one shared prefix a prompt: in the radix tree of the prompts, a node of depth d with n prompts
-    below saves n·d tokens less the (padded) one computation, or what the best cuts below it save together.
+    below saves (n - 1)·d tokens less PREFIX_OVERHEAD, or what the best cuts below it save together.
 
     Args:
       prompts: token ids, at least one each.
@@ -87,7 +91,7 @@ def share_prefixes(prompts: Sequence[Sequence[int]]) -> list[Prompt]:
         while open_nodes and open_nodes[-1][0] > depth:
             node_depth, first, below = open_nodes.pop()
             saved += below
-            here = (last + 1 - first) * node_depth - bucket_length(node_depth)
+            here = (last - first) * node_depth - PREFIX_OVERHEAD
             if here >= saved:
                 saved = here
                 for i in order[first : last + 1]:
@@ -105,9 +109,7 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next((i for i in range(limit) if a[i] != b[i]), limit)
 
 
-def plan_batches(
-    prompts: Sequence[Prompt], token_budget: int, shards: int = 1, extra_tokens: int = 0
-) -> list[Wave]:
+def plan_batches(prompts: Sequence[Prompt], token_budget: int, shards: int = 1, extra_tokens: int = 0) -> list[Wave]:
     """Arranges prompts into batches of bounded size and few shapes.
 
     Args:
@@ -124,56 +126,82 @@ def plan_batches(
         by_prefix[prompt.prefix].append(index)
     by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for prefix in by_prefix:
-        by_length[bucket_length(len(prefix)) if prefix else 0].append(prefix)
+        by_length[max(16, _power_of_two(len(prefix))) if prefix else 0].append(prefix)
     waves = []
     for length, prefixes in sorted(by_length.items()):
-        size = max(1, _power_of_two(token_budget // max(length, 1) + 1) // 2)
+        size = max(1, _power_of_two_below(token_budget // max(length, 1)))
         for start in range(0, len(prefixes), size):
             chosen = prefixes[start : start + size]
-            batches = _wave_batches(prompts, [by_prefix[p] for p in chosen], token_budget, shards, extra_tokens)
+            rows = {g: _by_length(prompts, by_prefix[prefix]) for g, prefix in enumerate(chosen)}
+            batches = _wave_batches(rows, length, _RowLimit(token_budget, shards, extra_tokens))
             filler = ((),) * (_power_of_two(len(chosen)) - len(chosen))
             waves.append(Wave((*chosen, *filler), length, tuple(batches)))
     return waves
 
 
-def _wave_batches(prompts, members: list[list[int]], token_budget: int, shards: int, extra_tokens: int) -> Iterator[Batch]:
-    """Batches of one wave: suffixes of similar length together."""
-    by_length: dict[int, list[list[int]]] = defaultdict(lambda: [[] for _ in members])
-    for group, indices in enumerate(members):
-        for index in indices:
-            by_length[bucket_length(len(prompts[index].suffix))][group].append(index)
-    for length, groups in sorted(by_length.items()):
-        rows = _power_of_two(token_budget // (length + extra_tokens) // shards + 1) // 2
-        yield from _fill(groups, max(rows, 1) * shards, shards, length)
+_Row = tuple[int, int]  # prefix within the wave, prompt
 
 
-def _fill(groups: list[list[int]], rows: int, shards: int, length: int) -> Iterator[Batch]:
-    """Batches of `rows` rows: first those of one prefix, then of two, four, … prefixes; only the last has empty rows."""
-    if sum(map(bool, groups)) == 1:
-        (group,) = (g for g, left in enumerate(groups) if left)
-        for start in range(0, len(groups[group]), rows):
-            part = groups[group][start : start + rows]
-            yield Batch(np.array([group]), _padded(part, shards), length)
-        return
-    run = rows
-    while True:
-        pieces = [(g, left[i : i + run]) for g, left in enumerate(groups) for i in range(0, len(left) - run + 1, run)]
-        whole = len(pieces) - len(pieces) % (rows // run) if run > 1 else len(pieces)
-        for start in range(0, whole, rows // run):
-            part = pieces[start : start + rows // run]
-            indices = _padded([index for _, piece in part for index in piece], shards)
-            group_ids = np.zeros(len(indices) // run, np.int64)
-            group_ids[: len(part)] = [g for g, _ in part]
-            yield Batch(group_ids, indices, length)
-        taken = {index for _, piece in pieces[:whole] for index in piece}
-        groups = [[index for index in left if index not in taken] for left in groups]
-        if run == 1:
-            return
-        run = run // 2 if run % 2 == 0 else 1
+@dataclasses.dataclass(frozen=True)
+class _RowLimit:
+    token_budget: int
+    shards: int
+    extra_tokens: int
+
+    def rows(self, length: int) -> int:
+        """The most rows of a batch whose rows cost `length` tokens: a power of two a device."""
+        per_device = self.token_budget // (length + self.extra_tokens) // self.shards
+        return max(1, _power_of_two_below(per_device)) * self.shards
+
+    def padded(self, rows: Sequence[_Row]) -> Int[np.ndarray, "batch"]:
+        """Prompt indices, filled up with -1 to a power of two a device."""
+        size = _power_of_two(-(-len(rows) // self.shards)) * self.shards
+        return np.array([index for _, index in rows] + [-1] * (size - len(rows)))
 
 
-def _padded(indices: list[int], shards: int) -> Int[np.ndarray, "batch"]:
-    """Row indices, filled up with -1 to a power of two times `shards`."""
-    rows = np.full(_power_of_two(-(-len(indices) // shards)) * shards, -1)
-    rows[: len(indices)] = indices
+def _by_length(prompts: Sequence[Prompt], indices: list[int]) -> dict[int, list[int]]:
+    rows: dict[int, list[int]] = defaultdict(list)
+    for index in indices:
+        rows[bucket_length(len(prompts[index].suffix))].append(index)
     return rows
+
+
+def _wave_batches(groups: dict[int, dict[int, list[int]]], prefix_length: int, limit: _RowLimit) -> Iterator[Batch]:
+    """Batches of one prefix where enough rows share it; the rest pooled, each row with a copy of its prefix.
+
+    Copies of prefixes much longer than what follows would cost more than they save: those groups stay alone.
+    """
+    longest = max(length for by_length in groups.values() for length in by_length)
+    if len(groups) == 1 or prefix_length > 4 * longest:
+        for group, by_length in groups.items():
+            rows = {length: [(group, i) for i in indices] for length, indices in by_length.items()}
+            yield from _fill(rows, limit, 0)
+        return
+    pool: dict[int, list[_Row]] = defaultdict(list)
+    for group, by_length in groups.items():
+        for length, indices in by_length.items():
+            whole = len(indices) - len(indices) % limit.rows(length)
+            yield from _fill({length: [(group, i) for i in indices[:whole]]}, limit, 0)
+            pool[length] += [(group, i) for i in indices[whole:]]
+    yield from _fill(pool, limit, prefix_length)
+
+
+def _fill(rows: dict[int, list[_Row]], limit: _RowLimit, prefix_length: int) -> Iterator[Batch]:
+    """Full batches of each length; what is left over joins the next longer ones, unless it would be padded too much."""
+    waiting: list[_Row] = []
+    lengths = sorted(rows)
+    for length, following in zip(lengths, [*lengths[1:], None]):
+        waiting += rows[length]
+        size = limit.rows(length + prefix_length)
+        keep = len(waiting) % size if following is not None and following <= 2 * length else 0
+        for start in range(0, len(waiting) - keep, size):
+            part = waiting[start : start + size]
+            indices = limit.padded(part)
+            prefixes = [g for g, _ in part] + [0] * (len(indices) - len(part)) if prefix_length else [part[0][0]]
+            yield Batch(np.array(prefixes), indices, length)
+        waiting = waiting[len(waiting) - keep :]
+
+
+def _power_of_two_below(n: int) -> int:
+    """The largest power of two that is not above n; 0 for 0."""
+    return _power_of_two(n + 1) // 2
