@@ -1,0 +1,190 @@
+"""The VQ-GAN encoder and decoder (Esser et al. 2021) with V2L's cross-attention to global words in the decoder's middle.
+
+Images are NHWC. Normalization statistics and softmax are float32; matrix products and convolutions run in `dtype`.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+from jaxtyping import Array, Float
+
+
+def attention_levels(
+    channel_multipliers: tuple[int, ...], attn_resolutions: tuple[int, ...], resolution: int
+) -> tuple[bool, ...]:
+    """Says for each level, finest first, whether self-attention follows its residual blocks.
+
+    Args:
+      channel_multipliers: one entry a level; each level but the last halves the resolution.
+      attn_resolutions: resolutions with attention, counted from `resolution`.
+      resolution: nominal side of the input; placement depends on it alone, not on the images really given.
+    """
+    return tuple((resolution >> level) in attn_resolutions for level in range(len(channel_multipliers)))
+
+
+def group_norm(dtype: Dtype, name: str) -> nn.GroupNorm:
+    """GroupNorm over 32 groups, epsilon 1e-6, statistics in float32 by the two-pass formula."""
+    return nn.GroupNorm(num_groups=32, epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def conv3x3(channels: int, dtype: Dtype, name: str | None = None) -> nn.Conv:
+    """A 3×3 convolution of stride 1 that keeps the size."""
+    return nn.Conv(channels, (3, 3), dtype=dtype, name=name)
+
+
+class ResidualBlock(nn.Module):
+    """Two GroupNorm-swish-convolution stages around a shortcut (1×1 where the width changes)."""
+
+    channels: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width _"]) -> Float[Array, "batch height width _"]:
+        hidden = nn.swish(group_norm(self.dtype, "norm1")(x))
+        hidden = conv3x3(self.channels, self.dtype, "conv1")(hidden)
+        hidden = nn.swish(group_norm(self.dtype, "norm2")(hidden))
+        hidden = conv3x3(self.channels, self.dtype, "conv2")(hidden)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels, dtype=self.dtype, name="shortcut")(x)
+        return x + hidden
+
+
+class SelfAttention(nn.Module):
+    """Single-head attention among all positions of a feature map, added to its input."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width c"]) -> Float[Array, "batch height width c"]:
+        batch, height, width, channels = x.shape
+        dense = functools.partial(nn.Dense, channels, dtype=self.dtype)
+        hidden = group_norm(self.dtype, "norm")(x).reshape(batch, height * width, channels)
+        hidden = attend(dense(name="query")(hidden), dense(name="key")(hidden), dense(name="value")(hidden), heads=1)
+        return x + dense(name="out")(hidden).reshape(x.shape)
+
+
+class CrossAttention(nn.Module):
+    """Attention from the positions of a feature map to a few context vectors; each head is as wide as the map.
+
+    The result replaces the features: there is no residual path around it.
+    """
+
+    heads: int = 8
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width c"], context: Float[Array, "batch k d"]
+    ) -> Float[Array, "batch height width c"]:
+        batch, height, width, channels = x.shape
+        project = functools.partial(nn.Dense, self.heads * channels, use_bias=False, dtype=self.dtype)
+        query = project(name="query")(x.reshape(batch, height * width, channels))
+        hidden = attend(query, project(name="key")(context), project(name="value")(context), self.heads)
+        return nn.Dense(channels, dtype=self.dtype, name="out")(hidden).reshape(x.shape)
+
+
+def attend(
+    query: Float[Array, "batch n inner"], key: Float[Array, "batch m inner"], value: Float[Array, "batch m inner"], heads: int
+) -> Float[Array, "batch n inner"]:
+    """Scaled dot-product attention over `heads` equal slices of the last axis; the softmax is float32."""
+    query, key, value = (t.reshape(*t.shape[:2], heads, -1) for t in (query, key, value))
+    logits = jnp.einsum("bnhc,bmhc->bhnm", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    weights = jax.nn.softmax(logits).astype(value.dtype)
+    return jnp.einsum("bhnm,bmhc->bnhc", weights, value).reshape(*query.shape[:2], -1)
+
+
+class Middle(nn.Module):
+    """Residual block, self-attention, cross-attention where a context is given, residual block."""
+
+    cross_attention_heads: int = 8
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width c"], context: Float[Array, "batch k d"] | None = None
+    ) -> Float[Array, "batch height width c"]:
+        x = ResidualBlock(x.shape[-1], self.dtype, name="block_1")(x)
+        x = SelfAttention(self.dtype, name="attention")(x)
+        if context is not None:
+            x = CrossAttention(self.cross_attention_heads, self.dtype, name="cross_attention")(x, context)
+        return ResidualBlock(x.shape[-1], self.dtype, name="block_2")(x)
+
+
+class Encoder(nn.Module):
+    """Image to feature map; the side shrinks by 2 between levels.
+
+    Attributes:
+      channels: width at the first level.
+      channel_multipliers: width of each level over `channels`, finest first.
+      num_res_blocks: residual blocks a level.
+      z_channels: width of the output.
+      attention: for each level, whether self-attention follows its residual blocks.
+      dtype: type of convolutions and matrix products.
+    """
+
+    channels: int
+    channel_multipliers: tuple[int, ...]
+    num_res_blocks: int
+    z_channels: int
+    attention: tuple[bool, ...]
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "batch height width 3"]) -> Float[Array, "batch h w z"]:
+        x = conv3x3(self.channels, self.dtype, "conv_in")(image)
+        last = len(self.channel_multipliers) - 1
+        for level, multiplier in enumerate(self.channel_multipliers):
+            for block in range(self.num_res_blocks):
+                x = ResidualBlock(self.channels * multiplier, self.dtype, name=f"level_{level}_block_{block}")(x)
+                if self.attention[level]:
+                    x = SelfAttention(self.dtype, name=f"level_{level}_attention_{block}")(x)
+            if level != last:  # Padded at the bottom and the right only.
+                halve = nn.Conv(x.shape[-1], (3, 3), 2, ((0, 1), (0, 1)), dtype=self.dtype, name=f"level_{level}_downsample")
+                x = halve(x)
+        x = Middle(dtype=self.dtype, name="middle")(x)
+        x = nn.swish(group_norm(self.dtype, "norm_out")(x))
+        return conv3x3(self.z_channels, self.dtype, "conv_out")(x)
+
+
+class Decoder(nn.Module):
+    """Feature map and global words to image; mirrors `Encoder` with one more residual block a level.
+
+    Its last convolution is a separate module (`V2LTokenizer` owns it): the adaptive GAN weight differentiates that
+    kernel alone. What is returned here is that convolution's input.
+
+    Attributes: as in `Encoder`, and
+      cross_attention_heads: heads of the attention to global words.
+    """
+
+    channels: int
+    channel_multipliers: tuple[int, ...]
+    num_res_blocks: int
+    attention: tuple[bool, ...]
+    cross_attention_heads: int = 8
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "batch h w z"], context: Float[Array, "batch k d"]
+    ) -> Float[Array, "batch height width c"]:
+        x = conv3x3(self.channels * self.channel_multipliers[-1], self.dtype, "conv_in")(z)
+        x = Middle(self.cross_attention_heads, self.dtype, name="middle")(x, context)
+        for level, multiplier in reversed(list(enumerate(self.channel_multipliers))):
+            for block in range(self.num_res_blocks + 1):
+                x = ResidualBlock(self.channels * multiplier, self.dtype, name=f"level_{level}_block_{block}")(x)
+                if self.attention[level]:
+                    x = SelfAttention(self.dtype, name=f"level_{level}_attention_{block}")(x)
+            if level != 0:
+                x = upsample(x)
+                x = conv3x3(x.shape[-1], self.dtype, f"level_{level}_upsample")(x)
+        return nn.swish(group_norm(self.dtype, "norm_out")(x))
+
+
+def upsample(x: Float[Array, "batch h w c"]) -> Float[Array, "batch height width c"]:
+    """Doubles height and width by repeating each pixel (nearest neighbour)."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)

@@ -1,0 +1,72 @@
+"""Adam, its learning-rate schedule, and which parameters it moves (Zhu et al. 2024, section 4.1)."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[Any], jax.Array]
+
+
+def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int) -> Schedule:
+    """Linear from 0 over `warmup_steps`, then half a cosine down to 0 at `total_steps`.
+
+    The rate is absolute: like the published code, it is not scaled by the batch size (8 × 32 = 256 in the paper).
+
+    Args:
+      learning_rate: the peak, reached at step `warmup_steps`.
+      warmup_steps: 0 for no warm-up.
+      total_steps: steps of the whole run; the rate stays 0 beyond.
+    """
+
+    def schedule(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        progress = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
+        decayed = learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+        return jnp.where(step < warmup_steps, learning_rate * step / max(warmup_steps, 1), decayed)
+
+    return schedule
+
+
+def make_optimizer(
+    schedule: Schedule, b1: float = 0.5, b2: float = 0.9, eps: float = 1e-7, trainable: str = ".*"
+) -> optax.GradientTransformationExtraArgs:
+    """Adam whose rate follows the training step, not the number of its own updates.
+
+    The discriminator starts late; both optimizers must still be at the same point of the schedule. `update` therefore
+    takes the training step as a keyword argument: `tx.update(grads, opt_state, params, step=state.step)`.
+
+    Args:
+      schedule: step to learning rate.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      eps: added to the root of the second moment.
+      trainable: regular expression on "/"-joined parameter paths; parameters that it does not match stay as they are and
+        get no moments.
+    """
+    adam = optax.chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), _descend_by(schedule))
+    if trainable == ".*":
+        return adam
+    transforms = {"train": adam, "freeze": optax.set_to_zero()}
+    return optax.with_extra_args_support(optax.multi_transform(transforms, lambda params: label_parameters(params, trainable)))
+
+
+def label_parameters(params: Any, trainable: str) -> Any:
+    """Says "train" or "freeze" for each parameter, by whether `trainable` matches within its "/"-joined path."""
+
+    def label(path: Any, _: Any) -> str:
+        return "train" if re.search(trainable, jax.tree_util.keystr(path, simple=True, separator="/")) else "freeze"
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _descend_by(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+    def update(updates: Any, state: Any, params: Any = None, *, step: jax.Array, **unused: Any) -> tuple[Any, Any]:
+        del params, unused
+        rate = schedule(step)
+        return jax.tree.map(lambda u: -rate * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
