@@ -1,5 +1,9 @@
 """The LLaMA tower against transformers' torch models: tiny random networks of every family, and the real SmolLM2."""
 
+import json
+import pathlib
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,12 +12,19 @@ torch = pytest.importorskip("torch")
 
 from v2l_jax.towers.llama import Llama, load_llama  # noqa: E402
 
-_SIZES = dict(vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6, max_position_embeddings=256)
-_LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "smollm2_greedy.json"
+_SIZES = dict(
+    vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6, max_position_embeddings=256
+)  # fmt: skip
+_LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+_BASE_100K = {"rope_type": "default", "rope_theta": 100000.0}
 FAMILIES = {
     "llama1": ("Llama", dict(rms_norm_eps=1e-6)),
     "llama3": ("Llama", dict(num_key_value_heads=2, rope_parameters=_LLAMA3, head_dim=16)),
-    "smollm2": ("Llama", dict(num_key_value_heads=3, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 100000.0})),
+    "smollm2": ("Llama", dict(num_key_value_heads=3, tie_word_embeddings=True, rope_parameters=_BASE_100K)),
     "linear": ("Llama", dict(rope_parameters={"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0})),
     "mistral": ("Mistral", dict(num_key_value_heads=2, sliding_window=7)),
     "qwen2": ("Qwen2", dict(num_key_value_heads=2, tie_word_embeddings=True)),
@@ -44,3 +55,42 @@ def test_logits_equal_transformers(family, tmp_path):
     actual = model.apply({"params": params}, hidden, method="logits")
     assert np.std(expected) > 0.1
     np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
+
+
+def _torch_smollm2(path):
+    """The peer with GGUF weights read by transformers (its `from_pretrained` for GGUF would need accelerate)."""
+    import transformers
+    from transformers.initialization import no_init_weights
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    config = transformers.LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+        max_position_embeddings=8192, rms_norm_eps=1e-5, rope_parameters=_BASE_100K, tie_word_embeddings=True,
+    )  # fmt: skip
+    with no_init_weights():
+        peer = transformers.LlamaForCausalLM(config).float().eval()
+    read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=peer)
+    assert peer.load_state_dict(read["tensors"], strict=False).missing_keys == ["lm_head.weight"]
+    peer.tie_weights()
+    return peer
+
+
+def test_real_weights_logits_and_greedy_tokens(asset):
+    path = asset("smollm2-135m-instruct")
+    peer = _torch_smollm2(path)
+    config, params = load_llama(path)
+    model = Llama(config)
+
+    @jax.jit
+    def forward(params, tokens):
+        hidden, _ = model.apply({"params": params}, tokens, jnp.arange(96)[None])
+        return model.apply({"params": params}, hidden, method="logits")
+
+    for case in json.loads(GOLDEN.read_text()):
+        sequence = np.array([case["prompt"] + case["new"]])
+        with torch.no_grad():
+            expected = peer(torch.from_numpy(sequence)).logits.numpy()
+        actual = forward(params, np.pad(sequence, ((0, 0), (0, 96 - sequence.shape[1]))))[:, : sequence.shape[1]]
+        np.testing.assert_allclose(actual, expected, atol=1e-3, rtol=0)
+        for logits in (actual, expected):  # argmax after every token: greedy decoding writes these 64 tokens
+            assert np.argmax(logits[0, len(case["prompt"]) - 1 : -1], -1).tolist() == case["new"]
