@@ -23,6 +23,7 @@ class TextTokenizer:
       special_ids: control tokens (begin, end, chat marks, unused); they decode to nothing.
       bos_id: the token that begins a sequence, if the model has one.
       eos_id: the token that ends a sequence.
+      adds_bos: whether the model was trained on sequences that begin with `bos_id`.
       adds_space: whether `encode` puts a space before the text and `decode` takes it away (LLaMA 1/2, Mistral).
       fingerprint: identifies the vocabulary: SHA-256 over every token's bytes in order of id, 16 hex digits.
     """
@@ -32,6 +33,7 @@ class TextTokenizer:
     special_ids: frozenset[int]
     bos_id: int | None
     eos_id: int
+    adds_bos: bool
     adds_space: bool
     fingerprint: str
 
@@ -39,6 +41,10 @@ class TextTokenizer:
     def vocab_size(self) -> int:
         """Number of ids, special tokens and gaps included."""
         return len(self.token_bytes)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a text that begins a sequence: `encode`, after the begin token where the model expects one."""
+        return ([self.bos_id] if self.adds_bos else []) + self.encode(text)
 
     def encode(self, text: str) -> list[int]:
         """Splits text into token ids; no special token is added or recognised.
@@ -89,7 +95,9 @@ def _from_gguf(path: pathlib.Path) -> TextTokenizer:
     except Exception as error:  # `tokenizers` raises bare Exception
         raise AssetError(f"{path}: its tokenizer metadata is inconsistent ({error!r}); download it again") from error
     bos, eos = metadata.get("tokenizer.ggml.bos_token_id"), metadata.get("tokenizer.ggml.eos_token_id")
-    return _assemble(path, backend, token_bytes, special_ids, bos, eos, adds_space)
+    begins_by_default = metadata["tokenizer.ggml.model"] == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+    adds_bos = bos is not None and bool(metadata.get("tokenizer.ggml.add_bos_token", begins_by_default))
+    return _assemble(path, backend, token_bytes, special_ids, bos, eos, adds_bos, adds_space)
 
 
 def _from_directory(folder: pathlib.Path) -> TextTokenizer:
@@ -113,7 +121,8 @@ def _from_directory(folder: pathlib.Path) -> TextTokenizer:
     special_ids = frozenset(i for i, token in added.items() if token["special"])
     adds_space = '"Strip"' in decoder or ('"Metaspace"' in decoder and '"never"' not in decoder)
     bos, eos = (_named_token(folder, kind, pieces) for kind in ("bos_token", "eos_token"))
-    return _assemble(folder, backend, token_bytes, special_ids, bos, eos, adds_space)
+    adds_bos = bos is not None and backend.encode("a").ids[:1] == [bos]
+    return _assemble(folder, backend, token_bytes, special_ids, bos, eos, adds_bos, adds_space)
 
 
 def _hugging_face_backend(folder: pathlib.Path) -> tokenizers.Tokenizer:
@@ -159,6 +168,7 @@ def _assemble(
     special_ids: frozenset[int],
     bos_id: int | None,
     eos_id: int | None,
+    adds_bos: bool,
     adds_space: bool,
 ) -> TextTokenizer:
     if eos_id is None:
@@ -172,6 +182,7 @@ def _assemble(
         special_ids=special_ids | {i for i in (bos_id, eos_id) if i is not None},
         bos_id=bos_id,
         eos_id=eos_id,
+        adds_bos=adds_bos,
         adds_space=adds_space,
         fingerprint=digest.hexdigest()[:16],
     )

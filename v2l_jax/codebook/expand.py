@@ -1,0 +1,89 @@
+"""Stage 1 of the codebook: the LLM continues each of its subwords to a bigram and a trigram (SPEC 1.1)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from v2l_jax.progress import progress_bar
+from v2l_jax.towers.llama import KVCache, Llama, init_cache
+from v2l_jax.weights.text_tokenizers import TextTokenizer
+
+PREFIX = "a photo of"
+
+
+def prompt_ids(tokenizer: TextTokenizer, subwords: Sequence[int]) -> Int[np.ndarray, " subwords"]:
+    """The token that stands for each subword after "a photo of".
+
+    The published prompt is text, `a photo of {t1}`, so a subword follows a space: the word-initial twin of a subword
+    stands for it where the vocabulary has one (" dog" for "dog"), else the subword itself does.
+    """
+    twins = {tokenizer.token_text(i): i for i in range(tokenizer.vocab_size) if i not in tokenizer.special_ids}
+    return np.asarray([twins.get(" " + tokenizer.token_text(i).lstrip(), i) for i in subwords], np.int32)
+
+
+def expand(
+    model: Llama,
+    params: Any,
+    tokenizer: TextTokenizer,
+    subwords: Sequence[int],
+    batch_size: int = 1024,
+) -> Int[np.ndarray, "subwords 2"]:
+    """Greedy next tokens t2, t3 of `a photo of {t1}` and `a photo of {t1}{t2}` for every subword t1 (SPEC 1.1, stage 1).
+
+    All prompts share the prefilled prefix "a photo of", so a subword costs two tokens of compute, not two prompts.
+
+    Args:
+      model, params: the frozen language model.
+      tokenizer: its tokenizer.
+      subwords: token ids of t1.
+      batch_size: subwords continued at once.
+
+    Returns:
+      int32 [subwords, 2], the ids of t2 and t3.
+    """
+    prefix = jnp.asarray([tokenizer.encode(PREFIX)], jnp.int32)
+    first = prompt_ids(tokenizer, subwords)
+    continuation = jax.jit(_continuation, static_argnums=0)
+    shared = jax.jit(_prefill, static_argnums=0)(model, params, prefix)
+    rows = []
+    for start in progress_bar(range(0, len(first), batch_size), "expanding the vocabulary", "batch"):
+        batch = first[start : start + batch_size]
+        padded = np.pad(batch, (0, batch_size - len(batch)))
+        rows.append(np.asarray(continuation(model, params, shared, jnp.asarray(padded)))[: len(batch)])
+    return np.concatenate(rows)
+
+
+def _prefill(model: Llama, params: Any, prefix: Int[Array, "1 length"]) -> KVCache:
+    positions = jnp.arange(prefix.shape[1], dtype=jnp.int32)[None]
+    cache = init_cache(model.config, 1, prefix.shape[1], model.dtype)
+    return model.apply({"params": params}, prefix, positions, cache=cache)[1]
+
+
+def _continuation(model: Llama, params: Any, shared: KVCache, first: Int[Array, " batch"]) -> Int[Array, "batch 2"]:
+    """Greedy t2 and t3 after the shared prefix and `first`."""
+    start, batch = shared.positions.shape[1], first.shape[0]
+    cache = init_cache(model.config, batch, 2, model.dtype)
+    token, chosen = first, []
+    for step in range(2):
+        positions = jnp.full((batch, 1), start + step, jnp.int32)
+        hidden, cache = model.apply({"params": params}, token[:, None], positions, contexts=(shared,), cache=cache)
+        logits = model.apply({"params": params}, hidden[:, 0], method="logits")
+        token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        chosen.append(token)
+    return jnp.stack(chosen, axis=1)
+
+
+def ngram_records(
+    tokenizer: TextTokenizer, subwords: Sequence[int], continuations: Int[np.ndarray, "subwords 2"], ngrams: int = 3
+) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Texts and token ids of all unigrams, then all bigrams, then all trigrams (t1, t1t2, t1t2t3)."""
+    ids = [
+        (int(first), *(int(i) for i in rest[: length - 1]))
+        for length in range(1, ngrams + 1)
+        for first, rest in zip(subwords, continuations, strict=True)
+    ]
+    return [tokenizer.decode(tokens) for tokens in ids], ids
