@@ -3,13 +3,15 @@
 Images are NHWC. Normalization statistics and softmax are float32; matrix products and convolutions run in `dtype`.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
+
+
+# What PyTorch's layers, and so the published model, start from: uniform within ± fan_in^-0.5.
+kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def attention_levels(
@@ -32,7 +34,17 @@ def group_norm(dtype: Dtype, name: str) -> nn.GroupNorm:
 
 def conv3x3(channels: int, dtype: Dtype, name: str | None = None) -> nn.Conv:
     """A 3×3 convolution of stride 1 that keeps the size."""
-    return nn.Conv(channels, (3, 3), dtype=dtype, name=name)
+    return nn.Conv(channels, (3, 3), dtype=dtype, kernel_init=kernel_init, name=name)
+
+
+def downsample(channels: int, dtype: Dtype, name: str) -> nn.Conv:
+    """A 3×3 convolution of stride 2, padded at the bottom and the right only."""
+    return nn.Conv(channels, (3, 3), 2, ((0, 1), (0, 1)), dtype=dtype, kernel_init=kernel_init, name=name)
+
+
+def dense(features: int, dtype: Dtype, name: str | None = None, use_bias: bool = True) -> nn.Dense:
+    """A linear map of the last axis: a 1×1 convolution."""
+    return nn.Dense(features, use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
 
 
 class ResidualBlock(nn.Module):
@@ -48,7 +60,7 @@ class ResidualBlock(nn.Module):
         hidden = nn.swish(group_norm(self.dtype, "norm2")(hidden))
         hidden = conv3x3(self.channels, self.dtype, "conv2")(hidden)
         if x.shape[-1] != self.channels:
-            x = nn.Dense(self.channels, dtype=self.dtype, name="shortcut")(x)
+            x = dense(self.channels, self.dtype, "shortcut")(x)
         return x + hidden
 
 
@@ -60,10 +72,9 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width c"]) -> Float[Array, "batch height width c"]:
         batch, height, width, channels = x.shape
-        dense = functools.partial(nn.Dense, channels, dtype=self.dtype)
         hidden = group_norm(self.dtype, "norm")(x).reshape(batch, height * width, channels)
-        hidden = attend(dense(name="query")(hidden), dense(name="key")(hidden), dense(name="value")(hidden), heads=1)
-        return x + dense(name="out")(hidden).reshape(x.shape)
+        query, key, value = (dense(channels, self.dtype, name)(hidden) for name in ("query", "key", "value"))
+        return x + dense(channels, self.dtype, "out")(attend(query, key, value, heads=1)).reshape(x.shape)
 
 
 class CrossAttention(nn.Module):
@@ -80,10 +91,9 @@ class CrossAttention(nn.Module):
         self, x: Float[Array, "batch height width c"], context: Float[Array, "batch k d"]
     ) -> Float[Array, "batch height width c"]:
         batch, height, width, channels = x.shape
-        project = functools.partial(nn.Dense, self.heads * channels, use_bias=False, dtype=self.dtype)
-        query = project(name="query")(x.reshape(batch, height * width, channels))
-        hidden = attend(query, project(name="key")(context), project(name="value")(context), self.heads)
-        return nn.Dense(channels, dtype=self.dtype, name="out")(hidden).reshape(x.shape)
+        inputs = {"query": x.reshape(batch, height * width, channels), "key": context, "value": context}
+        projected = [dense(self.heads * channels, self.dtype, name, use_bias=False)(y) for name, y in inputs.items()]
+        return dense(channels, self.dtype, "out")(attend(*projected, self.heads)).reshape(x.shape)
 
 
 def attend(
@@ -141,9 +151,8 @@ class Encoder(nn.Module):
                 x = ResidualBlock(self.channels * multiplier, self.dtype, name=f"level_{level}_block_{block}")(x)
                 if self.attention[level]:
                     x = SelfAttention(self.dtype, name=f"level_{level}_attention_{block}")(x)
-            if level != last:  # Padded at the bottom and the right only.
-                halve = nn.Conv(x.shape[-1], (3, 3), 2, ((0, 1), (0, 1)), dtype=self.dtype, name=f"level_{level}_downsample")
-                x = halve(x)
+            if level != last:
+                x = downsample(x.shape[-1], self.dtype, f"level_{level}_downsample")(x)
         x = Middle(dtype=self.dtype, name="middle")(x)
         x = nn.swish(group_norm(self.dtype, "norm_out")(x))
         return conv3x3(self.z_channels, self.dtype, "conv_out")(x)

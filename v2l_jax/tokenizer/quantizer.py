@@ -1,6 +1,8 @@
 """From features to words: nearest rows of a frozen codebook (Zhu et al. 2024, section 3.2). All distances are float32."""
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +20,12 @@ class Quantized:
       loss: float32 scalar.
     """
 
-    vectors: Float[Array, "batch h w d"]
-    ids: Int[Array, "batch h w"]
-    loss: Float[Array, ""]
+    vectors: Float[Any, "batch h w d"]
+    ids: Int[Any, "batch h w"]
+    loss: Float[Any, ""]
 
 
+@functools.partial(jax.jit, static_argnames="block_size")
 def nearest_word(
     features: Float[Array, "token d"], words: Float[Array, "word d"], block_size: int = 8192
 ) -> Int[Array, " token"]:

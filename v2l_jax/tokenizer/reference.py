@@ -1,5 +1,6 @@
 """Checkpoints of the published PyTorch implementation (zh460045050/V2L-Tokenizer) as this package's model and variables."""
 
+import functools
 import pathlib
 import re
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ _LAYER_NAMES = {
     "to_out": "out",
 }
 _NOMINAL_RESOLUTION = 256
+_TOWER_PREFIX = "global_encoder."
 _BATCH_NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -71,16 +73,22 @@ def read_reference(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 def tokenizer_from_reference(arrays: Mapping[str, np.ndarray]) -> tuple[V2LTokenizer, dict[str, Any]]:
     """Builds model and variables from published names and PyTorch layouts; see `load_reference`."""
+    from v2l_jax.towers.clip import ClipImage, encode_image
+    from v2l_jax.towers.clip_weights import image_side
+
     try:
-        model = _infer_model(arrays)
+        visual = {n.removeprefix(_TOWER_PREFIX): a for n, a in arrays.items() if n.startswith(_TOWER_PREFIX)}
+        tower_config, tower_params = image_side(visual)
+        model = _infer_model(arrays).clone(semantic_tower=functools.partial(encode_image, ClipImage(tower_config)))
         frozen = {
             "local_words": np.asarray(arrays["tok_embeddings.weight"], np.float32),
             "global_words": np.asarray(arrays["tok_embeddings_global.weight"], np.float32),
+            "tower": tower_params,
         }
     except KeyError as error:
         raise CheckpointError(f"not a V2L checkpoint in the released layout: it lacks {error}") from error
     variables = {"params": _params(arrays), "frozen": frozen}
-    _check(model, variables)
+    _check(model, variables["params"])
     return model, variables
 
 
@@ -153,18 +161,23 @@ def _count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
     return max(found) + 1
 
 
-def _check(model: V2LTokenizer, variables: dict[str, Any]) -> None:
+def _check(model: V2LTokenizer, params: dict[str, Any]) -> None:
     side = model.downsampling
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     semantic = jax.ShapeDtypeStruct((1, model.word_dim), jnp.float32)
-    expected = jax.eval_shape(lambda a, b: model.init(jax.random.key(0), a, b, 1), image, semantic)["params"]
-    found = {jax.tree_util.keystr(p, simple=True, separator="/"): a.shape for p, a in jax.tree_util.tree_leaves_with_path(variables["params"])}
-    wanted = {jax.tree_util.keystr(p, simple=True, separator="/"): a.shape for p, a in jax.tree_util.tree_leaves_with_path(expected)}
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
+    expected = _shapes(jax.eval_shape(lambda a, b: model.init(jax.random.key(0), a, b, 1), image, semantic)["params"])
+    found = _shapes(params)
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
             raise CheckpointError(
-                f"checkpoint does not fit the model inferred from it: {name} is {found.get(name)}, expected {wanted.get(name)}"
+                f"the checkpoint's arrays do not fit together: {name} has shape {found.get(name)}, "
+                f"the other arrays ask for {expected.get(name)}"
             )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
 
 
 def discriminator_from_reference(arrays: Mapping[str, np.ndarray]) -> tuple[PatchDiscriminator, dict[str, Any]]:

@@ -11,7 +11,7 @@ from flax import struct
 from flax.typing import Dtype
 from jaxtyping import Array, Float, Int
 
-from v2l_jax.tokenizer.autoencoder import Decoder, Encoder, attention_levels, conv3x3
+from v2l_jax.tokenizer.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
 from v2l_jax.tokenizer.quantizer import Quantized, nearest_global_words, nearest_word, quantize
 
 
@@ -24,8 +24,8 @@ class ImageTokens:
       local_ids: int32 [batch, h, w], rows of the local codebook: how it looks, in raster order.
     """
 
-    global_ids: Int[Array, "batch k"]
-    local_ids: Int[Array, "batch h w"]
+    global_ids: Int[Any, "batch k"]
+    local_ids: Int[Any, "batch h w"]
 
 
 @struct.dataclass
@@ -39,9 +39,9 @@ class Reconstruction:
       tokens: the words.
     """
 
-    image: Float[Array, "batch height width 3"]
-    last_features: Float[Array, "batch height width c"]
-    quantizer_loss: Float[Array, ""]
+    image: Float[Any, "batch height width 3"]
+    last_features: Float[Any, "batch height width c"]
+    quantizer_loss: Float[Any, ""]
     tokens: ImageTokens
 
 
@@ -89,8 +89,8 @@ class V2LTokenizer(nn.Module):
         self.encoder = Encoder(*shape, self.z_channels, attention, self.dtype)
         self.decoder = Decoder(*shape, attention, self.cross_attention_heads, self.dtype)
         self.conv_out = conv3x3(3, self.dtype)
-        self.to_words = nn.Dense(self.word_dim, dtype=self.dtype)
-        self.from_words = nn.Dense(self.z_channels, dtype=self.dtype)
+        self.to_words = dense(self.word_dim, self.dtype)
+        self.from_words = dense(self.z_channels, self.dtype)
         self.projector = nn.Dense(
             self.word_dim,
             kernel_init=nn.initializers.normal(self.word_dim**-0.5),

@@ -62,12 +62,13 @@ class LPIPS(nn.Module):
         distance = jnp.zeros(image.shape[0])
         for stage, (a, b) in enumerate(pairs):
             head = self.param(f"head_{stage}", nn.initializers.ones, (a.shape[-1],))
-            difference = (_unit_length(a) - _unit_length(b)) ** 2
+            difference = (unit_length(a) - unit_length(b)) ** 2
             distance += jnp.mean(jnp.dot(difference, head, precision=jax.lax.Precision.HIGHEST), axis=(1, 2))
         return distance
 
 
-def _unit_length(features: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
+def unit_length(features: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
+    """Scales each pixel's features to length 1, in float32; zero stays zero, with a zero gradient."""
     features = features.astype(jnp.float32)
     squared = jnp.sum(features**2, axis=-1, keepdims=True)
     return features / (jnp.sqrt(jnp.maximum(squared, 1e-30)) + 1e-10)  # A square root of 0 has no gradient.

@@ -1,0 +1,69 @@
+"""Nearest words against brute force; the straight-through estimator; the loss in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from v2l_jax.tokenizer.quantizer import nearest_global_words, nearest_word, quantize
+
+
+def _random(seed, *shape):
+    return jnp.asarray(np.random.RandomState(seed).randn(*shape), jnp.float32)
+
+
+def _distances(features, words):
+    """float64, by subtraction."""
+    return ((np.asarray(features, np.float64)[:, None] - np.asarray(words, np.float64)[None]) ** 2).sum(-1)
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 64, 99, 100, 1000])
+def test_blocked_search_equals_brute_force(block_size):
+    features, words = _random(0, 33, 16), _random(1, 100, 16)
+    found = nearest_word(features, words, block_size)
+    np.testing.assert_array_equal(found, _distances(features, words).argmin(1))
+
+
+def test_padding_is_never_chosen():
+    """The zero vector would be nearest to small features if the padded rows counted."""
+    features, words = 1e-3 * _random(0, 8, 4), 5.0 + _random(1, 10, 4) ** 2
+    found = nearest_word(features, words, block_size=7)
+    np.testing.assert_array_equal(found, _distances(features, words).argmin(1))
+
+
+@pytest.mark.parametrize("block_size", [2, 3, 100])
+def test_lowest_index_wins_a_tie(block_size):
+    words = jnp.tile(_random(0, 1, 4), (9, 1))
+    np.testing.assert_array_equal(nearest_word(_random(1, 5, 4), words, block_size), np.zeros(5))
+
+
+def test_distance_matrix_is_never_whole():
+    """No array of the compiled search holds tokens × words."""
+    features = jax.ShapeDtypeStruct((512, 8), jnp.float32)
+    words = jax.ShapeDtypeStruct((32_768, 8), jnp.float32)
+    memory = nearest_word.lower(features, words, 1024).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 512 * 32_768 * 4 / 4
+
+
+def test_global_words_come_nearest_first():
+    embeddings, words = _random(0, 5, 16), _random(1, 80, 16)
+    found = nearest_global_words(embeddings, words, 7)
+    np.testing.assert_array_equal(found, _distances(embeddings, words).argsort(1)[:, :7])
+
+
+def test_loss_and_gradients():
+    features, vectors = _random(0, 2, 3, 3, 4), _random(1, 2, 3, 3, 4)
+    ids = jnp.zeros((2, 3, 3), jnp.int32)
+    target = _random(2, 2, 3, 3, 4)
+
+    def loss(features, vectors):
+        result = quantize(features, ids, vectors, codebook_weight=0.33)
+        return result.loss + jnp.sum(result.vectors * target)
+
+    value = quantize(features, ids, vectors, 0.33).loss
+    np.testing.assert_allclose(value, 1.33 * np.mean((np.asarray(features) - np.asarray(vectors)) ** 2), rtol=1e-6)
+    to_features, to_vectors = jax.grad(loss, argnums=(0, 1))(features, vectors)
+    difference = np.asarray(features - vectors)
+    np.testing.assert_allclose(to_features, 2 * difference / difference.size + target, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_vectors, -0.33 * 2 * difference / difference.size, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(quantize(features, ids, vectors).vectors, vectors, rtol=1e-6, atol=1e-6)

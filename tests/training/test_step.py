@@ -1,0 +1,157 @@
+"""The train step on a tiny tokenizer: devices, donation, what is frozen, when the GAN starts. (Golden numbers: tests/tokenizer.)"""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+from v2l_jax.parallel.mesh import replicate, shard_batch
+from v2l_jax.tokenizer.discriminator import PatchDiscriminator
+from v2l_jax.tokenizer.losses import LossWeights
+from v2l_jax.tokenizer.v2l import V2LTokenizer
+from v2l_jax.training.state import TrainState
+from v2l_jax.training.step import make_train_step
+
+_DISC_START = 1
+
+
+def _perceptual(params, image, other):
+    """Stands in for LPIPS: a weighted squared error."""
+    return jnp.mean(params["weight"] * (image - other) ** 2, axis=(1, 2, 3))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Networks, a step trained by plain gradient descent (Adam would amplify rounding), data, and a fresh state."""
+    random = np.random.RandomState(0)
+    model = V2LTokenizer(
+        channels=32,
+        channel_multipliers=(1, 1),
+        num_res_blocks=1,
+        z_channels=8,
+        attn_resolutions=(),
+        word_dim=16,
+        num_local_words=30,
+        num_global_words=12,
+        block_size=16,
+    )
+    discriminator = PatchDiscriminator(channels=8, num_layers=1)
+    batch = {
+        "image": random.rand(8, 16, 16, 3).astype("f4") * 2 - 1,
+        "semantic": random.randn(8, 16).astype("f4"),
+    }
+    params = _random_variables(random, lambda key, data: model.init(key, data["image"], data["semantic"], 3), batch)["params"]
+    disc_variables = _random_variables(random, lambda key, data: discriminator.init(key, data["image"], False), batch)
+    disc_variables["batch_stats"] = jax.tree.map(jnp.abs, disc_variables["batch_stats"])
+    words = {"local_words": random.randn(30, 16).astype("f4"), "global_words": random.randn(12, 16).astype("f4")}
+    frozen = {"model": words, "lpips": {"weight": np.ones(3, "f4")}}
+    tx = optax.sgd(0.05)
+    weights = LossWeights(disc_start=_DISC_START)
+
+    def start(counter=0):
+        state = TrainState.create(params, disc_variables, tx, tx, jax.random.PRNGKey(0))
+        return jax.tree.map(jnp.array, state.replace(step=jnp.int32(counter)))
+
+    step = make_train_step(model, discriminator, _perceptual, weights, tx, tx, k=3)
+    return types.SimpleNamespace(model=model, step=step, start=start, batch=batch, frozen=frozen, params=params)
+
+
+def _random_variables(random, init, batch):
+    """Variables of the right shapes drawn by numpy, which compiles nothing."""
+    shapes = jax.eval_shape(init, jax.random.PRNGKey(0), jax.tree.map(jnp.asarray, batch))
+    return jax.tree.map(lambda leaf: jnp.asarray(0.1 * random.randn(*leaf.shape), jnp.float32), shapes)
+
+
+def _mesh(count):
+    return jax.make_mesh((count,), ("data",), devices=jax.devices()[:count], axis_types=(AxisType.Auto,))
+
+
+def _run(tiny, mesh, counter, steps):
+    """State and metrics of every step, from a fresh state with the step counter at `counter`."""
+    state, frozen = replicate(tiny.start(counter), mesh), replicate(tiny.frozen, mesh)
+    metrics = []
+    for _ in range(steps):
+        state, values = tiny.step(state, shard_batch(tiny.batch, mesh), frozen)
+        metrics.append(jax.device_get(values))
+    return jax.device_get(state), metrics
+
+
+def test_eight_devices_take_the_same_step_as_one(tiny):
+    """With the GAN on: BatchNorm statistics, the adaptive weight and the losses are those of the global batch."""
+    (state, (metrics,)), (expected_state, (expected_metrics,)) = (
+        _run(tiny, _mesh(count), _DISC_START + 1, steps=1) for count in (8, 1)
+    )
+    assert metrics.keys() == expected_metrics.keys()
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], expected_metrics[name], rtol=2e-5, atol=1e-7, err_msg=name)
+    assert metrics["adaptive_weight"] > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), state, expected_state)
+
+
+def test_gan_starts_after_disc_start(tiny):
+    """disc_start = 1: steps 0 and 1 are without, step 2 is the first with."""
+    _, metrics = _run(tiny, _mesh(1), 0, steps=4)
+    for name in ("generator_loss", "discriminator_loss", "adaptive_weight"):
+        playing = [float(values[name]) != 0 for values in metrics]
+        assert playing == [False, False, True, True], name
+    for values in metrics:
+        total = values["reconstruction_loss"] + values["quantizer_loss"] + 0.1 * values["perceptual_loss"]
+        total += values["adaptive_weight"] * values["generator_loss"]
+        np.testing.assert_allclose(values["loss"], total, rtol=1e-5)
+
+
+def test_discriminator_rests_before_the_gan_starts(tiny):
+    before = jax.device_get(tiny.start())
+    after, _ = tiny.step(tiny.start(), tiny.batch, tiny.frozen)
+    jax.tree.map(np.testing.assert_array_equal, after.disc_params, before.disc_params)
+    jax.tree.map(np.testing.assert_array_equal, after.disc_batch_stats, before.disc_batch_stats)
+    after, _ = tiny.step(tiny.start(_DISC_START + 1), tiny.batch, tiny.frozen)
+    for name in ("disc_params", "disc_batch_stats"):
+        changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), getattr(after, name), getattr(before, name))
+        changed.get("conv_2", {}).pop("bias", None)  # pulled both ways alike while no hinge is satisfied
+        assert all(jax.tree.leaves(changed)), changed
+
+
+def test_loss_falls(tiny):
+    state, losses = tiny.start(), []
+    for _ in range(20):
+        state, metrics = tiny.step(state.replace(step=jnp.int32(0)), tiny.batch, tiny.frozen)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_state_is_donated_and_frozen_inputs_are_not(tiny):
+    state = tiny.start()
+    frozen = jax.tree.map(jnp.array, tiny.frozen)
+    copies = jax.device_get(frozen)
+    tiny.step(state, tiny.batch, frozen)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    jax.tree.map(np.testing.assert_array_equal, frozen, copies)
+
+
+def test_word_vectors_have_no_gradient_and_no_place_in_the_state(tiny):
+    def loss(words):
+        variables = {"params": tiny.params, "frozen": words}
+        result = tiny.model.apply(variables, jnp.asarray(tiny.batch["image"]), jnp.asarray(tiny.batch["semantic"]), 3)
+        return jnp.sum(result.image**2) + result.quantizer_loss
+
+    gradients = jax.jit(jax.grad(loss))(jax.tree.map(jnp.asarray, tiny.frozen["model"]))
+    assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves(gradients))
+    shapes = {leaf.shape for leaf in jax.tree.leaves(tiny.start())}
+    assert (30, 16) not in shapes and (12, 16) not in shapes
+
+
+def test_every_parameter_gets_a_gradient(tiny):
+    """Nothing that should train is cut off, the projector included; a bias before a one-channel GroupNorm may be still."""
+    before = jax.device_get(tiny.start().params)
+    after, _ = tiny.step(tiny.start(_DISC_START + 1), tiny.batch, tiny.frozen)
+    still = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(after.params), jax.tree.leaves(before))
+        if np.array_equal(a, b)
+    ]
+    assert all(name.endswith("bias") for name in still), still
