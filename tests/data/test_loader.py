@@ -144,7 +144,7 @@ def test_worker_processes_read_the_same_batches(tmp_path):
         Image.new("RGB", (20 + i, 16), (30 * i, 0, 0)).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").write_bytes(b"broken")
     source = sources.ImageFolder(tmp_path, verify=False)
-    transform = transforms.TokenizerTransform(8, semantic_size=16, crop_scale=(0.5, 1.0), flip=True)
+    transform = transforms.ImageTransform(8, crop_size=16, crop_scale=(0.5, 1.0), flip=True)
 
     def read(workers):
         reader = make_loader(source, transform, 2, seed=0, num_epochs=2, workers=workers)

@@ -47,14 +47,13 @@ class Codebook:
             token_ids=tuple(self.token_ids[i] for i in indices),
         )
 
-    def check_made_for(self, llm: str, tower: str) -> None:
-        """Raises ConfigError when the codebook belongs to another language model or tower."""
-        for what, have, want in (("language model's tokenizer", self.llm, llm), ("image-text tower", self.tower, tower)):
-            if have != want:
-                raise ConfigError(
-                    f"this codebook was made with another {what} ({have}) than the one configured ({want}); "
-                    "run the codebook job again in a fresh workdir"
-                )
+    def check_made_for(self, llm: str) -> None:
+        """Raises ConfigError when the token ids belong to another language model's tokenizer than `llm`, a fingerprint."""
+        if self.llm != llm:
+            raise ConfigError(
+                f"this codebook holds words of another language model (tokenizer {self.llm}) than the one configured "
+                f"({llm}); run the codebook job again in a fresh workdir"
+            )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one safetensors file, whole or not at all."""

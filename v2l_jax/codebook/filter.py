@@ -1,5 +1,6 @@
 """Stage 3 of the codebook: keep the words that some training image is near to (SPEC 1.1)."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+_AROUND_WORD = re.compile(r"^[\W_]+|[\W_]+$")
 
 
 @partial(jax.jit, static_argnames="top")
@@ -47,12 +50,12 @@ def keep_frequent(counts: Int[np.ndarray, " words"], min_hits: int = 1) -> Int[n
 
 
 def first_spellings(texts: Sequence[str]) -> Int[np.ndarray, " kept"]:
-    """Indices of the first text of each spelling, white space around it and letter case ignored.
+    """Indices of the first text of each spelling; letter case, and white space and punctuation around it, are ignored.
 
-    An LLM's vocabulary holds " Dog", " dog" and "dog"; to a text tower they are one word, and would fill an image's
-    five nearest words with one. The published code keeps them all.
+    An LLM's vocabulary holds " Dog", " dog" and "dog", its bigrams " dog,"; to a text tower they are one word, and would
+    fill an image's five nearest words with one. The published code keeps them all.
     """
     first: dict[str, int] = {}
     for index, text in enumerate(texts):
-        first.setdefault(text.strip().casefold(), index)
+        first.setdefault(_AROUND_WORD.sub("", text).casefold() or text.strip(), index)
     return np.asarray(sorted(first.values()), np.int64)

@@ -280,3 +280,24 @@ class Concatenated:
         start = int(self._ends[which - 1]) if which else 0
         record = self._sources[which][index - start]
         return record | {"label": int(self._new_labels[which][record["label"]])}
+
+
+class WithVectors:
+    """A source whose records carry a precomputed vector, "semantic": a frozen tower's features, computed once."""
+
+    def __init__(self, source: Source, vectors: np.ndarray):
+        if len(source) != len(vectors):
+            raise DataError(f"{len(vectors)} vectors for {len(source)} images; delete the cached features and run again")
+        self._source, self._vectors = source, vectors
+        self.class_names = source.class_names
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The source's."""
+        return self._source.labels
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[index] | {"semantic": self._vectors[index]}

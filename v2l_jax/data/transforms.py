@@ -166,59 +166,33 @@ def random_flip(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> 
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerTransform:
-    """Source record → {"image" in [-1, 1], "semantic_image", "label"}: both images show the same crop.
+class ImageTransform:
+    """Source record → {"image": the tokenizer's input in [-1, 1], "label"}, with the record's "semantic" vector if it has one.
 
     Attributes:
       image_size: side of the tokenizer's input.
-      semantic_size: side of the semantic tower's input, and of the crop.
-      semantic_mean, semantic_std: the tower's normalisation; CLIP's by default.
-      crop_scale: range of the area share of a random resized crop; None takes the centre square.
+      crop_size: side of the square crop, bicubic, that is then brought to `image_size` bilinearly (paper: 224); None crops
+        straight to `image_size`.
+      crop_scale: range of the area share of a random resized crop; None takes the centre square, as the paper does.
       flip: mirror half of the images.
       antialias: see `tokenizer_image`.
     """
 
     image_size: int
-    semantic_size: int = 224
-    semantic_mean: tuple[float, float, float] = CLIP_MEAN
-    semantic_std: tuple[float, float, float] = CLIP_STD
+    crop_size: int | None = None
     crop_scale: tuple[float, float] | None = None
     flip: bool = False
     antialias: bool = False
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         """Applies the transform; all randomness comes from `rng`."""
+        size = self.crop_size or self.image_size
         if self.crop_scale is None:
-            crop = crop_square(record["image"], self.semantic_size)
+            crop = crop_square(record["image"], size)
         else:
-            crop = random_resized_crop(record["image"], self.semantic_size, rng, self.crop_scale)
+            crop = random_resized_crop(record["image"], size, rng, self.crop_scale)
         if self.flip:
             crop = random_flip(crop, rng)
-        return {
-            "image": resample_crop(crop, self.image_size, self.antialias),
-            "semantic_image": normalise(crop, self.semantic_mean, self.semantic_std),
-            "label": np.int32(record["label"]),
-        }
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageTransform:
-    """Source record → {"image" in [-1, 1], "label"}: the tokenizer's input alone, cropped straight to its size.
-
-    Attributes:
-      image_size, crop_scale, flip: as in `TokenizerTransform`.
-    """
-
-    image_size: int
-    crop_scale: tuple[float, float] | None = None
-    flip: bool = False
-
-    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """Applies the transform; all randomness comes from `rng`."""
-        if self.crop_scale is None:
-            crop = crop_square(record["image"], self.image_size)
-        else:
-            crop = random_resized_crop(record["image"], self.image_size, rng, self.crop_scale)
-        if self.flip:
-            crop = random_flip(crop, rng)
-        return {"image": to_signed(crop), "label": np.int32(record["label"])}
+        image = to_signed(crop) if size == self.image_size else resample_crop(crop, self.image_size, self.antialias)
+        semantic = {"semantic": record["semantic"]} if "semantic" in record else {}
+        return {"image": image, "label": np.int32(record["label"])} | semantic

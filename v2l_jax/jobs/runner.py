@@ -9,11 +9,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from v2l_jax.errors import ConfigError
-from v2l_jax.jobs import validation, workdir as workdirs
-
-JOBS = ("codebook", "train", "tokenize", "evaluate", "report")
-
+from v2l_jax.jobs import evaluate, validation, workdir as workdirs
 
 def start(distributed: bool) -> None:
     """Sets up JAX for a run: other hosts, and a compile cache that outlives the process."""
@@ -37,10 +33,9 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
       V2LError: whatever stopped a job, in one line.
     """
     validation.check(config)
-    unknown = [job for job in config.jobs if job not in JOBS]
-    if unknown:
-        raise ConfigError(f"config.jobs: unknown job {unknown[0]!r}; known jobs are {', '.join(JOBS)}")
     workdirs.prepare(workdir, config)
+    if "evaluate" in config.jobs and not evaluate.is_done(config, workdir):
+        evaluate.check(config)
     for number, name in enumerate(config.jobs, 1):
         job = importlib.import_module(f"v2l_jax.jobs.{name}")
         headline = f"[{number}/{len(config.jobs)}] {name}"

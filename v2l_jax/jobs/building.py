@@ -1,0 +1,123 @@
+"""Config → the tokenizer that trains: model, discriminator, optimizers, state, step."""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.data.transforms import ImageTransform
+from v2l_jax.jobs import loading
+from v2l_jax.parallel.mesh import replicate
+from v2l_jax.tokenizer.discriminator import PatchDiscriminator
+from v2l_jax.tokenizer.losses import LossWeights
+from v2l_jax.tokenizer.v2l import V2LTokenizer
+from v2l_jax.towers import vgg
+from v2l_jax.training.checkpoints import Checkpointer
+from v2l_jax.training.optimizer import make_optimizer, warmup_cosine
+from v2l_jax.training.state import TrainState
+from v2l_jax.training.step import StepFunction, make_train_step
+
+
+def tokenizer(config: ConfigDict, num_local_words: int, num_global_words: int, word_dim: int) -> V2LTokenizer:
+    """The model of `config.model` over codebooks of these sizes."""
+    c = config.model
+    return V2LTokenizer(
+        channels=c.channels,
+        channel_multipliers=tuple(c.channel_multipliers),
+        num_res_blocks=c.num_res_blocks,
+        z_channels=c.z_channels,
+        attn_resolutions=tuple(c.attn_resolutions),
+        resolution=c.resolution,
+        word_dim=word_dim,
+        num_local_words=num_local_words,
+        num_global_words=num_global_words,
+        cross_attention_heads=c.cross_attention_heads,
+        dtype=loading.matmul_dtype(c.dtype),
+    )
+
+
+def tokenizer_for(config: ConfigDict, local: Codebook, global_: Codebook) -> V2LTokenizer:
+    """The model of `config.model` over these codebooks."""
+    return tokenizer(config, len(local), len(global_), local.embeddings.shape[1])
+
+
+def frozen_words(local: Codebook, global_: Codebook) -> dict[str, Any]:
+    """The model's "frozen" collection: word vectors, which nothing trains."""
+    return {"local_words": jnp.asarray(local.embeddings), "global_words": jnp.asarray(global_.embeddings)}
+
+
+def total_steps(config: ConfigDict, num_images: int) -> int:
+    """`train.steps`, or the steps of `train.epochs` over `num_images` images."""
+    return config.train.steps or int(config.train.epochs * num_images) // config.train.batch_size
+
+
+def optimizers(config: ConfigDict, num_images: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """The tokenizer's and the discriminator's Adam, on one schedule (SPEC 1.3)."""
+    c = config.train
+    warmup = c.warmup_steps or int(c.warmup_epochs * num_images) // c.batch_size
+    schedule = warmup_cosine(c.learning_rate, warmup, total_steps(config, num_images))
+    return make_optimizer(schedule), make_optimizer(schedule)
+
+
+def initial_state(config: ConfigDict, model: V2LTokenizer, num_images: int) -> TrainState:
+    """The state before the first step; a function of `config.seed` alone."""
+    key = jax.random.PRNGKey(config.seed)
+    for_model, for_discriminator, for_training = jax.random.split(key, 3)
+    image = jnp.zeros((1, config.model.image_size, config.model.image_size, 3))
+    semantic = jnp.ones((1, model.word_dim))
+    params = model.init(for_model, image, semantic, config.model.global_tokens)["params"]
+    disc_variables = PatchDiscriminator().init(for_discriminator, image, train=False)
+    return TrainState.create(params, disc_variables, *optimizers(config, num_images), for_training)
+
+
+def train_step(config: ConfigDict, model: V2LTokenizer, num_images: int) -> StepFunction:
+    """The compiled step of this config."""
+    c = config.train
+    weights = LossWeights(c.weight_quantizer, c.weight_perceptual, c.weight_adversarial, c.disc_start)
+    lpips = vgg.lpips if c.perceptual else None
+    discriminator = PatchDiscriminator(dtype=model.dtype)
+    return make_train_step(
+        model, discriminator, lpips, weights, *optimizers(config, num_images), k=config.model.global_tokens
+    )
+
+
+def frozen_inputs(config: ConfigDict, words: dict[str, Any]) -> dict[str, Any]:
+    """What the step gets beside the state: word vectors, and LPIPS where the config trains with it."""
+    lpips = {"lpips": vgg.load_lpips(loading.locate(config.train.perceptual))} if config.train.perceptual else {}
+    return {"model": words} | lpips
+
+
+def image_transform(config: ConfigDict, augment: bool) -> ImageTransform:
+    """The tokenizer's input: with the config's augmentation, or the centre square."""
+    return ImageTransform(
+        config.model.image_size,
+        crop_size=config.data.crop_size or None,
+        crop_scale=tuple(config.train.crop_scale) or None if augment else None,
+        flip=augment and config.train.flip,
+        antialias=config.data.antialias,
+    )
+
+
+def checkpointer(config: ConfigDict, workdir: pathlib.Path) -> Checkpointer:
+    """The run's checkpoints: the last ones, and the best by held-out LPIPS or, without LPIPS, PSNR."""
+    metric = "lpips" if config.train.perceptual else "psnr"
+    return Checkpointer(
+        workdir / "checkpoints",
+        keep_last=config.train.keep_last,
+        best_metric=metric,
+        higher_is_better=metric == "psnr",
+    )
+
+
+def restore_params(config: ConfigDict, workdir: pathlib.Path, model: V2LTokenizer, num_images: int, mesh: Mesh) -> Any:
+    """Parameters of the run's best checkpoint, a copy on every device."""
+    with checkpointer(config, workdir) as checkpoints:
+        like = jax.eval_shape(lambda: initial_state(config, model, num_images))
+        params = checkpoints.restore(like, step=checkpoints.best_step()).state.params
+    return replicate(jax.tree.map(np.asarray, params), mesh)

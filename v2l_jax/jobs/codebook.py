@@ -1,0 +1,87 @@
+"""Words and their vectors: expand the LLM's vocabulary, embed it, keep the words that photos are near to."""
+
+import pathlib
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.codebook.embed import embed_texts
+from v2l_jax.codebook.expand import expand, ngram_records
+from v2l_jax.codebook.filter import count_hits, first_spellings, keep_frequent
+from v2l_jax.codebook.templates import IMAGENET_TEMPLATES
+from v2l_jax.jobs import features, loading
+from v2l_jax.weights.text_tokenizers import TextTokenizer
+
+FOLDER = "codebook"
+
+
+def local_path(workdir: pathlib.Path) -> pathlib.Path:
+    """Where the local codebook lies."""
+    return workdir / FOLDER / "local.safetensors"
+
+
+def global_path(workdir: pathlib.Path) -> pathlib.Path:
+    """Where the global codebook lies."""
+    return workdir / FOLDER / "global.safetensors"
+
+
+def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
+    """Whether both codebooks are there."""
+    del config
+    return local_path(workdir).exists() and global_path(workdir).exists()
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Makes codebook/local.safetensors and codebook/global.safetensors; a stage whose file is there is not run again."""
+    photos = loading.photos(config)
+    candidates_path = workdir / FOLDER / "candidates.safetensors"
+    if candidates_path.exists():
+        candidates = Codebook.load(candidates_path)
+    else:
+        texts, ids, fingerprint = _expanded(config)
+        candidates = _embedded(config, texts, ids, fingerprint)
+        candidates.save(candidates_path)
+    unigrams = len(candidates) // config.codebook.ngrams
+    candidates.take(np.arange(unigrams)).save(local_path(workdir))
+    kept = _filtered(config, candidates, features.cached(config, workdir, "train", photos.train))
+    kept.save(global_path(workdir))
+    logging.info("local codebook: %d words; global codebook: %d of %d candidates", unigrams, len(kept), len(candidates))
+
+
+def subwords(tokenizer: TextTokenizer, limit: int | None) -> list[int]:
+    """The subwords that become words: every ordinary token with a visible text, the first `limit` of them."""
+    ordinary = (i for i in range(tokenizer.vocab_size) if i not in tokenizer.special_ids)
+    visible = [i for i in ordinary if tokenizer.token_text(i).strip() and "\ufffd" not in tokenizer.token_text(i)]
+    return visible[: limit or None]
+
+
+def _expanded(config: ConfigDict) -> tuple[list[str], list[tuple[int, ...]], str]:
+    llm = loading.language_model(config)
+    words = subwords(llm.tokenizer, config.codebook.vocabulary_limit)
+    continuations = np.zeros((len(words), 2), np.int32)
+    if config.codebook.ngrams > 1:
+        params = jax.device_put(llm.params)
+        continuations = expand(llm.model, params, llm.tokenizer, words, config.codebook.expand_batch_size)
+    texts, ids = ngram_records(llm.tokenizer, words, continuations, config.codebook.ngrams)
+    return texts, ids, llm.tokenizer.fingerprint
+
+
+def _embedded(
+    config: ConfigDict, texts: list[str], ids: list[tuple[int, ...]], fingerprint: str
+) -> Codebook:
+    tower = loading.image_text_tower(config)
+    templates = IMAGENET_TEMPLATES if config.codebook.templates == "imagenet" else tuple(config.codebook.templates)
+    embeddings = embed_texts(lambda t: tower.encode_texts(t, config.codebook.embed_batch_size), texts, templates)
+    return Codebook(embeddings, tuple(texts), tuple(ids), tower.name, fingerprint)
+
+
+def _filtered(config: ConfigDict, candidates: Codebook, images: np.ndarray) -> Codebook:
+    """Stage 3; spellings are merged before counting, so that a word competes once for a photo's five nearest."""
+    pool = np.arange(len(candidates))
+    if config.codebook.merge_spellings:
+        pool = first_spellings(candidates.texts)
+    counts = count_hits(images, candidates.embeddings[pool], config.codebook.filter_top)
+    return candidates.take(pool[keep_frequent(counts, config.codebook.filter_min_hits)])

@@ -1,0 +1,30 @@
+"""The frozen tower's vector of every photo, computed once a run and kept in the workdir."""
+
+import os
+import pathlib
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from v2l_jax.data.sources import Source
+from v2l_jax.jobs import loading
+
+
+def cached(
+    config: ConfigDict, workdir: pathlib.Path, name: str, source: Source
+) -> Float[np.ndarray, "images dim"]:
+    """Vectors of `source`, read from features/`name`.npy, or made and written there.
+
+    The published pipeline has no augmentation before CLIP, so a photo's vector is the same at every step.
+    """
+    path = workdir / "features" / f"{name}.npy"
+    if path.exists():
+        return np.load(path, allow_pickle=False)
+    tower = loading.image_text_tower(config)
+    vectors = loading.encode_images(tower, source, config.tower.batch_size, f"looking at the {name.replace('_', '-')} photos")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{name}.tmp.npy")
+    np.save(temporary, vectors)
+    os.replace(temporary, path)
+    return vectors

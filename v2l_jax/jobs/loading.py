@@ -1,0 +1,165 @@
+"""Config → the frozen networks, photos and mesh that jobs work with."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from v2l_jax.data.sources import Concatenated, ImageFolder, Source, Subset, SyntheticSource, TfdsSource
+from v2l_jax.data.splits import split_held_out
+from v2l_jax.incontext.decoding import Decoder
+from v2l_jax.parallel.mesh import make_mesh
+from v2l_jax.towers.clip import load_clip
+from v2l_jax.towers.conse import load_conse
+from v2l_jax.towers.image_text import ImageTextTower
+from v2l_jax.towers.llama import Llama, load_llama
+from v2l_jax.weights import assets, registry
+from v2l_jax.weights.text_tokenizers import TextTokenizer, load_text_tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """A frozen LLM, its parameters, its tokenizer, and what to call it."""
+
+    name: str
+    model: Llama
+    params: Any
+    tokenizer: TextTokenizer
+
+    def decoder(self, mesh: Mesh, token_budget: int) -> Decoder:
+        """The in-context engine over this model."""
+        return Decoder(self.model, self.params, mesh=mesh if mesh.size > 1 else None, token_budget=token_budget)
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    """The images of a run.
+
+    Attributes:
+      train: what the tokenizer trains on, the global codebook is filtered by, and shots are drawn from.
+      held_out: what reconstruction is measured on and queries are drawn from; disjoint from `train`.
+      skipped: (path, reason) of each file that could not be read.
+      dataset: name for results.
+    """
+
+    train: Source
+    held_out: Source
+    skipped: tuple[tuple[str, str], ...]
+    dataset: str
+
+
+def mesh(config: ConfigDict) -> Mesh:
+    """The device mesh of `config.mesh`."""
+    return make_mesh(dict(config.mesh))
+
+
+def matmul_dtype(name: str) -> Any:
+    """"float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it faster."""
+    if name != "auto":
+        return jnp.dtype(name)
+    fast = jax.default_backend() != "cpu" or _cpu_has("amx_bf16")
+    return jnp.dtype(jnp.bfloat16 if fast else jnp.float32)
+
+
+def _cpu_has(flag: str) -> bool:
+    info = pathlib.Path("/proc/cpuinfo")
+    return info.exists() and any(
+        flag in line.split() for line in info.read_text().splitlines() if line.startswith("flags")
+    )
+
+
+def locate(path: str) -> pathlib.Path:
+    """A path, an hf:// address, or a registered asset with a folder inside it ("dogs-cats/training")."""
+    name, _, inside = path.partition("/")
+    return assets.fetch(name) / inside if name in registry.ASSETS and inside else assets.fetch(path)
+
+
+def language_model(config: ConfigDict) -> LanguageModel:
+    """Loads `config.llm`."""
+    path, dtype = locate(config.llm.weights), matmul_dtype(config.llm.dtype)
+    sizes, params = load_llama(path, dtype)
+    tokenizer = load_text_tokenizer(path if not config.llm.tokenizer else locate(config.llm.tokenizer))
+    return LanguageModel(config.llm.weights, Llama(sizes, dtype), params, tokenizer)
+
+
+def text_tokenizer(config: ConfigDict) -> TextTokenizer:
+    """Loads the tokenizer of `config.llm` alone."""
+    return load_text_tokenizer(locate(config.llm.tokenizer or config.llm.weights))
+
+
+def image_text_tower(config: ConfigDict) -> ImageTextTower:
+    """Loads `config.tower`: a CLIP, or ConSE from a classifier and a sentence encoder."""
+    c = config.tower
+    dtype = matmul_dtype(c.dtype)
+    if c.kind == "clip":
+        return load_clip(locate(c.weights), matmul_dtype=dtype)
+    return load_conse(
+        locate(c.classifier),
+        locate(c.sentence_encoder),
+        locate(c.synsets),
+        locate(c.lemmas),
+        num_top_classes=c.top_classes,
+        template=c.class_template,
+        matmul_dtype=dtype,
+    )
+
+
+def photos(config: ConfigDict) -> Photos:
+    """Opens the images of `config.data`, held-out ones apart."""
+    c = config.data
+    if c.kind == "synthetic":
+        make = lambda seed: SyntheticSource(c.synthetic_length, c.synthetic_size, seed)  # noqa: E731
+        return Photos(make(0), make(1), (), c.name)
+    if c.kind == "tfds":
+        open_split = lambda split: TfdsSource(c.name, split, c.tfds_dir or None)  # noqa: E731
+        return Photos(open_split("train"), open_split("validation"), (), c.name)
+    labelled = _folder(c.labelled, dict(c.rename_classes))
+    kept, held_out = split_held_out(labelled.labels, c.held_out, config.seed, labelled.content_hashes)
+    train: Source = Subset(labelled, kept)
+    skipped = labelled.skipped
+    if c.unlabelled:
+        unlabelled = _folder(c.unlabelled, {})
+        train, skipped = Concatenated([train, unlabelled]), skipped + unlabelled.skipped
+    return Photos(train, Subset(labelled, held_out), skipped, c.name)
+
+
+def report_photos(config: ConfigDict) -> ImageFolder | None:
+    """Further pictures, for the report's eyes only."""
+    return _folder(config.data.report, {}) if config.data.report else None
+
+
+def _folder(paths: Sequence[str], rename: dict[str, str]) -> ImageFolder:
+    return ImageFolder([locate(path) for path in paths], rename=rename or None)
+
+
+def encode_images(tower: ImageTextTower, source: Source, batch_size: int, description: str) -> np.ndarray:
+    """The tower's vectors of all images of a source, float32 [images, dim]."""
+    from v2l_jax.data.loader import make_loader
+    from v2l_jax.progress import progress_bar
+
+    encode = jax.jit(tower.encode_image)
+    params = jax.device_put(tower.params)
+    loader = make_loader(
+        source, _Preprocess(tower.preprocess), batch_size, seed=0, shuffle=False, num_epochs=1, drop_remainder=False
+    )
+    rows = []
+    for batch in progress_bar(loader, description, "batch", total=-(-len(source) // batch_size)):
+        images = batch["image"]
+        padded = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
+        rows.append(np.asarray(encode(params, padded))[: len(images)])
+    return np.concatenate(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preprocess:
+    preprocess: Any
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        del rng
+        return {"image": self.preprocess(record["image"])}

@@ -1,0 +1,82 @@
+"""Photos → words → photos, and how much was lost on the way."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+
+from v2l_jax.data.loader import make_loader
+from v2l_jax.data.sources import Source
+from v2l_jax.jobs import building
+from v2l_jax.metrics.codebook_usage import CodebookUsage, count_words, summarise
+from v2l_jax.metrics.image_quality import psnr, ssim
+from v2l_jax.parallel.mesh import shard_batch
+from v2l_jax.tokenizer.v2l import ImageTokens, V2LTokenizer
+from v2l_jax.towers import vgg
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Quality of reconstructions: per-image values by metric, and how much of the local vocabulary was used."""
+
+    per_image: dict[str, Float[np.ndarray, " images"]]
+    usage: CodebookUsage
+
+
+@functools.partial(jax.jit, static_argnames=("model", "k"))
+def _pass(model: V2LTokenizer, variables: Any, lpips: Any, image: jax.Array, semantic: jax.Array, k: int) -> Any:
+    result = model.apply(variables, image, semantic, k)
+    decoded = jnp.clip(result.image, -1.0, 1.0)
+    scores = {"psnr": psnr(image, decoded), "ssim": ssim(image, decoded)}
+    if lpips is not None:
+        scores["lpips"] = vgg.lpips(lpips, image, decoded)
+    picture = jnp.round((decoded + 1.0) * 127.5).astype(jnp.uint8)
+    return result.tokens, picture, scores
+
+
+def reconstruct(
+    config: ConfigDict, model: V2LTokenizer, variables: Any, source: Source, mesh: Mesh, lpips: Any = None
+) -> Iterator[tuple[ImageTokens, UInt8[np.ndarray, "batch side side 3"], dict[str, Float[np.ndarray, " batch"]]]]:
+    """Tokenizes and decodes every image of `source`, in order, a batch at a time.
+
+    Args:
+      config: the experiment.
+      model, variables: the tokenizer.
+      source: images; the centre square of each is used; records carry the tower's vectors.
+      mesh: batches are spread over it.
+      lpips: LPIPS parameters; None leaves that metric out.
+
+    Yields:
+      Words, pictures decoded from them, and quality of each by metric.
+    """
+    for batch, count in full_batches(config, source, mesh):
+        result = _pass(model, variables, lpips, batch["image"], batch["semantic"], config.model.global_tokens)
+        yield jax.tree.map(lambda x: np.asarray(x)[:count], result)  # noqa: B023
+
+
+def full_batches(config: ConfigDict, source: Source, mesh: Mesh) -> Iterator[tuple[dict[str, jax.Array], int]]:
+    """Batches of `evaluate.batch_size` images over the mesh; the last is filled up. Yields each with its count of real ones."""
+    size = -(-config.evaluate.batch_size // mesh.size) * mesh.size
+    transform = building.image_transform(config, augment=False)
+    for batch in make_loader(source, transform, size, seed=0, shuffle=False, num_epochs=1, drop_remainder=False):
+        count = len(batch["image"])
+        filled = {k: np.concatenate([batch[k], np.repeat(batch[k][:1], size - count, 0)]) for k in ("image", "semantic")}
+        yield shard_batch(filled, mesh), count
+
+
+def score(
+    config: ConfigDict, model: V2LTokenizer, variables: Any, source: Source, mesh: Mesh, lpips: Any = None
+) -> Scores:
+    """Quality of the reconstructions of a whole source; arguments as in `reconstruct`."""
+    values, counts = [], 0
+    for tokens, _, scores in reconstruct(config, model, variables, source, mesh, lpips):
+        values.append(scores)
+        counts = counts + np.asarray(count_words(tokens.local_ids, model.num_local_words))
+    return Scores(jax.tree.map(lambda *x: np.concatenate(x), *values), summarise(counts))

@@ -1,0 +1,91 @@
+"""A page to open: photos, their words, what came back, and how often they were named."""
+
+import os
+import pathlib
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.data.sources import Concatenated, Source, Subset, WithVectors
+from v2l_jax.jobs import building, codebook, features, loading, tokenize
+from v2l_jax.jobs.reconstruction import reconstruct
+from v2l_jax.jobs.workdir import read_json
+from v2l_jax.metrics.results import read_results
+from v2l_jax.report.curves import curves_from_rows
+from v2l_jax.report.data import AssetNote, JobTiming, PhotoRow, PromptExample, ReportData
+from v2l_jax.report.page import render_page
+from v2l_jax.training.metric_log import read_metrics
+from v2l_jax.weights import registry
+
+PHOTOS_A_CLASS = 2
+LOCAL_WORDS_SHOWN = 12
+
+
+def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
+    """Never: the page is cheap, and shows what is there now."""
+    del config, workdir
+    return False
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes report.html from whatever the other jobs have left in the workdir."""
+    photos = loading.photos(config)
+    example = read_json(workdir / "prompt_example.json", None)
+    results, metrics = workdir / "results.json", workdir / "metrics.jsonl"
+    data = ReportData(
+        results=read_results(results) if results.exists() else (),
+        photos=_photo_rows(config, workdir, photos) if tokenize.is_done(config, workdir) else (),
+        curves=curves_from_rows(read_metrics(metrics)) if metrics.exists() else {},
+        prompt_example=PromptExample(**example) if example else None,
+        timings=[JobTiming(job, seconds) for job, seconds in read_json(workdir / "timings.json", {}).items()],
+        environment=read_json(workdir / "environment.json", {}),
+        assets=[AssetNote(a.name, a.source, a.licence) for a in registry.ASSETS.values() if a.name in _used(config)],
+        skipped=photos.skipped,
+        tower_kind=config.tower.kind,
+    )
+    path = workdir / "report.html"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(render_page(data), encoding="utf-8", errors="replace")
+    os.replace(temporary, path)
+    logging.info("wrote %s", path)
+
+
+def _used(config: ConfigDict) -> set[str]:
+    """First path components of every text in the config: registered assets are among them."""
+    values = jax.tree.leaves(config.to_dict())
+    return {value.partition("/")[0] for value in values if isinstance(value, str)}
+
+
+def _photo_rows(config: ConfigDict, workdir: pathlib.Path, photos: loading.Photos) -> list[PhotoRow]:
+    """The report's own pictures, then the first held-out photos of each class."""
+    mesh = loading.mesh(config)
+    local, global_ = Codebook.load(codebook.local_path(workdir)), Codebook.load(codebook.global_path(workdir))
+    model = building.tokenizer_for(config, local, global_)
+    params = building.restore_params(config, workdir, model, len(photos.train), mesh)
+    variables = {"params": params, "frozen": building.frozen_words(local, global_)}
+    labels = np.asarray(photos.held_out.labels)
+    first = [i for label in range(len(photos.held_out.class_names)) for i in np.flatnonzero(labels == label)[:PHOTOS_A_CLASS]]
+    held_out: Source = Subset(photos.held_out, first)
+    vectors = features.cached(config, workdir, "held_out", photos.held_out)[first]
+    own = loading.report_photos(config)
+    shown = held_out
+    if own is not None:
+        shown = Concatenated([own, held_out])
+        vectors = np.concatenate([features.cached(config, workdir, "report", own), vectors])
+    rows = []
+    for tokens, pictures, _ in reconstruct(config, model, variables, WithVectors(shown, vectors), mesh):
+        for global_ids, local_ids, picture in zip(tokens.global_ids, tokens.local_ids, pictures, strict=True):
+            record = shown[len(rows)]
+            rows.append(
+                PhotoRow(
+                    original=record["image"],
+                    words=[global_.texts[i] for i in global_ids],
+                    reconstruction=picture,
+                    local_words=[local.texts[i] for i in local_ids.ravel()[:LOCAL_WORDS_SHOWN]],
+                    caption=shown.class_names[record["label"]] if record["label"] >= 0 else pathlib.Path(record["path"]).stem,
+                )
+            )
+    return rows
