@@ -6,6 +6,7 @@ Parameters are frozen: nothing here makes gradients or optimizer state for them.
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -23,6 +24,8 @@ from v2l_jax.weights.gguf_files import read_gguf
 from v2l_jax.weights.safetensors_files import read_safetensors
 
 _MASKED = -1e30
+_QUERY_BLOCK = 64  # queries that look at the same stretch of keys in a causal prefill
+_MAX_BLOCKS = 16
 
 
 class KVCache(NamedTuple):
@@ -52,6 +55,14 @@ def init_cache(config: LlamaConfig, batch: int, length: int, dtype: DTypeLike = 
     )
 
 
+def with_room(cache: KVCache, slots: int) -> KVCache:
+    """A copy of the cache with empty slots after its last one."""
+    pad = [(0, 0), (0, 0), (0, slots), (0, 0), (0, 0)]
+    return KVCache(
+        jnp.pad(cache.keys, pad), jnp.pad(cache.values, pad), jnp.pad(cache.positions, pad[1:3], constant_values=-1), cache.cursor
+    )
+
+
 class _Segment(NamedTuple):
     """Keys that some queries attend to: `rows` may divide the batch, then consecutive queries share a row."""
 
@@ -61,7 +72,7 @@ class _Segment(NamedTuple):
 
 
 class Llama(nn.Module):
-    """Decoder stack; layers are scanned, parameters carry a leading layer axis.
+    """Decoder stack; layers are scanned, their parameters carry a leading layer axis.
 
     Attributes:
       config: sizes.
@@ -74,19 +85,27 @@ class Llama(nn.Module):
     residual_dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        c = self.config
-        normal = nn.initializers.normal(0.02)
+        c, normal = self.config, nn.initializers.normal(0.02)
         self.embedding = self.param("embedding", normal, (c.vocab_size, c.hidden_size), self.dtype)
-        self.layers = nn.scan(
-            _Block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, 0, nn.broadcast, nn.broadcast),
-            length=c.num_layers,
-        )(c, self.dtype, self.residual_dtype)
+        self.layers = self.param("layers", self._init_layers)
         self.final_norm = self.param("final_norm", nn.initializers.ones, (c.hidden_size,), jnp.float32)
         if not c.tied_embeddings:
             self.output = self.param("output", normal, (c.hidden_size, c.vocab_size), self.dtype)
+
+    def _init_layers(self, key: Array) -> dict[str, Array]:
+        c = self.config
+        heads = (c.num_kv_heads, c.queries_per_kv + 2, c.head_dim)
+        matrices = {
+            "qkv": (c.hidden_size, *heads),  # each key/value head with its queries before it
+            "attention_output": (c.num_heads * c.head_dim, c.hidden_size),
+            "gate_up": (c.hidden_size, 2, c.intermediate_size),
+            "down": (c.intermediate_size, c.hidden_size),
+        }
+        keys = jax.random.split(key, len(matrices))
+        normal = nn.initializers.normal(0.02)
+        layers = {name: normal(k, (c.num_layers, *shape), self.dtype) for k, (name, shape) in zip(keys, matrices.items())}
+        layers |= {name: jnp.ones((c.num_layers, c.hidden_size)) for name in ("attention_norm", "mlp_norm")}
+        return layers | ({"qkv_bias": jnp.zeros((c.num_layers, *heads))} if c.qkv_bias else {})
 
     def __call__(
         self,
@@ -94,40 +113,58 @@ class Llama(nn.Module):
         positions: Int[Array, "batch length"],
         contexts: tuple[KVCache, ...] = (),
         cache: KVCache | None = None,
+        keep: bool = False,
     ) -> tuple[Float[Array, "batch length hidden"], KVCache | None]:
         """Hidden states of new tokens.
 
         Args:
           tokens: ids; whatever stands at padding is ignored.
-          positions: position of each token in its own sequence, counted from 0 with contexts included; -1 is padding.
+          positions: position of each token in its own sequence, counted from 0 with contexts included, ascending along a row;
+            -1 is padding.
           contexts: read-only caches that the tokens see beside their own. A context's batch may divide that of the
             tokens: row r of n then serves the r-th n-th of the batch (one prefix shared by many prompts).
           cache: where the new keys and values are written, at its cursor; the tokens see what it held before.
             Room for them is the caller's to check. None: tokens see each other and the contexts.
+          keep: without a cache, return the tokens' keys and values as a full one (`with_room` makes room for more).
 
         Returns:
           Final hidden states (after the last norm; float32, meaningless at padding), and the cache with the tokens in it.
         """
-        hidden = jnp.take(self.embedding, tokens, axis=0).astype(self.residual_dtype)
-        if cache is None:
-            own_positions, carried, cursor = positions, None, None
-        else:
-            cursor = cache.cursor
-            own_positions = lax.dynamic_update_slice(cache.positions, positions.astype(jnp.int32), (0, cursor))
-            carried = (cache.keys, cache.values)
-        angles = jnp.maximum(positions, 0)[..., None] * jnp.asarray(self.config.inverse_frequencies, jnp.float32)
+        c, length = self.config, tokens.shape[1]
+        positions = positions.astype(jnp.int32)
+        angles = jnp.maximum(positions, 0)[..., None] * jnp.asarray(c.inverse_frequencies, jnp.float32)
         rotation = (jnp.cos(angles), jnp.sin(angles))
-        where = (positions, own_positions, tuple(c.positions for c in contexts), cursor)
-        (hidden, carried), _ = self.layers(
-            (hidden, carried),
-            jnp.arange(self.config.num_layers),
-            tuple((c.keys, c.values) for c in contexts),
-            rotation,
-            where,
-        )
         if cache is not None:
-            cache = KVCache(*carried, own_positions, cursor + tokens.shape[1])
-        return _rms_norm(hidden, self.final_norm, self.config.norm_eps), cache
+            written = lax.dynamic_update_slice(cache.positions, positions, (0, cache.cursor))
+
+        def block(carry, xs):
+            hidden, stacked = carry
+            layer, weights, shared = xs
+            weights = _from_bits(weights)
+            queries, keys, values = _project(c, weights, hidden, rotation, self.dtype)
+            segments = [_Segment(*kv, context.positions) for kv, context in zip(shared, contexts)]
+            window = _window(c, layer)
+            if cache is None:
+                own = _Segment(keys, values, positions)
+                mixed = _causal_attention(queries, positions, segments, own, window, self.dtype)
+            else:
+                start = (layer, 0, cache.cursor, 0, 0)
+                stacked = tuple(lax.dynamic_update_slice(s, x[None].astype(s.dtype), start) for s, x in zip(stacked, (keys, values)))
+                seen = (lax.dynamic_index_in_dim(s, layer, keepdims=False) for s in stacked)
+                mixed = _attention(queries, positions, [*segments, _Segment(*seen, written)], window, self.dtype)
+            hidden = hidden + _matmul(mixed, weights["attention_output"], self.dtype).astype(self.residual_dtype)
+            hidden = hidden + _mlp(c, weights, hidden, self.dtype).astype(self.residual_dtype)
+            return (hidden, stacked), (keys, values) if keep and cache is None else None
+
+        hidden = jnp.take(self.embedding, tokens, axis=0).astype(self.residual_dtype)
+        xs = (jnp.arange(c.num_layers), _to_bits(self.layers), tuple((k.keys, k.values) for k in contexts))
+        carry = (hidden, None if cache is None else (cache.keys, cache.values))
+        (hidden, stacked), kept = lax.scan(block, carry, xs)
+        if cache is not None:
+            cache = KVCache(*stacked, written, cache.cursor + length)
+        elif keep:
+            cache = KVCache(*kept, positions, jnp.asarray(length, jnp.int32))
+        return _rms_norm(hidden, self.final_norm, c.norm_eps), cache
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
         """Next-token logits, float32, of the hidden states that one wants them for."""
@@ -135,48 +172,41 @@ class Llama(nn.Module):
         return _matmul(hidden, matrix, self.dtype)
 
 
-class _Block(nn.Module):
-    config: LlamaConfig
-    dtype: DTypeLike
-    residual_dtype: DTypeLike
+def _to_bits(layers: Mapping[str, Array]) -> dict[str, Array]:
+    """On CPU, XLA turns a stack of bfloat16 matrices into float32 before it takes one; integers of the same bits it leaves."""
+    if jax.default_backend() != "cpu":
+        return layers
+    return {n: lax.bitcast_convert_type(w, jnp.uint16) if w.dtype == jnp.bfloat16 else w for n, w in layers.items()}
 
-    @nn.compact
-    def __call__(self, carry, layer, contexts, rotation, where):
-        c, normal = self.config, nn.initializers.normal(0.02)
-        hidden, cache = carry
-        heads = (c.num_kv_heads, c.queries_per_kv + 2, c.head_dim)
-        qkv = self.param("qkv", normal, (c.hidden_size, *heads), self.dtype)
-        output = self.param("attention_output", normal, (c.num_heads * c.head_dim, c.hidden_size), self.dtype)
-        gate_up = self.param("gate_up", normal, (c.hidden_size, 2, c.intermediate_size), self.dtype)
-        down = self.param("down", normal, (c.intermediate_size, c.hidden_size), self.dtype)
-        scales = [self.param(n, nn.initializers.ones, (c.hidden_size,), jnp.float32) for n in ("attention_norm", "mlp_norm")]
 
-        x = _matmul(_rms_norm(hidden, scales[0], c.norm_eps), qkv.reshape(c.hidden_size, -1), self.dtype)
-        x = x.reshape(*x.shape[:2], *heads)
-        if c.qkv_bias:
-            x = x + self.param("qkv_bias", nn.initializers.zeros, heads, jnp.float32)
-        x, cache = self._attend(x, cache, layer, contexts, rotation, where)
-        hidden = hidden + _matmul(x, output, self.dtype).astype(self.residual_dtype)
+def _from_bits(weights: Mapping[str, Array]) -> dict[str, Array]:
+    return {n: lax.bitcast_convert_type(w, jnp.bfloat16) if w.dtype == jnp.uint16 else w for n, w in weights.items()}
 
-        x = _matmul(_rms_norm(hidden, scales[1], c.norm_eps), gate_up.reshape(c.hidden_size, -1), self.dtype)
-        gate, up = jnp.split(x, 2, axis=-1)
-        hidden = hidden + _matmul(nn.silu(gate) * up, down, self.dtype).astype(self.residual_dtype)
-        return (hidden, cache), None
 
-    def _attend(self, qkv, cache, layer, contexts, rotation, where):
-        positions, own_positions, context_positions, cursor = where
-        rotated = _rotate(qkv[..., :-1, :], *rotation).astype(self.dtype)
-        queries, keys = rotated[..., :-1, :], rotated[..., -1, :]
-        values = qkv[..., -1, :].astype(self.dtype)
-        if cache is not None:
-            start = (layer, 0, cursor, 0, 0)
-            cache = tuple(lax.dynamic_update_slice(old, new[None].astype(old.dtype), start) for old, new in zip(cache, (keys, values)))
-            keys, values = (lax.dynamic_index_in_dim(stacked, layer, keepdims=False) for stacked in cache)
-        segments = [_Segment(*kv, p) for kv, p in zip(contexts, context_positions)] + [_Segment(keys, values, own_positions)]
-        window = self.config.sliding_window
-        if window is not None:
-            window = jnp.where(layer >= self.config.first_sliding_layer, window, jnp.iinfo(jnp.int32).max)
-        return _attention(queries, positions, segments, window, self.dtype), cache
+def _project(config: LlamaConfig, weights: Mapping[str, Array], hidden: Array, rotation, dtype: DTypeLike) -> tuple[Array, Array, Array]:
+    """Scaled and rotated queries [batch, length, kv_heads, group, head_dim], rotated keys and values without the group."""
+    matrix = weights["qkv"]
+    x = _matmul(_rms_norm(hidden, weights["attention_norm"], config.norm_eps), matrix.reshape(config.hidden_size, -1), dtype)
+    x = x.reshape(*x.shape[:2], *matrix.shape[1:])
+    if config.qkv_bias:
+        x = x + weights["qkv_bias"]
+    rotated = _rotate(x[..., :-1, :], *rotation)
+    queries = (rotated[..., :-1, :] * config.head_dim**-0.5).astype(dtype)
+    return queries, rotated[..., -1, :].astype(dtype), x[..., -1, :].astype(dtype)
+
+
+def _mlp(config: LlamaConfig, weights: Mapping[str, Array], hidden: Array, dtype: DTypeLike) -> Array:
+    """Gated MLP (SwiGLU, arXiv 2002.05202)."""
+    x = _rms_norm(hidden, weights["mlp_norm"], config.norm_eps)
+    gate, up = jnp.split(_matmul(x, weights["gate_up"].reshape(config.hidden_size, -1), dtype), 2, axis=-1)
+    return _matmul(nn.silu(gate) * up, weights["down"], dtype)
+
+
+def _window(config: LlamaConfig, layer: Int[Array, ""]) -> Int[Array, ""] | None:
+    """How many latest positions a query of this layer sees; None for all."""
+    if config.sliding_window is None:
+        return None
+    return jnp.where(layer >= config.first_sliding_layer, config.sliding_window, jnp.iinfo(jnp.int32).max)
 
 
 def _matmul(x: Array, matrix: Array, dtype: DTypeLike) -> Array:
@@ -205,6 +235,18 @@ def _rotate(x: Array, cos: Array, sin: Array) -> Array:
     cos, sin = cos[:, :, None, None], sin[:, :, None, None]
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _causal_attention(queries, positions, contexts, own: _Segment, window, dtype) -> Float[Array, "batch length width"]:
+    """Attention of new tokens to contexts and themselves; a block of queries skips the keys that all come after it."""
+    length = queries.shape[1]
+    block = max(_QUERY_BLOCK, -(-length // _MAX_BLOCKS))
+    parts = []
+    for start in range(0, length, block):
+        stop = min(start + block, length)
+        seen = _Segment(own.keys[:, :stop], own.values[:, :stop], own.positions[:, :stop])
+        parts.append(_attention(queries[:, start:stop], positions[:, start:stop], [*contexts, seen], window, dtype))
+    return jnp.concatenate(parts, axis=1)
 
 
 def _attention(
@@ -238,7 +280,7 @@ def _partial_attention(queries, positions, segment, window, dtype):
     scores = jnp.einsum(
         "nrskgd,ntkd->nkrsgt", shared(queries), segment.keys.astype(dtype),
         precision=_precision(dtype), preferred_element_type=jnp.float32,
-    ) * dim**-0.5  # fmt: skip
+    )  # fmt: skip
     query_at, key_at = shared(positions)[..., None], segment.positions[:, None, None, :]
     seen = (key_at >= 0) & (key_at <= query_at)
     if window is not None:
