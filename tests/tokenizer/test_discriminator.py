@@ -8,8 +8,7 @@ import pytest
 from v2l_jax.tokenizer.discriminator import BatchNorm, PatchDiscriminator
 
 
-def test_batch_norm_in_training_and_evaluation_matches_torch():
-    torch = pytest.importorskip("torch")
+def test_batch_norm_in_training_and_evaluation_matches_torch(torch):
     random = np.random.RandomState(0)
     x, scale, bias = random.randn(3, 4, 5, 6).astype("f4") * 2 + 1, random.randn(6).astype("f4"), random.randn(6).astype("f4")
     reference = torch.nn.BatchNorm2d(6)

@@ -3,15 +3,21 @@
 Images are NHWC. Normalization statistics and softmax are float32; matrix products and convolutions run in `dtype`.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from v2l_jax.tokenizer.convolution import conv_general_dilated
+
 
 # What PyTorch's layers, and so the published model, start from: uniform within ± fan_in^-0.5.
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+_conv = functools.partial(nn.Conv, kernel_init=kernel_init, conv_general_dilated=conv_general_dilated)
 
 
 def attention_levels(
@@ -34,12 +40,12 @@ def group_norm(dtype: Dtype, name: str) -> nn.GroupNorm:
 
 def conv3x3(channels: int, dtype: Dtype, name: str | None = None) -> nn.Conv:
     """A 3×3 convolution of stride 1 that keeps the size."""
-    return nn.Conv(channels, (3, 3), dtype=dtype, kernel_init=kernel_init, name=name)
+    return _conv(channels, (3, 3), padding=1, dtype=dtype, name=name)
 
 
 def downsample(channels: int, dtype: Dtype, name: str) -> nn.Conv:
     """A 3×3 convolution of stride 2, padded at the bottom and the right only."""
-    return nn.Conv(channels, (3, 3), 2, ((0, 1), (0, 1)), dtype=dtype, kernel_init=kernel_init, name=name)
+    return _conv(channels, (3, 3), 2, ((0, 1), (0, 1)), dtype=dtype, name=name)
 
 
 def dense(features: int, dtype: Dtype, name: str | None = None, use_bias: bool = True) -> nn.Dense:

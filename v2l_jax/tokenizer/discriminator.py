@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from v2l_jax.tokenizer.convolution import conv_general_dilated
+
 _EPSILON = 1e-5
 _MOMENTUM = 0.1
 
@@ -56,9 +58,16 @@ class PatchDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width 3"], train: bool) -> Float[Array, "batch h w 1"]:
         def conv(x: jax.Array, index: int, channels: int, stride: int, bias: bool) -> jax.Array:
-            init = nn.initializers.normal(0.02)
             layer = nn.Conv(
-                channels, (4, 4), stride, 1, use_bias=bias, kernel_init=init, dtype=self.dtype, name=f"conv_{index}"
+                channels,
+                (4, 4),
+                stride,
+                padding=1,
+                use_bias=bias,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.normal(0.02),
+                conv_general_dilated=conv_general_dilated,
+                name=f"conv_{index}",
             )
             return layer(x)
 
