@@ -33,3 +33,16 @@ def golden() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no golden folder at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, the independent source of the parity tests; they skip, by name, where it is missing."""
+    return pytest.importorskip("torch", reason="PyTorch is not installed: make test-parity runs this test")
+
+
+def pytest_collection_modifyitems(items):
+    """Marks "parity" every test that compares with PyTorch, so that `make test-parity` runs those alone."""
+    for item in items:
+        if "torch" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.parity)

@@ -34,8 +34,7 @@ def test_clip_preprocess_follows_torchvisions_rules(height, width, size, resized
     np.testing.assert_allclose(transforms.clip_preprocess(image, size), expected, atol=1e-5)
 
 
-def test_tokenizer_image_equals_torchs_interpolate():
-    torch = pytest.importorskip("torch")
+def test_tokenizer_image_equals_torchs_interpolate(torch):
     crop = transforms.crop_square(SMOOTH, 224)
     x = torch.from_numpy(crop.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
     for size in (128, 64, 300):

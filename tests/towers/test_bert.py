@@ -17,8 +17,7 @@ def _torch_encode(model, torch, ids, lengths):
         return model(torch.tensor(ids), attention_mask=mask.long()).last_hidden_state.numpy()
 
 
-def test_tiny_random_bert_matches_transformers(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_tiny_random_bert_matches_transformers(torch, tmp_path):
     import transformers
 
     torch.manual_seed(0)
@@ -42,8 +41,7 @@ def test_tiny_random_bert_matches_transformers(tmp_path):
         np.testing.assert_allclose(result[row, :length], expected[row, :length], atol=1e-4, rtol=0)
 
 
-def test_real_minilm_matches_transformers(asset):
-    torch = pytest.importorskip("torch")
+def test_real_minilm_matches_transformers(torch, asset):
     import transformers
 
     path = asset("minilm-l6-v2")

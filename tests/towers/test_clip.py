@@ -55,9 +55,8 @@ def _write_tokenizer(folder):
 
 
 @pytest.fixture(params=["quick_gelu", "gelu"])
-def hugging_face(request, tmp_path):
+def hugging_face(torch, request, tmp_path):
     """A directory with a random tiny CLIP, its torch model and its vocabulary."""
-    torch = pytest.importorskip("torch")
     import transformers
 
     torch.manual_seed(0)

@@ -85,8 +85,7 @@ def _torch_logits(torch, tensors, blocks, images):
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (65, 50)])
-def test_random_lite0_matches_torch(monkeypatch, shape):
-    torch = pytest.importorskip("torch")
+def test_random_lite0_matches_torch(torch, monkeypatch, shape):
     blocks = efficientnet.block_table(1.0, 1.0)
     tensors = _random_checkpoint(np.random.default_rng(0), blocks)
     monkeypatch.setattr(efficientnet, "read_torch", lambda path: tensors)

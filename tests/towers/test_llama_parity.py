@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-parity runs this file")
 
 from v2l_jax.towers.llama import Llama, load_llama  # noqa: E402
+
+pytestmark = pytest.mark.parity
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "smollm2_greedy.json"
 _SIZES = dict(

@@ -36,9 +36,8 @@ def test_heads_are_the_published_ones(params):
             np.testing.assert_array_equal(params[f"head_{stage}"], heads[f"lin{stage}.model.1.weight"].ravel())
 
 
-def test_matches_torch_on_real_weights(params, images):
+def test_matches_torch_on_real_weights(torch, params, images):
     """VGG16 as torchvision lays it out, LPIPS as the `lpips` package computes it, with that package's heads."""
-    torch = pytest.importorskip("torch")
     package = importlib.util.find_spec("lpips")
     if package is None:
         pytest.skip("the lpips package is not installed")

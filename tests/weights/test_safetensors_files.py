@@ -36,8 +36,7 @@ def test_single_file_and_directory(tmp_path, arrays):
     assert_same(read_safetensors(tmp_path), arrays)
 
 
-def test_written_by_torch(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_written_by_torch(torch, tmp_path):
     from safetensors.torch import save_file
 
     tensors = {"b": torch.randn(4, 2).to(torch.bfloat16), "h": torch.randn(3).half(), "flag": torch.tensor([True])}

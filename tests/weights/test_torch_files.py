@@ -42,8 +42,7 @@ def assert_same(tree, saved):
 
 
 @pytest.fixture
-def checkpoint():
-    torch = pytest.importorskip("torch")
+def checkpoint(torch):
     torch.manual_seed(0)
     base = torch.randn(6, 8)
     module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
@@ -68,8 +67,7 @@ def checkpoint():
 
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
-def test_what_torch_saved_reads_equal(tmp_path, checkpoint, zip_format):
-    torch = pytest.importorskip("torch")
+def test_what_torch_saved_reads_equal(torch, tmp_path, checkpoint, zip_format):
     path = tmp_path / "model.pth"
     torch.save(checkpoint, path, _use_new_zipfile_serialization=zip_format)
     tree = read_torch(path)
@@ -77,8 +75,7 @@ def test_what_torch_saved_reads_equal(tmp_path, checkpoint, zip_format):
     assert np.shares_memory(tree["base"], tree["transposed"]), "one storage is mapped once"
 
 
-def test_newer_types(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_newer_types(torch, tmp_path):
     path = tmp_path / "model.pth"
     values = torch.tensor([0.5, -2.0, 448.0]).to(torch.float8_e4m3fn)
     torch.save({"u16": torch.arange(3).to(torch.uint16), "f8": values}, path)
@@ -87,9 +84,7 @@ def test_newer_types(tmp_path):
     np.testing.assert_array_equal(tree["f8"].astype(np.float32), values.float().numpy())
 
 
-def test_torchscript_archive(tmp_path):
-    torch = pytest.importorskip("torch")
-
+def test_torchscript_archive(torch, tmp_path):
     class Block(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -117,8 +112,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
-def test_code_is_refused_and_does_not_run(tmp_path, zip_format):
-    torch = pytest.importorskip("torch")
+def test_code_is_refused_and_does_not_run(torch, tmp_path, zip_format):
     path, witness = tmp_path / "evil.pth", tmp_path / "witness"
     torch.save({"x": Hostile(f"touch {witness}")}, path, _use_new_zipfile_serialization=zip_format)
     with pytest.raises(AssetError, match=r"evil\.pth.*refused: posix\.system"):
@@ -126,8 +120,7 @@ def test_code_is_refused_and_does_not_run(tmp_path, zip_format):
     assert not witness.exists()
 
 
-def test_whole_modules_are_refused_by_name(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_whole_modules_are_refused_by_name(torch, tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     with pytest.raises(AssetError, match=r"refused: torch\.nn\.modules\.linear\.Linear"):
         read_torch(tmp_path / "module.pth")
@@ -214,8 +207,7 @@ def test_zip_bomb_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
-def test_truncated_files_are_named(tmp_path, zip_format):
-    torch = pytest.importorskip("torch")
+def test_truncated_files_are_named(torch, tmp_path, zip_format):
     torch.save({"w": torch.randn(100)}, tmp_path / "whole.pth", _use_new_zipfile_serialization=zip_format)
     whole = (tmp_path / "whole.pth").read_bytes()
     path = tmp_path / "broken.pth"
@@ -244,10 +236,9 @@ def test_the_reference_checkpoint(golden):
     assert tree["state_dict"]["decoder.mid.cross_attn_1.to_q.weight"].ndim == 2
 
 
-def test_the_classifier(asset):
+def test_the_classifier(torch, asset):
     """A legacy file; torch reads the same values."""
     path = asset("efficientnet-lite2")
     tree = read_torch(path)
     assert tree["_conv_stem.weight"].shape == (32, 3, 3, 3) and len(tree) == 386
-    torch = pytest.importorskip("torch")
     assert_same(tree, dict(torch.load(path, map_location="cpu", weights_only=True)))
