@@ -43,11 +43,11 @@ def test_every_prompt_runs_once_within_budget(shards, prefix_lengths):
     for wave in waves:
         assert len(wave.prefixes) * wave.length <= budget
         for batch in wave.batches:
-            assert len(batch.rows) % shards == 0 and len(batch.prefixes) in (1, len(batch.rows))
+            assert len(batch.rows) % shards == 0 and len(batch.rows) % len(batch.prefixes) == 0
             assert len(batch.rows) * (batch.length + 2) <= budget or len(batch.rows) == shards
             for row, index in enumerate(batch.rows):
                 if index >= 0:
-                    prefix = batch.prefixes[row if len(batch.prefixes) > 1 else 0]
+                    prefix = batch.prefixes[row * len(batch.prefixes) // len(batch.rows)]
                     assert wave.prefixes[prefix] == prompts[index].prefix
                     assert len(prompts[index].suffix) <= batch.length
                     seen.append(index)
@@ -60,6 +60,15 @@ def test_long_prompts_of_one_length_fill_the_budget():
     prompts = share_prefixes([[i, *range(127)] for i in range(64)])
     (wave,) = plan_batches(prompts, 4096)
     assert [batch.rows.shape for batch in wave.batches] == [(32,), (32,)]
+
+
+def test_short_queries_after_long_prefixes_share_them_in_one_batch():
+    rng = np.random.default_rng(0)
+    begins = rng.integers(0, 99, (6, 600)).tolist()
+    prompts = share_prefixes([[*begin, 100 + i] for begin in begins for i in range(4)])
+    (wave,) = plan_batches(prompts, 4096)
+    (batch,) = wave.batches
+    assert len(batch.rows) == 32 and len(batch.prefixes) == 8
 
 
 def test_buckets_waste_under_a_quarter():

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
 from v2l_jax.errors import CheckpointError, ConfigError
-from v2l_jax.towers.llama import KVCache, Llama, init_cache, load_llama
+from v2l_jax.towers.llama import KVCache, Llama, init_cache, load_llama, scannable, with_room
 from v2l_jax.towers.llama_config import LlamaConfig, config_from_huggingface, rotary_frequencies
 
 CONFIG = LlamaConfig(
@@ -51,6 +51,27 @@ def test_decoding_with_a_cache_equals_the_full_forward_pass(params):
         parts.append(part)
     _close(jnp.concatenate(parts, 1), full)
     assert cache.cursor == 12 and (cache.positions[:, 12:] == -1).all()
+
+
+def test_kept_prefill_with_room_is_a_cache(params):
+    """Long enough that queries run in several blocks."""
+    tokens, positions = _rows(2, 140)
+    full, _ = _hidden(params, tokens, positions)
+    first, cache = MODEL.apply({"params": params}, tokens[:, :138], positions[:, :138], keep=True)
+    second, _ = _hidden(params, tokens[:, 138:], positions[:, 138:], (), with_room(cache, 2))
+    _close(jnp.concatenate([first, second], 1), full)
+    in_one_block, _ = _hidden(params, tokens, positions, (), init_cache(CONFIG, 2, 140))
+    _close(in_one_block, full)
+
+
+def test_layers_as_bits_are_the_same_bfloat16_layers(params):
+    tokens, positions = _rows(2, 5)
+    rounded = jax.tree.map(lambda x: np.asarray(x.astype(jnp.bfloat16) if x.ndim > 2 else x), params)
+    held = scannable(rounded)
+    assert held["layers"]["qkv"].dtype == np.uint16
+    model = Llama(CONFIG, dtype=jnp.bfloat16)
+    run = lambda p: model.apply({"params": jax.tree.map(jnp.asarray, p)}, tokens, positions)[0]  # noqa: E731
+    np.testing.assert_array_equal(run(held), run(rounded))
 
 
 def test_padding_on_either_side_changes_nothing(params):

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from v2l_jax.incontext.token_trie import TokenTrie
-from v2l_jax.towers.llama import KVCache, Llama, init_cache
+from v2l_jax.towers.llama import KVCache, Llama, with_room
 
 _LOGITS_CHUNK = 512  # rows of [rows, vocabulary] logits held at a time
 
@@ -18,9 +18,7 @@ def prefill_prefixes(
     model: Llama, params: Any, tokens: Int[Array, "prefixes length"], lengths: Int[Array, "prefixes"]
 ) -> KVCache:
     """Keys and values of right-padded prefixes, each computed once."""
-    cache = init_cache(model.config, *tokens.shape, dtype=model.dtype)
-    _, cache = model.apply({"params": params}, tokens, _positions(tokens, lengths), cache=cache)
-    return cache
+    return model.apply({"params": params}, tokens, _positions(tokens, lengths), keep=True)[1]
 
 
 def score_candidates(
@@ -40,7 +38,7 @@ def score_candidates(
       model: the network.
       params: its parameters.
       contexts: computed prefixes; empty where there are none.
-      chosen: which prefix rows begin with: one for all, or one a row.
+      chosen: which prefix each of equally long runs of rows begins with.
       tokens: right-padded suffixes.
       lengths: tokens of each suffix.
       starts: tokens of each row's prefix.
@@ -49,8 +47,7 @@ def score_candidates(
     """
     batch, count, steps = candidates.shape
     contexts = _select(contexts, chosen)
-    room = 0 if steps == 1 else tokens.shape[1]
-    logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, room)
+    logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, keep=steps > 1)
     first = jnp.take_along_axis(jax.nn.log_softmax(logits), candidates[:, :, 0], axis=1)
     scores = jnp.where(candidate_lengths > 0, first, 0.0)
     if steps == 1:
@@ -138,7 +135,7 @@ def _decode(
       pick: (state, logits) -> (token, next state, done), a row each.
       steps: forward passes after the prefill, at most.
     """
-    logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, tokens.shape[1] + steps if steps else 0)
+    logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, keep=steps > 0)
     new = jnp.full((tokens.shape[0], steps + 1), -1, jnp.int32)
 
     def advance(step, logits, state, done, new):
@@ -157,14 +154,14 @@ def _decode(
     state, done, new = advance(0, logits, state, done, new)
     if steps:
         unfinished = lambda loop: (loop[0] < steps) & ~loop[3].all()  # noqa: E731
-        _, _, state, done, new = lax.while_loop(unfinished, one_step, (0, cache, state, done, new))
+        loop = (0, with_room(cache, steps), state, done, new)
+        _, _, state, done, new = lax.while_loop(unfinished, one_step, loop)
     return state, new
 
 
-def _prefill(model, params, contexts, tokens, lengths, starts, room: int) -> tuple[Float[Array, "batch vocab"], KVCache | None]:
-    """Logits after the last token of each row; keys and values in a cache of `room` slots, none for 0."""
-    cache = init_cache(model.config, tokens.shape[0], room, model.dtype) if room else None
-    hidden, cache = model.apply({"params": params}, tokens, _positions(tokens, lengths, starts), contexts, cache)
+def _prefill(model, params, contexts, tokens, lengths, starts, keep: bool) -> tuple[Float[Array, "batch vocab"], KVCache | None]:
+    """Logits after the last token of each row; the rows' keys and values where they are to be kept."""
+    hidden, cache = model.apply({"params": params}, tokens, _positions(tokens, lengths, starts), contexts, keep=keep)
     last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
     return model.apply({"params": params}, last, method="logits"), cache
 
@@ -176,7 +173,7 @@ def _positions(tokens: Array, lengths: Array, starts: Array | int = 0) -> Int[Ar
 
 
 def _select(contexts: tuple[KVCache, ...], chosen: Int[Array, "chosen"]) -> tuple[KVCache, ...]:
-    """The prefixes that a batch begins with, in the order of its rows."""
+    """The prefixes that a batch begins with, one for each run of rows."""
     return tuple(KVCache(c.keys[:, chosen], c.values[:, chosen], c.positions[chosen], c.cursor) for c in contexts)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Int
 
 PREFIX_OVERHEAD = 16  # tokens' worth of padding and extra attention that a separate prefix costs
+_COPY_COST = 0.03  # of computing a prefix token: copying its keys and values
+_COPY_LIMIT = 4  # prefix tokens copied for a batch, in token budgets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Batch:
     """Rows that run together.
 
     Attributes:
-      prefixes: which of the wave's prefixes rows begin with: one for all rows, or one a row.
+      prefixes: which of the wave's prefixes each of equally long runs of rows begins with.
       rows: index of each row's prompt; -1 for a row that only fills the shape.
       length: suffixes are padded to it.
     """
@@ -46,7 +48,7 @@ class Wave:
     """Prefixes that are computed in one call and kept until their batches have run.
 
     Attributes:
-      prefixes: token ids; padded with empty ones to a power of two.
+      prefixes: token ids; padded with empty ones to few different counts.
       length: prefixes are padded to it; 0 if prompts share nothing.
       batches: every prompt that begins with one of the prefixes.
     """
@@ -126,80 +128,75 @@ def plan_batches(prompts: Sequence[Prompt], token_budget: int, shards: int = 1, 
         by_prefix[prompt.prefix].append(index)
     by_length: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for prefix in by_prefix:
-        by_length[max(16, _power_of_two(len(prefix))) if prefix else 0].append(prefix)
+        by_length[max(16, bucket_length(len(prefix))) if prefix else 0].append(prefix)
     waves = []
     for length, prefixes in sorted(by_length.items()):
-        size = max(1, _power_of_two_below(token_budget // max(length, 1)))
+        size = max(1, token_budget // max(length, 1))
         for start in range(0, len(prefixes), size):
             chosen = prefixes[start : start + size]
-            rows = {g: _by_length(prompts, by_prefix[prefix]) for g, prefix in enumerate(chosen)}
-            batches = _wave_batches(rows, length, _RowLimit(token_budget, shards, extra_tokens))
-            filler = ((),) * (_power_of_two(len(chosen)) - len(chosen))
+            limit = _RowLimit(token_budget, length, shards, extra_tokens)
+            batches = _wave_batches(prompts, [by_prefix[prefix] for prefix in chosen], limit)
+            filler = ((),) * (min(_power_of_two(len(chosen)), size) - len(chosen))
             waves.append(Wave((*chosen, *filler), length, tuple(batches)))
     return waves
-
-
-_Row = tuple[int, int]  # prefix within the wave, prompt
 
 
 @dataclasses.dataclass(frozen=True)
 class _RowLimit:
     token_budget: int
+    prefix_length: int
     shards: int
     extra_tokens: int
 
-    def rows(self, length: int) -> int:
-        """The most rows of a batch whose rows cost `length` tokens: a power of two a device."""
-        per_device = self.token_budget // (length + self.extra_tokens) // self.shards
-        return max(1, _power_of_two_below(per_device)) * self.shards
+    def run_and_rows(self, group_sizes: Sequence[int], length: int) -> tuple[int, int]:
+        """Rows that share one copy of a prefix, and rows of a batch: both powers of two a device.
 
-    def padded(self, rows: Sequence[_Row]) -> Int[np.ndarray, "batch"]:
-        """Prompt indices, filled up with -1 to a power of two a device."""
-        size = _power_of_two(-(-len(rows) // self.shards)) * self.shards
-        return np.array([index for _, index in rows] + [-1] * (size - len(rows)))
+        Longer runs copy prefixes less often but fill more rows up with nothing; batches stay within the token budget, and the
+        copies within _COPY_LIMIT of it.
+        """
+        per_device = max(1, _power_of_two_below(self.token_budget // (length + self.extra_tokens) // self.shards))
+        if not self.prefix_length:
+            return 1, per_device * self.shards
 
+        def cost(run: int) -> float:
+            runs = sum(-(-size // run) for size in group_sizes)
+            return runs * (run * (length + self.extra_tokens) + _COPY_COST * self.prefix_length)
 
-def _by_length(prompts: Sequence[Prompt], indices: list[int]) -> dict[int, list[int]]:
-    rows: dict[int, list[int]] = defaultdict(list)
-    for index in indices:
-        rows[bucket_length(len(prompts[index].suffix))].append(index)
-    return rows
-
-
-def _wave_batches(groups: dict[int, dict[int, list[int]]], prefix_length: int, limit: _RowLimit) -> Iterator[Batch]:
-    """Batches of one prefix where enough rows share it; the rest pooled, each row with a copy of its prefix.
-
-    Copies of prefixes much longer than what follows would cost more than they save: those groups stay alone.
-    """
-    longest = max(length for by_length in groups.values() for length in by_length)
-    if len(groups) == 1 or prefix_length > 4 * longest:
-        for group, by_length in groups.items():
-            rows = {length: [(group, i) for i in indices] for length, indices in by_length.items()}
-            yield from _fill(rows, limit, 0)
-        return
-    pool: dict[int, list[_Row]] = defaultdict(list)
-    for group, by_length in groups.items():
-        for length, indices in by_length.items():
-            whole = len(indices) - len(indices) % limit.rows(length)
-            yield from _fill({length: [(group, i) for i in indices[:whole]]}, limit, 0)
-            pool[length] += [(group, i) for i in indices[whole:]]
-    yield from _fill(pool, limit, prefix_length)
+        run = min((1 << i for i in range(per_device.bit_length())), key=cost)
+        copies = max(1, _power_of_two_below(_COPY_LIMIT * self.token_budget // self.prefix_length // self.shards))
+        return run, min(per_device, copies * run) * self.shards
 
 
-def _fill(rows: dict[int, list[_Row]], limit: _RowLimit, prefix_length: int) -> Iterator[Batch]:
-    """Full batches of each length; what is left over joins the next longer ones, unless it would be padded too much."""
-    waiting: list[_Row] = []
-    lengths = sorted(rows)
+def _wave_batches(prompts: Sequence[Prompt], groups: list[list[int]], limit: _RowLimit) -> Iterator[Batch]:
+    """Full batches of each suffix length; what is left over joins the next longer ones, unless it would be padded too much."""
+    by_length: dict[int, list[list[int]]] = defaultdict(lambda: [[] for _ in groups])
+    for group, indices in enumerate(groups):
+        for index in indices:
+            by_length[bucket_length(len(prompts[index].suffix))][group].append(index)
+    lengths = sorted(by_length)
+    waiting: list[list[int]] = [[] for _ in groups]
     for length, following in zip(lengths, [*lengths[1:], None]):
-        waiting += rows[length]
-        size = limit.rows(length + prefix_length)
-        keep = len(waiting) % size if following is not None and following <= 2 * length else 0
-        for start in range(0, len(waiting) - keep, size):
-            part = waiting[start : start + size]
-            indices = limit.padded(part)
-            prefixes = [g for g, _ in part] + [0] * (len(indices) - len(part)) if prefix_length else [part[0][0]]
-            yield Batch(np.array(prefixes), indices, length)
-        waiting = waiting[len(waiting) - keep :]
+        waiting = [left + new for left, new in zip(waiting, by_length[length])]
+        run, rows = limit.run_and_rows([len(left) for left in waiting], length)
+        runs = [(g, left[i : i + run]) for g, left in enumerate(waiting) for i in range(0, len(left), run)]
+        runs.sort(key=lambda piece: -len(piece[1]))
+        keep = len(runs) % (rows // run) if following is not None and following <= 2 * length else 0
+        for start in range(0, len(runs) - keep, rows // run):
+            yield _batch(runs[start : min(start + rows // run, len(runs) - keep)], run, length, limit)
+        waiting = [[] for _ in groups]
+        for group, indices in runs[len(runs) - keep :]:
+            waiting[group] += indices
+
+
+def _batch(runs: list[tuple[int, list[int]]], run: int, length: int, limit: _RowLimit) -> Batch:
+    """One batch, filled up with empty rows to a power of two a device."""
+    count = max(run, _power_of_two(-(-len(runs) * run // limit.shards))) * limit.shards
+    rows = np.full((count // run, run), -1)
+    for place, (_, indices) in zip(rows, runs):
+        place[: len(indices)] = indices
+    prefixes = np.zeros(count // run if limit.prefix_length else 1, np.int32)
+    prefixes[: len(runs)] = [group for group, _ in runs][: len(prefixes)]
+    return Batch(prefixes, rows.reshape(-1), length)
 
 
 def _power_of_two_below(n: int) -> int:

@@ -20,12 +20,9 @@ from jaxtyping import Array, Float, Int
 from v2l_jax.errors import CheckpointError
 from v2l_jax.towers import llama_weights
 from v2l_jax.towers.llama_config import LlamaConfig, config_from_gguf, config_from_huggingface
+from v2l_jax.towers.segment_attention import Segment, attention, causal_attention, product_precision
 from v2l_jax.weights.gguf_files import read_gguf
 from v2l_jax.weights.safetensors_files import read_safetensors
-
-_MASKED = -1e30
-_QUERY_BLOCK = 64  # queries that look at the same stretch of keys in a causal prefill
-_MAX_BLOCKS = 16
 
 
 class KVCache(NamedTuple):
@@ -61,14 +58,6 @@ def with_room(cache: KVCache, slots: int) -> KVCache:
     return KVCache(
         jnp.pad(cache.keys, pad), jnp.pad(cache.values, pad), jnp.pad(cache.positions, pad[1:3], constant_values=-1), cache.cursor
     )
-
-
-class _Segment(NamedTuple):
-    """Keys that some queries attend to: `rows` may divide the batch, then consecutive queries share a row."""
-
-    keys: Array  # [rows, length, kv_heads, head_dim]
-    values: Array
-    positions: Array  # [rows, length]
 
 
 class Llama(nn.Module):
@@ -142,22 +131,22 @@ class Llama(nn.Module):
             layer, weights, shared = xs
             weights = _from_bits(weights)
             queries, keys, values = _project(c, weights, hidden, rotation, self.dtype)
-            segments = [_Segment(*kv, context.positions) for kv, context in zip(shared, contexts)]
+            segments = [Segment(*kv, context.positions) for kv, context in zip(shared, contexts)]
             window = _window(c, layer)
             if cache is None:
-                own = _Segment(keys, values, positions)
-                mixed = _causal_attention(queries, positions, segments, own, window, self.dtype)
+                own = Segment(keys, values, positions)
+                mixed = causal_attention(queries, positions, segments, own, window, self.dtype)
             else:
                 start = (layer, 0, cache.cursor, 0, 0)
                 stacked = tuple(lax.dynamic_update_slice(s, x[None].astype(s.dtype), start) for s, x in zip(stacked, (keys, values)))
                 seen = (lax.dynamic_index_in_dim(s, layer, keepdims=False) for s in stacked)
-                mixed = _attention(queries, positions, [*segments, _Segment(*seen, written)], window, self.dtype)
+                mixed = attention(queries, positions, [*segments, Segment(*seen, written)], window, self.dtype)
             hidden = hidden + _matmul(mixed, weights["attention_output"], self.dtype).astype(self.residual_dtype)
             hidden = hidden + _mlp(c, weights, hidden, self.dtype).astype(self.residual_dtype)
             return (hidden, stacked), (keys, values) if keep and cache is None else None
 
         hidden = jnp.take(self.embedding, tokens, axis=0).astype(self.residual_dtype)
-        xs = (jnp.arange(c.num_layers), _to_bits(self.layers), tuple((k.keys, k.values) for k in contexts))
+        xs = (jnp.arange(c.num_layers), dict(self.layers), tuple((k.keys, k.values) for k in contexts))
         carry = (hidden, None if cache is None else (cache.keys, cache.values))
         (hidden, stacked), kept = lax.scan(block, carry, xs)
         if cache is not None:
@@ -172,11 +161,16 @@ class Llama(nn.Module):
         return _matmul(hidden, matrix, self.dtype)
 
 
-def _to_bits(layers: Mapping[str, Array]) -> dict[str, Array]:
-    """On CPU, XLA turns a stack of bfloat16 matrices into float32 before it takes one; integers of the same bits it leaves."""
+def scannable(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as `Llama` scans them fastest on this backend; numpy arrays in, numpy arrays out.
+
+    On CPU, XLA turns a whole stack of bfloat16 matrices into float32 before it takes one layer of it, so there bfloat16
+    layers are held as uint16 of the same bits. `Llama` takes either.
+    """
     if jax.default_backend() != "cpu":
-        return layers
-    return {n: lax.bitcast_convert_type(w, jnp.uint16) if w.dtype == jnp.bfloat16 else w for n, w in layers.items()}
+        return dict(params)
+    bits = lambda x: x.view(np.uint16) if x.dtype == jnp.bfloat16 else x  # noqa: E731
+    return {**params, "layers": jax.tree.map(bits, params["layers"])}
 
 
 def _from_bits(weights: Mapping[str, Array]) -> dict[str, Array]:
@@ -215,14 +209,9 @@ def _matmul(x: Array, matrix: Array, dtype: DTypeLike) -> Array:
         x.astype(dtype),
         matrix.astype(dtype),
         (((x.ndim - 1,), (0,)), ((), ())),
-        precision=_precision(dtype),
+        precision=product_precision(dtype),
         preferred_element_type=jnp.float32,
     )
-
-
-def _precision(dtype: DTypeLike) -> lax.Precision:
-    """float32 means float32 on accelerators too, whose default is a faster, coarser product."""
-    return lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else lax.Precision.DEFAULT
 
 
 def _rms_norm(x: Array, scale: Array, eps: float) -> Array:
@@ -237,72 +226,13 @@ def _rotate(x: Array, cos: Array, sin: Array) -> Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def _causal_attention(queries, positions, contexts, own: _Segment, window, dtype) -> Float[Array, "batch length width"]:
-    """Attention of new tokens to contexts and themselves; a block of queries skips the keys that all come after it."""
-    length = queries.shape[1]
-    block = max(_QUERY_BLOCK, -(-length // _MAX_BLOCKS))
-    parts = []
-    for start in range(0, length, block):
-        stop = min(start + block, length)
-        seen = _Segment(own.keys[:, :stop], own.values[:, :stop], own.positions[:, :stop])
-        parts.append(_attention(queries[:, start:stop], positions[:, start:stop], [*contexts, seen], window, dtype))
-    return jnp.concatenate(parts, axis=1)
-
-
-def _attention(
-    queries: Float[Array, "batch length kv_heads group dim"],
-    positions: Int[Array, "batch length"],
-    segments: list[_Segment],
-    window: Int[Array, ""] | None,
-    dtype: DTypeLike,
-) -> Float[Array, "batch length width"]:
-    """Causal attention over several key segments as if they were one, without concatenating or repeating keys.
-
-    Each segment's softmax is taken with its own maximum, then the parts are rescaled to the common one
-    (online softmax: Milakov & Gimelshein, arXiv 1805.02867).
-    """
-    batch, length, kv_heads, group, dim = queries.shape
-    parts = [_partial_attention(queries, positions, segment, window, dtype) for segment in segments]
-    peak = parts[0][0]
-    for part in parts[1:]:
-        peak = jnp.maximum(peak, part[0])
-    scale = [jnp.exp(part[0] - peak) for part in parts]
-    total = sum(part[1] * s for part, s in zip(parts, scale))
-    out = sum(part[2] * s for part, s in zip(parts, scale)) / total
-    return out.reshape(batch, length, kv_heads * group * dim)
-
-
-def _partial_attention(queries, positions, segment, window, dtype):
-    """Peak score, sum of exponentials and weighted values of one segment, each [batch, length, kv_heads, group, 1 or dim]."""
-    batch, length, kv_heads, group, dim = queries.shape
-    rows = segment.keys.shape[0]
-    shared = lambda x: x.reshape(rows, batch // rows, *x.shape[1:])  # noqa: E731
-    scores = jnp.einsum(
-        "nrskgd,ntkd->nkrsgt", shared(queries), segment.keys.astype(dtype),
-        precision=_precision(dtype), preferred_element_type=jnp.float32,
-    )  # fmt: skip
-    query_at, key_at = shared(positions)[..., None], segment.positions[:, None, None, :]
-    seen = (key_at >= 0) & (key_at <= query_at)
-    if window is not None:
-        seen &= query_at - key_at < window
-    scores = jnp.where(seen[:, None, :, :, None, :], scores, _MASKED)
-    peak = lax.stop_gradient(scores.max(-1, keepdims=True))
-    weights = jnp.exp(scores - peak)
-    mixed = jnp.einsum(
-        "nkrsgt,ntkd->nkrsgd", weights.astype(dtype), segment.values.astype(dtype),
-        precision=_precision(dtype), preferred_element_type=jnp.float32,
-    )  # fmt: skip
-    by_row = lambda x: jnp.moveaxis(x, 1, 3).reshape(batch, length, kv_heads, group, -1)  # noqa: E731
-    return by_row(peak), by_row(weights.sum(-1, keepdims=True)), by_row(mixed)
-
-
 def load_llama(path: pathlib.Path | str, dtype: DTypeLike = jnp.float32) -> tuple[LlamaConfig, dict[str, Any]]:
     """Reads a checkpoint of the LLaMA family.
 
     Args:
       path: a Hugging Face directory (config.json beside model.safetensors or its shards), a .gguf file, or a directory with
         one .gguf file.
-      dtype: what matrices are stored in; norm scales and biases stay float32.
+      dtype: what matrices are stored in (see `scannable`); norm scales and biases stay float32.
 
     Returns:
       The sizes, and the parameters of `Llama(config, dtype)` as device arrays: `Llama.apply({"params": params}, ...)`.
@@ -327,4 +257,4 @@ def load_llama(path: pathlib.Path | str, dtype: DTypeLike = jnp.float32) -> tupl
         tensors, names = gguf.tensors, llama_weights.GGUF_NAMES
         interleaved = gguf.metadata["general.architecture"] == "llama"
     params = llama_weights.params_from_tensors(config, tensors, names, dtype, interleaved)
-    return config, jax.tree.map(jnp.asarray, params)
+    return config, jax.tree.map(jnp.asarray, scannable(params))
