@@ -48,7 +48,7 @@ class Decoder:
 
     def score_continuations(
         self, prompts: Sequence[TokenIds], candidates: Sequence[Sequence[TokenIds]], description: str = "scoring"
-    ) -> list[Float[np.ndarray, "candidates"]]:
+    ) -> list[Float[np.ndarray, " candidates"]]:
         """Log-likelihood of candidate continuations, teacher-forced.
 
         Args:
@@ -88,7 +88,7 @@ class Decoder:
         candidates: Sequence[Sequence[TokenIds]],
         end_id: int | None = None,
         description: str = "choosing",
-    ) -> Int[np.ndarray, "prompts"]:
+    ) -> Int[np.ndarray, " prompts"]:
         """Greedy decoding that only allows tokens which continue a candidate; one forward pass where first tokens differ.
 
         Args:
@@ -212,7 +212,7 @@ def _collect(batch: Batch, result: jax.Array) -> Iterator[tuple[int, np.ndarray]
             yield int(index), row
 
 
-def _padded_tokens(sequences: Sequence[TokenIds], length: int) -> tuple[Int[np.ndarray, "rows length"], Int[np.ndarray, "rows"]]:
+def _padded_tokens(sequences: Sequence[TokenIds], length: int) -> tuple[Int[np.ndarray, "rows length"], Int[np.ndarray, " rows"]]:
     tokens = np.zeros((len(sequences), length), np.int32)
     for row, ids in enumerate(sequences):
         tokens[row, : len(ids)] = ids

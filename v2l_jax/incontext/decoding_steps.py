@@ -15,7 +15,7 @@ _LOGITS_CHUNK = 512  # rows of [rows, vocabulary] logits held at a time
 
 
 def prefill_prefixes(
-    model: Llama, params: Any, tokens: Int[Array, "prefixes length"], lengths: Int[Array, "prefixes"]
+    model: Llama, params: Any, tokens: Int[Array, "prefixes length"], lengths: Int[Array, " prefixes"]
 ) -> KVCache:
     """Keys and values of right-padded prefixes, each computed once."""
     return model.apply({"params": params}, tokens, _positions(tokens, lengths), keep=True)[1]
@@ -25,10 +25,10 @@ def score_candidates(
     model: Llama,
     params: Any,
     contexts: tuple[KVCache, ...],
-    chosen: Int[Array, "chosen"],
+    chosen: Int[Array, " chosen"],
     tokens: Int[Array, "batch length"],
-    lengths: Int[Array, "batch"],
-    starts: Int[Array, "batch"],
+    lengths: Int[Array, " batch"],
+    starts: Int[Array, " batch"],
     candidates: Int[Array, "batch candidates steps"],
     candidate_lengths: Int[Array, "batch candidates"],
 ) -> Float[Array, "batch candidates"]:
@@ -66,14 +66,14 @@ def choose_by_trie(
     model: Llama,
     params: Any,
     contexts: tuple[KVCache, ...],
-    chosen: Int[Array, "chosen"],
+    chosen: Int[Array, " chosen"],
     tokens: Int[Array, "batch length"],
-    lengths: Int[Array, "batch"],
-    starts: Int[Array, "batch"],
+    lengths: Int[Array, " batch"],
+    starts: Int[Array, " batch"],
     trie: TokenTrie,
     *,
     steps: int,
-) -> Int[Array, "batch"]:
+) -> Int[Array, " batch"]:
     """Greedy walk down each row's trie; returns the answers at the leaves.
 
     Args:
@@ -99,11 +99,11 @@ def generate(
     model: Llama,
     params: Any,
     contexts: tuple[KVCache, ...],
-    chosen: Int[Array, "chosen"],
+    chosen: Int[Array, " chosen"],
     tokens: Int[Array, "batch length"],
-    lengths: Int[Array, "batch"],
-    starts: Int[Array, "batch"],
-    real: Bool[Array, "batch"],
+    lengths: Int[Array, " batch"],
+    starts: Int[Array, " batch"],
+    real: Bool[Array, " batch"],
     *,
     max_new_tokens: int,
     stop_ids: tuple[int, ...],
@@ -172,12 +172,12 @@ def _positions(tokens: Array, lengths: Array, starts: Array | int = 0) -> Int[Ar
     return jnp.where(offsets < lengths[:, None], jnp.asarray(starts)[..., None] + offsets, -1)
 
 
-def _select(contexts: tuple[KVCache, ...], chosen: Int[Array, "chosen"]) -> tuple[KVCache, ...]:
+def _select(contexts: tuple[KVCache, ...], chosen: Int[Array, " chosen"]) -> tuple[KVCache, ...]:
     """The prefixes that a batch begins with, one for each run of rows."""
     return tuple(KVCache(c.keys[:, chosen], c.values[:, chosen], c.positions[chosen], c.cursor) for c in contexts)
 
 
-def _log_probs(model, params, hidden: Float[Array, "rows hidden"], targets: Int[Array, "rows"]) -> Float[Array, "rows"]:
+def _log_probs(model, params, hidden: Float[Array, "rows hidden"], targets: Int[Array, " rows"]) -> Float[Array, " rows"]:
     """log p(target) of each row, a chunk of the [rows, vocabulary] logits at a time."""
 
     def one(row):

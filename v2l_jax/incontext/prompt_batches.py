@@ -38,8 +38,8 @@ class Batch:
       length: suffixes are padded to it.
     """
 
-    prefixes: Int[np.ndarray, "prefixes"]
-    rows: Int[np.ndarray, "batch"]
+    prefixes: Int[np.ndarray, " prefixes"]
+    rows: Int[np.ndarray, " batch"]
     length: int
 
 
