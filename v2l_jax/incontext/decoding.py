@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from v2l_jax.errors import DataError
 from v2l_jax.incontext import token_trie
 from v2l_jax.incontext.decoding_steps import choose_by_trie, generate, prefill_prefixes, score_candidates
-from v2l_jax.incontext.prompt_batches import Batch, Prompt, Wave, bucket_length, plan_batches, share_prefixes
+from v2l_jax.incontext.prompt_batches import Batch, Prompt, Wave, plan_batches, share_prefixes
 from v2l_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicate
 from v2l_jax.progress import progress_bar
 from v2l_jax.towers.llama import Llama
