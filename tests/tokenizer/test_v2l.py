@@ -1,12 +1,13 @@
 """The tokenizer as a module: sizes of the paper's model, precision, errors."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from v2l_jax.tokenizer import V2LTokenizer, decode, tokenize
-from v2l_jax.tokenizer.autoencoder import attention_levels, upsample
+from v2l_jax.tokenizer.autoencoder import GroupNorm, UpsampleConv, attention_levels
 from v2l_jax.tokenizer.discriminator import PatchDiscriminator
 
 _SMALL = {
@@ -63,10 +64,23 @@ def test_attention_is_placed_by_the_nominal_resolution():
     assert attention_levels((1, 2), (64, 32), 64) == (True, True)
 
 
-def test_upsampling_repeats_pixels():
-    x = jnp.arange(8.0).reshape(1, 2, 2, 2)
-    expected = np.repeat(np.repeat(np.asarray(x), 2, axis=1), 2, axis=2)
-    np.testing.assert_array_equal(upsample(x), expected)
+def test_upsampling_is_repeated_pixels_then_a_convolution():
+    random = np.random.RandomState(0)
+    x = jnp.asarray(random.randn(2, 5, 3, 32), jnp.float32)
+    kernel, bias = jnp.asarray(random.randn(3, 3, 32, 32), jnp.float32), jnp.asarray(random.randn(32), jnp.float32)
+    repeated = np.repeat(np.repeat(np.asarray(x), 2, axis=1), 2, axis=2)
+    layout = ("NHWC", "HWIO", "NHWC")
+    expected = jax.lax.conv_general_dilated(repeated, kernel, (1, 1), "SAME", dimension_numbers=layout) + bias
+    result = UpsampleConv().apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_group_norm_equals_flaxs():
+    random = np.random.RandomState(0)
+    x = jnp.asarray(random.randn(2, 5, 3, 96) + 3, jnp.float32)
+    params = {"scale": jnp.asarray(random.randn(96), jnp.float32), "bias": jnp.asarray(random.randn(96), jnp.float32)}
+    expected = nn.GroupNorm(32, epsilon=1e-6, use_fast_variance=False).apply({"params": params}, x)
+    np.testing.assert_allclose(GroupNorm().apply({"params": params}, x), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_keeps_words_and_images_float32(small):

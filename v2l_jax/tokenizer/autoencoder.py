@@ -33,9 +33,30 @@ def attention_levels(
     return tuple((resolution >> level) in attn_resolutions for level in range(len(channel_multipliers)))
 
 
-def group_norm(dtype: Dtype, name: str) -> nn.GroupNorm:
-    """GroupNorm over 32 groups, epsilon 1e-6, statistics in float32 by the two-pass formula."""
-    return nn.GroupNorm(num_groups=32, epsilon=1e-6, use_fast_variance=False, dtype=dtype, name=name)
+class GroupNorm(nn.Module):
+    """GroupNorm over 32 groups, epsilon 1e-6, computed in float32.
+
+    Sums over positions come first and groups are formed from the few sums left, which XLA compiles to a third of the
+    time of Flax's own, whose sums run over a reshaped image.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width c"]) -> Float[Array, "batch height width c"]:
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        x = x.astype(jnp.float32)
+        centred = x - _group_mean(x)
+        deviation = jax.lax.rsqrt(_group_mean(centred**2) + 1e-6)
+        return (centred * (deviation * scale) + bias).astype(self.dtype)
+
+
+def _group_mean(x: Float[Array, "batch height width c"], groups: int = 32) -> Float[Array, "batch 1 1 c"]:
+    means = jnp.mean(x, axis=(1, 2)).reshape(x.shape[0], groups, -1)
+    means = jnp.broadcast_to(jnp.mean(means, axis=-1, keepdims=True), means.shape)
+    return means.reshape(x.shape[0], 1, 1, -1)
 
 
 def conv3x3(channels: int, dtype: Dtype, name: str | None = None) -> nn.Conv:
@@ -61,9 +82,9 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width _"]) -> Float[Array, "batch height width _"]:
-        hidden = nn.swish(group_norm(self.dtype, "norm1")(x))
+        hidden = nn.swish(GroupNorm(self.dtype, name="norm1")(x))
         hidden = conv3x3(self.channels, self.dtype, "conv1")(hidden)
-        hidden = nn.swish(group_norm(self.dtype, "norm2")(hidden))
+        hidden = nn.swish(GroupNorm(self.dtype, name="norm2")(hidden))
         hidden = conv3x3(self.channels, self.dtype, "conv2")(hidden)
         if x.shape[-1] != self.channels:
             x = dense(self.channels, self.dtype, "shortcut")(x)
@@ -78,7 +99,7 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width c"]) -> Float[Array, "batch height width c"]:
         batch, height, width, channels = x.shape
-        hidden = group_norm(self.dtype, "norm")(x).reshape(batch, height * width, channels)
+        hidden = GroupNorm(self.dtype, name="norm")(x).reshape(batch, height * width, channels)
         query, key, value = (dense(channels, self.dtype, name)(hidden) for name in ("query", "key", "value"))
         return x + dense(channels, self.dtype, "out")(attend(query, key, value, heads=1)).reshape(x.shape)
 
@@ -160,7 +181,7 @@ class Encoder(nn.Module):
             if level != last:
                 x = downsample(x.shape[-1], self.dtype, f"level_{level}_downsample")(x)
         x = Middle(dtype=self.dtype, name="middle")(x)
-        x = nn.swish(group_norm(self.dtype, "norm_out")(x))
+        x = nn.swish(GroupNorm(self.dtype, name="norm_out")(x))
         return conv3x3(self.z_channels, self.dtype, "conv_out")(x)
 
 
@@ -193,13 +214,32 @@ class Decoder(nn.Module):
                 if self.attention[level]:
                     x = SelfAttention(self.dtype, name=f"level_{level}_attention_{block}")(x)
             if level != 0:
-                x = upsample(x)
-                x = conv3x3(x.shape[-1], self.dtype, f"level_{level}_upsample")(x)
-        return nn.swish(group_norm(self.dtype, "norm_out")(x))
+                x = UpsampleConv(self.dtype, name=f"level_{level}_upsample")(x)
+        return nn.swish(GroupNorm(self.dtype, name="norm_out")(x))
 
 
-def upsample(x: Float[Array, "batch h w c"]) -> Float[Array, "batch height width c"]:
-    """Doubles height and width by repeating each pixel (nearest neighbour)."""
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
+class UpsampleConv(nn.Module):
+    """Doubles height and width by repeating each pixel, then a 3×3 convolution that keeps the size.
+
+    Of the nine pixels under the kernel only four differ. So, for each of the four places in a doubled pixel, the rows
+    and columns of the kernel that meet the same pixel are added up first, and 2×2 convolutions of the small image do
+    the rest: 16 products instead of 36.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch height width c"]:
+        batch, height, width, channels = x.shape
+        kernel = self.param("kernel", kernel_init, (3, 3, channels, channels))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        # [place in the doubled pixel, pixel, row of the kernel]: which rows meet which pixel.
+        meets = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], jnp.float32)
+        kernels = jnp.einsum("aip,bjq,pqcd->abijcd", meets, meets, kernel, precision=jax.lax.Precision.HIGHEST)
+        x, kernels = x.astype(self.dtype), kernels.astype(self.dtype)
+
+        def at(a: int, b: int) -> jax.Array:
+            return conv_general_dilated(x, kernels[a, b], (1, 1), ((1 - a, a), (1 - b, b)))
+
+        x = jnp.stack([jnp.stack([at(a, b) for b in (0, 1)], axis=3) for a in (0, 1)], axis=2)
+        return x.reshape(batch, 2 * height, 2 * width, channels) + bias.astype(self.dtype)
