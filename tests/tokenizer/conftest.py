@@ -1,4 +1,4 @@
-"""The seeded golden case: weights regenerated from a seed, numbers produced by the published PyTorch code (float32, CPU)."""
+"""The seeded golden case: weights drawn from a seed, numbers that the published PyTorch code made (float32, CPU)."""
 
 import dataclasses
 import pathlib

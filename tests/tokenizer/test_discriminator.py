@@ -10,7 +10,8 @@ from v2l_jax.tokenizer.discriminator import BatchNorm, PatchDiscriminator
 
 def test_batch_norm_in_training_and_evaluation_matches_torch(torch):
     random = np.random.RandomState(0)
-    x, scale, bias = random.randn(3, 4, 5, 6).astype("f4") * 2 + 1, random.randn(6).astype("f4"), random.randn(6).astype("f4")
+    x = random.randn(3, 4, 5, 6).astype("f4") * 2 + 1
+    scale, bias = random.randn(2, 6).astype("f4")
     reference = torch.nn.BatchNorm2d(6)
     with torch.no_grad():
         reference.weight.copy_(torch.tensor(scale))

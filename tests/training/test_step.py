@@ -1,4 +1,7 @@
-"""The train step on a tiny tokenizer: devices, donation, what is frozen, when the GAN starts. (Golden numbers: tests/tokenizer.)"""
+"""The train step on a tiny tokenizer: devices, donation, what is frozen, when the GAN starts.
+
+Its numbers are checked against the published code in tests/tokenizer.
+"""
 
 import types
 
@@ -44,20 +47,32 @@ def tiny():
         "image": random.rand(8, 16, 16, 3).astype("f4") * 2 - 1,
         "semantic": random.randn(8, 16).astype("f4"),
     }
-    params = _random_variables(random, lambda key, data: model.init(key, data["image"], data["semantic"], 3), batch)["params"]
-    disc_variables = _random_variables(random, lambda key, data: discriminator.init(key, data["image"], False), batch)
+    params = _random_variables(random, lambda key, b: model.init(key, b["image"], b["semantic"], 3), batch)["params"]
+    disc_variables = _random_variables(random, lambda key, b: discriminator.init(key, b["image"], False), batch)
     disc_variables["batch_stats"] = jax.tree.map(jnp.abs, disc_variables["batch_stats"])
     words = {"local_words": random.randn(30, 16).astype("f4"), "global_words": random.randn(12, 16).astype("f4")}
     frozen = {"model": words, "lpips": {"weight": np.ones(3, "f4")}}
     tx = optax.sgd(0.05)
     weights = LossWeights(disc_start=_DISC_START)
 
+    def make_step(**changes):
+        settings = {"model": model, "discriminator": discriminator, "refresh_reconstruction": True} | changes
+        return make_train_step(lpips=_perceptual, weights=weights, tx=tx, disc_tx=tx, k=3, **settings)
+
     def start(counter=0):
         state = TrainState.create(params, disc_variables, tx, tx, jax.random.PRNGKey(0))
         return jax.tree.map(jnp.array, state.replace(step=jnp.int32(counter)))
 
-    step = make_train_step(model, discriminator, _perceptual, weights, tx, tx, k=3)
-    return types.SimpleNamespace(model=model, step=step, start=start, batch=batch, frozen=frozen, params=params)
+    return types.SimpleNamespace(
+        model=model,
+        discriminator=discriminator,
+        make_step=make_step,
+        step=make_step(),
+        start=start,
+        batch=batch,
+        frozen=frozen,
+        params=params,
+    )
 
 
 def _random_variables(random, init, batch):
@@ -146,7 +161,7 @@ def test_word_vectors_have_no_gradient_and_no_place_in_the_state(tiny):
 
 
 def test_every_parameter_gets_a_gradient(tiny):
-    """Nothing that should train is cut off, the projector included; a bias before a one-channel GroupNorm may be still."""
+    """Nothing that should train is cut off, the projector included. (A bias before a GroupNorm may stay still.)"""
     before = jax.device_get(tiny.start().params)
     after, _ = tiny.step(tiny.start(_DISC_START + 1), tiny.batch, tiny.frozen)
     still = [
@@ -155,3 +170,18 @@ def test_every_parameter_gets_a_gradient(tiny):
         if np.array_equal(a, b)
     ]
     assert all(name.endswith("bias") for name in still), still
+
+
+def test_bfloat16_step_stays_near_the_float32_one(tiny):
+    """Parameters, losses and gradients remain float32; only products and convolutions are rounded."""
+    rough = tiny.make_step(
+        model=tiny.model.clone(dtype=jnp.bfloat16),
+        discriminator=tiny.discriminator.clone(dtype=jnp.bfloat16),
+        refresh_reconstruction=False,
+    )
+    state, metrics = rough(tiny.start(_DISC_START + 1), tiny.batch, tiny.frozen)
+    _, expected = tiny.step(tiny.start(_DISC_START + 1), tiny.batch, tiny.frozen)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    for name in ("reconstruction_loss", "perceptual_loss", "quantizer_loss", "discriminator_loss"):
+        assert metrics[name].dtype == jnp.float32
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=0.05, err_msg=name)

@@ -1,4 +1,4 @@
-"""The VQ-GAN encoder and decoder (Esser et al. 2021) with V2L's cross-attention to global words in the decoder's middle.
+"""The VQ-GAN encoder and decoder (Esser et al. 2021), with V2L's cross-attention to global words in the decoder.
 
 Images are NHWC. Normalization statistics and softmax are float32; matrix products and convolutions run in `dtype`.
 """
@@ -124,7 +124,10 @@ class CrossAttention(nn.Module):
 
 
 def attend(
-    query: Float[Array, "batch n inner"], key: Float[Array, "batch m inner"], value: Float[Array, "batch m inner"], heads: int
+    query: Float[Array, "batch n inner"],
+    key: Float[Array, "batch m inner"],
+    value: Float[Array, "batch m inner"],
+    heads: int,
 ) -> Float[Array, "batch n inner"]:
     """Scaled dot-product attention over `heads` equal slices of the last axis; the softmax is float32."""
     query, key, value = (t.reshape(*t.shape[:2], heads, -1) for t in (query, key, value))

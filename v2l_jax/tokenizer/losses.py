@@ -51,8 +51,8 @@ def adaptive_weight(
     """Balances the generator's loss against the image losses: ‖∇ image‖ / (‖∇ generator‖ + 1e-4), in [0, 1e4].
 
     Args:
-      image_loss_gradient: gradient of reconstruction + weighted perceptual loss with respect to the decoder's last kernel.
-      generator_loss_gradient: gradient of the generator's loss with respect to the same kernel.
+      image_loss_gradient: of reconstruction + weighted perceptual loss, with respect to the decoder's last kernel.
+      generator_loss_gradient: of the generator's loss, with respect to the same kernel.
     """
     ratio = jnp.linalg.norm(image_loss_gradient.ravel()) / (jnp.linalg.norm(generator_loss_gradient.ravel()) + 1e-4)
     return jax.lax.stop_gradient(jnp.clip(ratio, 0.0, 1e4))

@@ -1,4 +1,4 @@
-"""From features to words: nearest rows of a frozen codebook (Zhu et al. 2024, section 3.2). All distances are float32."""
+"""From features to words: nearest rows of a frozen codebook (Zhu et al. 2024, section 3.2). Distances are float32."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Checkpoints of the published PyTorch implementation (zh460045050/V2L-Tokenizer) as this package's model and variables."""
+"""Checkpoints of the published PyTorch code (zh460045050/V2L-Tokenizer) as this package's model and variables."""
 
 import functools
 import pathlib
@@ -111,7 +111,7 @@ def _leaf(layer: str, leaf: str) -> str:
 
 
 def to_flax_layout(array: np.ndarray) -> np.ndarray:
-    """PyTorch convolution (out, in, h, w) and linear (out, in) weights as Flax kernels; 1×1 convolutions as linear ones."""
+    """PyTorch's convolution (out, in, h, w) and linear (out, in) weights as Flax kernels; 1×1 counts as linear."""
     array = np.asarray(array, np.float32)
     if array.ndim == 4 and array.shape[2:] == (1, 1):
         array = array[:, :, 0, 0]
@@ -196,7 +196,8 @@ def discriminator_from_reference(arrays: Mapping[str, np.ndarray]) -> tuple[Patc
             if layer in (0, len(indices) - 1):
                 params[f"conv_{layer}"]["bias"] = np.asarray(arrays[f"{prefix}.{index}.bias"], np.float32)
             else:  # A BatchNorm follows each convolution between the first and the last.
-                norm = {leaf: np.asarray(arrays[f"{prefix}.{index + 1}.{leaf}"], np.float32) for leaf in _BATCH_NORM_LEAVES}
+                names = {leaf: f"{prefix}.{index + 1}.{leaf}" for leaf in _BATCH_NORM_LEAVES}
+                norm = {leaf: np.asarray(arrays[name], np.float32) for leaf, name in names.items()}
                 params[f"norm_{layer}"] = {"scale": norm["weight"], "bias": norm["bias"]}
                 batch_stats[f"norm_{layer}"] = {"mean": norm["running_mean"], "var": norm["running_var"]}
         channels = params["conv_0"]["kernel"].shape[-1]

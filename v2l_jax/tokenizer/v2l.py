@@ -1,4 +1,4 @@
-"""The V2L tokenizer (Zhu et al. 2024, "Beyond Text"): an image becomes global and local words of a language model, and back."""
+"""The V2L tokenizer (Zhu et al. 2024, "Beyond Text"): an image becomes words of a language model, and back."""
 
 import functools
 from collections.abc import Callable
@@ -57,14 +57,14 @@ class V2LTokenizer(nn.Module):
       num_res_blocks: residual blocks a level in the encoder; the decoder has one more.
       z_channels: width of the feature map between autoencoder and quantizer.
       attn_resolutions: resolutions at which self-attention follows each residual block, counted from `resolution`.
-      resolution: nominal side that places attention; images of any side divisible by the downsampling rate are accepted.
+      resolution: nominal side that places attention; images may have any side that `downsampling` divides.
       word_dim: length of word vectors.
       num_local_words: rows of the local codebook.
       num_global_words: rows of the global codebook.
       cross_attention_heads: heads of the decoder's attention to the global words.
       codebook_weight: weight of the quantizer loss's term that moves the projector.
       block_size: local words compared at a time.
-      semantic_tower: `(tower_params, images [b, s, s, 3]) -> embeddings [b, word_dim]`, or None where embeddings are given.
+      semantic_tower: `(tower_params, images [b, s, s, 3]) -> embeddings [b, word_dim]`; None where those are given.
       dtype: type of convolutions and matrix products; normalization, distances and losses are float32.
     """
 

@@ -58,9 +58,9 @@ class LPIPS(nn.Module):
         self, image: Float[Array, "batch height width 3"], other: Float[Array, "batch height width 3"]
     ) -> Float[Array, " batch"]:
         vgg = VGG16(self.dtype, name="vgg")
-        pairs = zip(vgg((image - jnp.array(_SHIFT)) / jnp.array(_SCALE)), vgg((other - jnp.array(_SHIFT)) / jnp.array(_SCALE)))
+        features = [vgg((x - jnp.array(_SHIFT)) / jnp.array(_SCALE)) for x in (image, other)]
         distance = jnp.zeros(image.shape[0])
-        for stage, (a, b) in enumerate(pairs):
+        for stage, (a, b) in enumerate(zip(*features)):
             head = self.param(f"head_{stage}", nn.initializers.ones, (a.shape[-1],))
             difference = (unit_length(a) - unit_length(b)) ** 2
             distance += jnp.mean(jnp.dot(difference, head, precision=jax.lax.Precision.HIGHEST), axis=(1, 2))

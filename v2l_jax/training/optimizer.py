@@ -44,14 +44,15 @@ def make_optimizer(
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to the root of the second moment.
-      trainable: regular expression on "/"-joined parameter paths; parameters that it does not match stay as they are and
-        get no moments.
+      trainable: regular expression on "/"-joined parameter paths; parameters that it does not match stay as they are
+        and get no moments.
     """
     adam = optax.chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), _descend_by(schedule))
     if trainable == ".*":
         return adam
     transforms = {"train": adam, "freeze": optax.set_to_zero()}
-    return optax.with_extra_args_support(optax.multi_transform(transforms, lambda params: label_parameters(params, trainable)))
+    partial = optax.multi_transform(transforms, lambda params: label_parameters(params, trainable))
+    return optax.with_extra_args_support(partial)
 
 
 def label_parameters(params: Any, trainable: str) -> Any:

@@ -120,7 +120,7 @@ class Players:
         weighted sum is what goes back through the network.
 
         Returns:
-          Gradients, the discriminator's running statistics after scoring the reconstruction, the reconstruction, metrics.
+          Gradients, the discriminator's running statistics after it scored the reconstruction, that, and metrics.
         """
 
         def forward(params: Any) -> tuple[Any, Reconstruction]:
@@ -132,8 +132,8 @@ class Players:
 
         def play() -> tuple[jax.Array, jax.Array, jax.Array, Any]:
             loss, stats, gradient = self._generator_loss_and_gradient(state, fake)
-            kernel_gradient = self._last_kernel_gradient(state.params, result.last_features, frozen)
-            weight = self.weights.adversarial * adaptive_weight(kernel_gradient(image_gradient), kernel_gradient(gradient))
+            at_kernel = self._last_kernel_gradient(state.params, result.last_features, frozen)
+            weight = self.weights.adversarial * adaptive_weight(at_kernel(image_gradient), at_kernel(gradient))
             return loss, weight, weight * gradient, stats
 
         def wait() -> tuple[jax.Array, jax.Array, jax.Array, Any]:
