@@ -89,7 +89,7 @@ def tokenizer_from_reference(arrays: Mapping[str, np.ndarray]) -> tuple[V2LToken
         raise CheckpointError(f"not a V2L checkpoint in the released layout: it lacks {error}") from error
     variables = {"params": _params(arrays), "frozen": frozen}
     _check(model, variables["params"])
-    return model, variables
+    return model, jax.device_put(variables)
 
 
 def parameter_path(name: str) -> tuple[str, ...] | None:
