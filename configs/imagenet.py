@@ -78,10 +78,15 @@ def get_config() -> ConfigDict:
     config.train.warmup_steps = 0
     config.train.warmup_epochs = 5.0
     config.train.perceptual = "lpips-vgg16"
+    config.train.perceptual_images = 0  # of a batch; 0 = all
     config.train.weight_quantizer = 1.0
     config.train.weight_perceptual = 0.1
     config.train.weight_adversarial = 0.75
     config.train.disc_start = 10_000
+    config.train.encoder_start = 0
+    config.train.encoder_scale = 1.0  # of the learning rate
+    config.train.projector_fit_every = 0
+    config.train.projector_fit_until = 0
     config.train.crop_scale = ()  # no augmentation
     config.train.flip = False
     config.train.loader_workers = 16

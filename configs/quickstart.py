@@ -68,7 +68,7 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.image_size = 64
     config.model.channels = 32
-    config.model.channel_multipliers = (1, 2, 2, 4)
+    config.model.channel_multipliers = (1, 1, 2)  # halves the side twice: 16 × 16 = 256 local tokens
     config.model.num_res_blocks = 1
     config.model.z_channels = 64
     config.model.attn_resolutions = ()
@@ -78,23 +78,30 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.train = ConfigDict()
-    config.train.steps = 600
+    config.train.steps = 440
     config.train.epochs = 0.0  # instead of steps
-    config.train.batch_size = 16
-    config.train.learning_rate = 4.5e-4
-    config.train.warmup_steps = 50
+    config.train.batch_size = 8
+    config.train.learning_rate = 1e-3
+    config.train.warmup_steps = 10
     config.train.warmup_epochs = 0.0
     config.train.perceptual = "lpips-vgg16"  # "" trains without
+    config.train.perceptual_images = 2  # of a batch; 0 = all, four times the cost
     config.train.weight_quantizer = 1.0
     config.train.weight_perceptual = 0.1
     config.train.weight_adversarial = 0.75
-    config.train.disc_start = 500
+    config.train.disc_start = 10_000  # as in the paper: later than this run lasts
+    # On so few steps the published start collapses onto one word. So the decoder learns first, the encoder then moves slowly,
+    # and the projector is fitted to the encoder's features now and then (0, 1.0, 0, 0 is the published way).
+    config.train.encoder_start = 80
+    config.train.encoder_scale = 0.2  # of the learning rate
+    config.train.projector_fit_every = 20
+    config.train.projector_fit_until = 400
     config.train.crop_scale = (0.5, 1.0)
     config.train.flip = True
     config.train.loader_workers = 0
     config.train.log_every = 20
-    config.train.eval_every = 200
-    config.train.checkpoint_every = 100
+    config.train.eval_every = 110
+    config.train.checkpoint_every = 110
     config.train.keep_last = 2
 
     config.evaluate = ConfigDict()

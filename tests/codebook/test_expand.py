@@ -23,14 +23,14 @@ def test_continuations_equal_whole_prompts(smollm2):
     found = expand(model, params, tokenizer, subwords, batch_size=4)
 
     @jax.jit
-    def next_token(tokens):
+    def next_token(params, tokens):
         hidden, _ = model.apply({"params": params}, tokens, jnp.arange(tokens.shape[1])[None])
         return jnp.argmax(model.apply({"params": params}, hidden[:, -1], method="logits"), -1)
 
     for first, continuation in zip(prompt_ids(tokenizer, subwords), found, strict=True):
         prompt = [*tokenizer.encode(PREFIX), int(first)]
         for token in continuation:
-            assert int(next_token(jnp.asarray([prompt]))[0]) == token
+            assert int(next_token(params, jnp.asarray([prompt]))[0]) == token
             prompt.append(int(token))
 
 

@@ -21,7 +21,10 @@ from v2l_jax.towers import vgg
 from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.optimizer import make_optimizer, warmup_cosine
 from v2l_jax.training.state import TrainState
-from v2l_jax.training.step import StepFunction, make_train_step
+from v2l_jax.training.step import ProjectorFit, StepFunction, make_train_step
+
+ENCODER = "^(encoder|to_words|projector)"
+"""Paths of the parameters that choose the local words."""
 
 
 def tokenizer(config: ConfigDict, num_local_words: int, num_global_words: int, word_dim: int) -> V2LTokenizer:
@@ -62,7 +65,8 @@ def optimizers(config: ConfigDict, num_images: int) -> tuple[optax.GradientTrans
     c = config.train
     warmup = c.warmup_steps or int(c.warmup_epochs * num_images) // c.batch_size
     schedule = warmup_cosine(c.learning_rate, warmup, total_steps(config, num_images))
-    return make_optimizer(schedule), make_optimizer(schedule)
+    late = {"late": ENCODER, "late_start": c.encoder_start, "late_scale": c.encoder_scale}
+    return make_optimizer(schedule, **late), make_optimizer(schedule)
 
 
 def initial_state(config: ConfigDict, model: V2LTokenizer, num_images: int) -> TrainState:
@@ -83,7 +87,14 @@ def train_step(config: ConfigDict, model: V2LTokenizer, num_images: int) -> Step
     lpips = vgg.lpips if c.perceptual else None
     discriminator = PatchDiscriminator(dtype=model.dtype)
     return make_train_step(
-        model, discriminator, lpips, weights, *optimizers(config, num_images), k=config.model.global_tokens
+        model,
+        discriminator,
+        lpips,
+        weights,
+        *optimizers(config, num_images),
+        k=config.model.global_tokens,
+        perceptual_images=c.perceptual_images or None,
+        projector_fit=ProjectorFit(c.projector_fit_every, c.projector_fit_until) if c.projector_fit_every else None,
     )
 
 

@@ -120,7 +120,7 @@ def image_words(workdir: pathlib.Path, global_: Codebook, tokens: int) -> list[t
     return [tuple(global_.texts[i] for i in row) for row in ids]
 
 
-def make_episodes(config: ConfigDict, photos: loading.Photos, ways: int, shots: int) -> list[Episode]:
+def make_episodes(config: ConfigDict, photos: loading.Photos, ways: int, shots: int) -> tuple[Episode, ...]:
     """Episodes whose shots are training photos and whose queries are held-out ones, indexed as in `image_words`."""
     labels = np.concatenate([photos.train.labels, photos.held_out.labels])
     first_held_out = len(photos.train.labels)

@@ -20,7 +20,7 @@ class Rule:
     allows: Callable[[Any], bool]
 
 
-def _number(low: float, high: float = float("inf"), integer: bool = False) -> Rule:
+def _number(low: int | float, high: int | float = float("inf"), integer: bool = False) -> Rule:
     kind = int if integer else (int, float)
     span = f"of at least {low}" if high == float("inf") else f"from {low} to {high}"
     return Rule(
@@ -112,10 +112,15 @@ RULES: dict[str, Rule] = {
     "train.warmup_steps": _COUNT,
     "train.warmup_epochs": _number(0),
     "train.perceptual": _TEXT,
+    "train.perceptual_images": _COUNT,
     "train.weight_quantizer": _WEIGHT,
     "train.weight_perceptual": _WEIGHT,
     "train.weight_adversarial": _WEIGHT,
     "train.disc_start": _COUNT,
+    "train.encoder_start": _COUNT,
+    "train.encoder_scale": _number(0, 1),
+    "train.projector_fit_every": _COUNT,
+    "train.projector_fit_until": _COUNT,
     "train.crop_scale": _RANGE,
     "train.flip": _FLAG,
     "train.loader_workers": _COUNT,

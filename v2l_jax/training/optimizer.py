@@ -32,7 +32,14 @@ def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int) -> 
 
 
 def make_optimizer(
-    schedule: Schedule, b1: float = 0.5, b2: float = 0.9, eps: float = 1e-7, trainable: str = ".*"
+    schedule: Schedule,
+    b1: float = 0.5,
+    b2: float = 0.9,
+    eps: float = 1e-7,
+    trainable: str = ".*",
+    late: str = "",
+    late_start: int = 0,
+    late_scale: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam whose rate follows the training step, not the number of its own updates.
 
@@ -46,8 +53,12 @@ def make_optimizer(
       eps: added to the root of the second moment.
       trainable: regular expression on "/"-joined parameter paths; parameters that it does not match stay as they are
         and get no moments.
+      late: regular expression on the same paths; parameters that it matches do not move before `late_start`.
+      late_start: a training step; 0 lets everything move from the start.
+      late_scale: factor on the rate of the late parameters.
     """
-    adam = optax.chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), _descend_by(schedule))
+    descend = _descend_by(schedule, late, late_start, late_scale)
+    adam = optax.chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), descend)
     if trainable == ".*":
         return adam
     transforms = {"train": adam, "freeze": optax.set_to_zero()}
@@ -59,15 +70,27 @@ def label_parameters(params: Any, trainable: str) -> Any:
     """Says "train" or "freeze" for each parameter, by whether `trainable` matches within its "/"-joined path."""
 
     def label(path: Any, _: Any) -> str:
-        return "train" if re.search(trainable, jax.tree_util.keystr(path, simple=True, separator="/")) else "freeze"
+        return "train" if re.search(trainable, _name(path)) else "freeze"
 
     return jax.tree_util.tree_map_with_path(label, params)
 
 
-def _descend_by(schedule: Schedule) -> optax.GradientTransformationExtraArgs:
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _descend_by(
+    schedule: Schedule, late: str, late_start: int, late_scale: float
+) -> optax.GradientTransformationExtraArgs:
     def update(updates: Any, state: Any, params: Any = None, *, step: jax.Array, **unused: Any) -> tuple[Any, Any]:
         del params, unused
         rate = schedule(step)
-        return jax.tree.map(lambda u: -rate * u, updates), state
+        late_rate = jnp.where(jnp.asarray(step) < late_start, 0.0, late_scale * rate)
+
+        def descend(path: Any, update: jax.Array) -> jax.Array:
+            is_late = bool(late) and re.search(late, _name(path))
+            return -(late_rate if is_late else rate) * update
+
+        return jax.tree_util.tree_map_with_path(descend, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)

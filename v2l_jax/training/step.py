@@ -17,12 +17,31 @@ from v2l_jax.tokenizer.losses import (
     generator_loss,
     reconstruction_loss,
 )
+from v2l_jax.tokenizer.projector_fit import fit_projector
 from v2l_jax.tokenizer.v2l import Reconstruction, V2LTokenizer
 from v2l_jax.training.state import TrainState
 
 Batch = dict[str, Any]
 Metrics = dict[str, Any]
 StepFunction = Callable[[TrainState, Batch, dict[str, Any]], tuple[TrainState, Metrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectorFit:
+    """Fits the projector to a batch's features (see `tokenizer.projector_fit`) every `every` steps while step < `until`."""
+
+    every: int
+    until: int
+
+    def apply(self, model: V2LTokenizer, step: Any, params: Any, image: jax.Array, frozen_words: Any) -> Any:
+        """Parameters with the projector refitted where it is due."""
+
+        def fit() -> Any:
+            features = model.apply({"params": params, "frozen": frozen_words}, image, method="encode")
+            return fit_projector(frozen_words["local_words"], features.reshape(-1, features.shape[-1]))
+
+        due = (step % self.every == 0) & (step < self.until)
+        return params | {"projector": jax.lax.cond(due, fit, lambda: params["projector"])}
 
 
 def make_train_step(
@@ -35,6 +54,8 @@ def make_train_step(
     *,
     k: int,
     refresh_reconstruction: bool = True,
+    projector_fit: ProjectorFit | None = None,
+    perceptual_images: int | None = None,
     state_sharding: Any = None,
 ) -> StepFunction:
     """Returns the compiled step `(state, batch, frozen) -> (state, metrics)`; the given state is donated.
@@ -56,10 +77,12 @@ def make_train_step(
       k: global words an image gets.
       refresh_reconstruction: whether the discriminator sees the reconstruction by the just-updated tokenizer (one more
         forward pass, as the published code does) or the one that the tokenizer's own update used.
+      projector_fit: when to fit the projector to the encoder's features; None never does, as in the published code.
+      perceptual_images: LPIPS is the mean over this many images, the batch's first; None takes all, as the paper does.
       state_sharding: sharding of the returned state (a prefix pytree); None lets the compiler choose.
     """
     tx, disc_tx = optax.with_extra_args_support(tx), optax.with_extra_args_support(disc_tx)
-    players = Players(model, discriminator, lpips, weights)
+    players = Players(model, discriminator, lpips, weights, perceptual_images)
 
     def step(state: TrainState, batch: Batch, frozen: dict[str, Any]) -> tuple[TrainState, Metrics]:
         image = batch["image"]
@@ -67,6 +90,8 @@ def make_train_step(
         grads, disc_stats, reconstruction, metrics = players.tokenizer_gradients(state, image, global_ids, frozen)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
+        if projector_fit is not None:
+            params = projector_fit.apply(model, state.step, params, image, frozen["model"])
 
         def train_discriminator() -> tuple[Any, Any, Any, jax.Array]:
             fake = reconstruction
@@ -102,6 +127,7 @@ class Players:
     discriminator: PatchDiscriminator
     lpips: Callable | None
     weights: LossWeights
+    perceptual_images: int | None = None
 
     def reconstruct(
         self, params: Any, image: Float[Array, "b h w 3"], global_ids: Int[Array, "b k"], frozen: dict[str, Any]
@@ -172,7 +198,10 @@ class Players:
     def _image_loss_and_gradient(self, fake: jax.Array, image: jax.Array, frozen: dict[str, Any]) -> Any:
         def loss(fake: jax.Array) -> tuple[jax.Array, Metrics]:
             reconstruction = reconstruction_loss(image, fake)
-            perceptual = jnp.zeros(()) if self.lpips is None else jnp.mean(self.lpips(frozen["lpips"], image, fake))
+            perceptual = jnp.zeros(())
+            if self.lpips is not None:
+                some = slice(self.perceptual_images)
+                perceptual = jnp.mean(self.lpips(frozen["lpips"], image[some], fake[some]))
             metrics = {"reconstruction_loss": reconstruction, "perceptual_loss": perceptual}
             return reconstruction + self.weights.perceptual * perceptual, metrics
 
