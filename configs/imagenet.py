@@ -1,6 +1,6 @@
 """The paper's tokenizer: ImageNet at 128 px, LLaMA-2's vocabulary, CLIP ViT-L/14, 100 epochs at a global batch of 256.
 
-python -m v2l_jax.main --config=configs/imagenet.py --workdir=gs://… or /data/v2l_imagenet  (on a pod: add --distributed)
+python -m v2l_jax.main --config=configs/imagenet.py --workdir=/data/v2l_imagenet
 
 Needs TFDS imagenet2012 (tfds build imagenet2012 --file_format=array_record), and access to the two models on the Hugging Face
 hub. The paper trained on 32 GPUs and reports FID 3.41, LPIPS 0.08, PSNR 23.56 with local tokens (Table 3).
@@ -49,7 +49,10 @@ def get_config() -> ConfigDict:
     config.data.synthetic_size = 224
 
     config.codebook = ConfigDict()
+    config.codebook.word_initial = False
     config.codebook.vocabulary_limit = 0
+    config.codebook.expand_limit = 0
+    config.codebook.local_limit = 0
     config.codebook.ngrams = 3
     config.codebook.templates = "imagenet"
     config.codebook.merge_spellings = False

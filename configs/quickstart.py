@@ -56,10 +56,14 @@ def get_config() -> ConfigDict:
     config.data.held_out = 0.4  # share of each class that is never trained on: queries, and reconstruction
 
     config.codebook = ConfigDict()
-    config.codebook.vocabulary_limit = 16_384  # first subwords of the vocabulary (commonest first); 0 = all 49,152
+    # Caps that keep the time; 0 = no cap. Subwords come in the order of the vocabulary, commonest first.
+    config.codebook.word_initial = True  # leave out subwords that cannot begin a word; the published code keeps them
+    config.codebook.vocabulary_limit = 0  # subwords that become words
+    config.codebook.expand_limit = 16_384  # of these, how many are expanded to bigrams and trigrams
+    config.codebook.local_limit = 8_192  # of these, how many make up the local codebook
     config.codebook.ngrams = 3
     config.codebook.templates = ("{}",)  # or "imagenet", CLIP's 80
-    config.codebook.merge_spellings = True  # " Dog", " dog", "dog" compete as one; the published code keeps all
+    config.codebook.merge_spellings = True  # " Dog", " dogs", "dog," compete as one; the published code keeps all
     config.codebook.filter_top = 5
     config.codebook.filter_min_hits = 1
     config.codebook.expand_batch_size = 1024
@@ -78,7 +82,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.train = ConfigDict()
-    config.train.steps = 440
+    config.train.steps = 330
     config.train.epochs = 0.0  # instead of steps
     config.train.batch_size = 8
     config.train.learning_rate = 1e-3
@@ -95,7 +99,7 @@ def get_config() -> ConfigDict:
     config.train.encoder_start = 80
     config.train.encoder_scale = 0.2  # of the learning rate
     config.train.projector_fit_every = 20
-    config.train.projector_fit_until = 400
+    config.train.projector_fit_until = 300
     config.train.crop_scale = (0.5, 1.0)
     config.train.flip = True
     config.train.loader_workers = 0

@@ -16,6 +16,8 @@ def get_config() -> ConfigDict:
     config.data.name = "pizza-steak-sushi"
     config.data.unlabelled = ()
     config.codebook.vocabulary_limit = 600
+    config.codebook.expand_limit = 300
+    config.codebook.local_limit = 500
     config.codebook.expand_batch_size = 300
     config.codebook.ngrams = 2
     config.model.image_size = 32

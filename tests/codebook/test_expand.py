@@ -50,3 +50,5 @@ def test_ngrams_are_unigrams_then_bigrams_then_trigrams(smollm2):
     assert texts == [" San", " dog", " San Francisco", " dog house", " San Francisco Bay", " dog house roof"]
     assert ids[0] == (san,) and ids[-1] == (dog, house, roof)
     assert ngram_records(tokenizer, [san, dog], np.zeros((2, 2), int), ngrams=1)[0] == [" San", " dog"]
+    some = ngram_records(tokenizer, [san, dog], np.array([[francisco, bay]]))[0]
+    assert some == [" San", " dog", " San Francisco", " San Francisco Bay"]

@@ -1,6 +1,7 @@
 """The jobs in a row on real weights and photos, small; then again, interrupted, and on what cannot work."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -101,3 +102,18 @@ def test_an_empty_folder_is_named(config, tmp_path):
     empty.data.labelled = (str(tmp_path / "nothing"),)
     with pytest.raises(DataError, match="nothing"):
         runner.run_jobs(empty, tmp_path / "run")
+
+
+def test_the_notebook_runs_on_this_run(workdir, config, monkeypatch, tmp_path, capsys):
+    root = pathlib.Path(__file__).parents[2]
+    monkeypatch.setenv("V2L_JAX_ROOT", str(root))
+    monkeypatch.setenv("V2L_JAX_WORKDIR", str(workdir))
+    monkeypatch.setattr("runpy.run_path", lambda path: {"get_config": lambda: config})
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    notebook = json.loads((root / "colabs" / "words_of_an_image.ipynb").read_text())
+    names: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "words_of_an_image.ipynb", "exec"), names)
+    assert len(names["global_words"]) == 5 and names["decoded"].shape == (32, 32, 3)
+    assert names["answer"] in ("cat", "pizza") and capsys.readouterr().out.strip().endswith(names["answer"])

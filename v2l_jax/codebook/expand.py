@@ -78,12 +78,13 @@ def _continuation(model: Llama, params: Any, shared: KVCache, first: Int[Array, 
 
 
 def ngram_records(
-    tokenizer: TextTokenizer, subwords: Sequence[int], continuations: Int[np.ndarray, "subwords 2"], ngrams: int = 3
+    tokenizer: TextTokenizer, subwords: Sequence[int], continuations: Int[np.ndarray, "expanded 2"], ngrams: int = 3
 ) -> tuple[list[str], list[tuple[int, ...]]]:
-    """Texts and token ids of all unigrams, then all bigrams, then all trigrams (t1, t1t2, t1t2t3)."""
-    ids = [
-        (int(first), *(int(i) for i in rest[: length - 1]))
-        for length in range(1, ngrams + 1)
-        for first, rest in zip(subwords, continuations, strict=True)
-    ]
+    """Texts and token ids of all unigrams, then all bigrams, then all trigrams (t1, t1t2, t1t2t3).
+
+    `continuations` belong to the first of the subwords; the others stay unigrams.
+    """
+    ids = [(int(word),) for word in subwords]
+    for length in range(2, ngrams + 1):
+        ids += [(word, *map(int, rest[: length - 1])) for word, rest in zip(subwords, continuations)]
     return [tokenizer.decode(tokens) for tokens in ids], ids

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-_AROUND_WORD = re.compile(r"^[\W_]+|[\W_]+$")
+_WORD = re.compile(r"[^\W_]+")
+_FUNCTION_WORDS = frozenset("a an and at by for from in is of on or that the to with".split())
 
 
 @partial(jax.jit, static_argnames="top")
@@ -50,12 +51,18 @@ def keep_frequent(counts: Int[np.ndarray, " words"], min_hits: int = 1) -> Int[n
 
 
 def first_spellings(texts: Sequence[str]) -> Int[np.ndarray, " kept"]:
-    """Indices of the first text of each spelling; letter case, and white space and punctuation around it, are ignored.
+    """Indices of the first text of each spelling; letter case, punctuation, function words and plural s are ignored.
 
-    An LLM's vocabulary holds " Dog", " dog" and "dog", its bigrams " dog,"; to a text tower they are one word, and would
+    An LLM's vocabulary holds " Dog", " dog" and "dogs", its bigrams " dog,"; to a text tower they are one word, and would
     fill an image's five nearest words with one. The published code keeps them all.
     """
     first: dict[str, int] = {}
     for index, text in enumerate(texts):
-        first.setdefault(_AROUND_WORD.sub("", text).casefold() or text.strip(), index)
+        first.setdefault(_spelling(text), index)
     return np.asarray(sorted(first.values()), np.int64)
+
+
+def _spelling(text: str) -> str:
+    words = [word for word in _WORD.findall(text.casefold()) if word not in _FUNCTION_WORDS]
+    singular = [word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word for word in words]
+    return " ".join(singular) or text.strip()

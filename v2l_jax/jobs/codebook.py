@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
@@ -44,27 +43,43 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         texts, ids, fingerprint = _expanded(config)
         candidates = _embedded(config, texts, ids, fingerprint)
         candidates.save(candidates_path)
-    unigrams = len(candidates) // config.codebook.ngrams
-    candidates.take(np.arange(unigrams)).save(local_path(workdir))
+    unigrams = sum(len(ids) == 1 for ids in candidates.token_ids)
+    local = candidates.take(np.arange(min(unigrams, config.codebook.local_limit or unigrams)))
+    local.save(local_path(workdir))
     kept = _filtered(config, candidates, features.cached(config, workdir, "train", photos.train))
     kept.save(global_path(workdir))
-    logging.info("local codebook: %d words; global codebook: %d of %d candidates", unigrams, len(kept), len(candidates))
+    logging.info("local codebook: %d words; global codebook: %d of %d candidates", len(local), len(kept), len(candidates))
 
 
-def subwords(tokenizer: TextTokenizer, limit: int | None) -> list[int]:
-    """The subwords that become words: every ordinary token with a visible text, the first `limit` of them."""
-    ordinary = (i for i in range(tokenizer.vocab_size) if i not in tokenizer.special_ids)
-    visible = [i for i in ordinary if tokenizer.token_text(i).strip() and "\ufffd" not in tokenizer.token_text(i)]
-    return visible[: limit or None]
+def subwords(tokenizer: TextTokenizer, limit: int, word_initial: bool) -> list[int]:
+    """The subwords that become words, in the order of the vocabulary.
+
+    Args:
+      tokenizer: the language model's.
+      limit: keep the first so many; 0 keeps all.
+      word_initial: keep only those that can begin a word (they, or their twin with a space before, are in the vocabulary);
+        leaves out fragments such as "terri".
+    """
+    texts = tokenizer.token_texts()
+    begin = {text.lstrip() for text in texts if text.startswith(" ")}
+    chosen = [
+        i
+        for i, text in enumerate(texts)
+        if i not in tokenizer.special_ids
+        and text.strip()
+        and "\ufffd" not in text
+        and (not word_initial or text.lstrip() in begin)
+    ]
+    return chosen[: limit or None]
 
 
 def _expanded(config: ConfigDict) -> tuple[list[str], list[tuple[int, ...]], str]:
     llm = loading.language_model(config)
-    words = subwords(llm.tokenizer, config.codebook.vocabulary_limit)
-    continuations = np.zeros((len(words), 2), np.int32)
+    words = subwords(llm.tokenizer, config.codebook.vocabulary_limit, config.codebook.word_initial)
+    continuations = np.zeros((0, 2), np.int32)
     if config.codebook.ngrams > 1:
-        params = jax.device_put(llm.params)
-        continuations = expand(llm.model, params, llm.tokenizer, words, config.codebook.expand_batch_size)
+        expanded = words[: config.codebook.expand_limit or None]
+        continuations = expand(llm.model, llm.params, llm.tokenizer, expanded, config.codebook.expand_batch_size)
     texts, ids = ngram_records(llm.tokenizer, words, continuations, config.codebook.ngrams)
     return texts, ids, llm.tokenizer.fingerprint
 

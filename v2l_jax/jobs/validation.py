@@ -84,7 +84,10 @@ RULES: dict[str, Rule] = {
     "data.tfds_dir": _TEXT,
     "data.synthetic_length": _POSITIVE,
     "data.synthetic_size": _number(8, integer=True),
+    "codebook.word_initial": _FLAG,
     "codebook.vocabulary_limit": _COUNT,
+    "codebook.expand_limit": _COUNT,
+    "codebook.local_limit": _COUNT,
     "codebook.ngrams": _number(1, 3, integer=True),
     "codebook.templates": Rule(
         "'imagenet', or a tuple of texts with one {} each",
