@@ -27,10 +27,10 @@ quickstart: $(INSTALLED)
 	@echo "Open $(WORKDIR)/report.html"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n $(JOBS) tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
 
 test-parity: $(PARITY)
-	$(BIN)/python -m pytest -q -n $(JOBS) -m parity tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parity tests
 
 clean:
 	rm -rf $(VENV) runs

@@ -43,3 +43,15 @@ def test_only_matching_parameters_train():
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), state, params, step=jnp.int32(0))
     np.testing.assert_array_equal(updates["encoder"]["kernel"], np.zeros(3))
     np.testing.assert_allclose(updates["decoder"]["bias"], -0.1, rtol=1e-5)
+
+
+def test_late_parameters_wait_and_then_move_slower():
+    params = {"encoder": {"kernel": jnp.zeros(3)}, "decoder": {"kernel": jnp.zeros(3)}}
+    grads = jax.tree.map(jnp.ones_like, params)
+    tx = make_optimizer(lambda step: jnp.float32(0.1), late="^encoder", late_start=5, late_scale=0.25)
+    state = tx.init(params)
+    for step, expected in ((4, 0.0), (5, 0.25)):
+        updates, state = tx.update(grads, state, params, step=jnp.asarray(step))
+        ratio = updates["encoder"]["kernel"] / updates["decoder"]["kernel"]
+        np.testing.assert_allclose(ratio, expected, rtol=1e-6)
+        assert (updates["decoder"]["kernel"] < 0).all()

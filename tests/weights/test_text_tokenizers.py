@@ -1,5 +1,6 @@
 """Tokenizers, against transformers and plain-Python merging."""
 
+import dataclasses
 import json
 
 import gguf
@@ -244,3 +245,10 @@ def test_nothing_there_or_broken(tmp_path):
 def test_a_sentence_encoders_vocabulary_is_refused(asset):
     with pytest.raises(AssetError, match="not the tokenizer of an LLM"):
         text_tokenizers.load_text_tokenizer(asset("minilm-l6-v2"))
+
+
+def test_prompts_begin_with_bos_only_where_the_model_expects_it(asset):
+    smollm2 = text_tokenizers.load_text_tokenizer(asset("smollm2-135m-instruct"))
+    assert not smollm2.adds_bos and smollm2.encode_prompt("a dog") == smollm2.encode("a dog")
+    llama = dataclasses.replace(smollm2, adds_bos=True, bos_id=1)
+    assert llama.encode_prompt("a dog") == [1, *smollm2.encode("a dog")]
