@@ -1,5 +1,6 @@
 """Config → the tokenizer that trains: model, discriminator, optimizers, state, step."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.transforms import ImageTransform
-from v2l_jax.jobs import loading
+from v2l_jax.jobs import codebook, loading
 from v2l_jax.parallel.mesh import replicate
 from v2l_jax.tokenizer.discriminator import PatchDiscriminator
 from v2l_jax.tokenizer.losses import LossWeights
@@ -126,9 +127,22 @@ def checkpointer(config: ConfigDict, workdir: pathlib.Path) -> Checkpointer:
     )
 
 
-def restore_params(config: ConfigDict, workdir: pathlib.Path, model: V2LTokenizer, num_images: int, mesh: Mesh) -> Any:
-    """Parameters of the run's best checkpoint, a copy on every device."""
+@dataclasses.dataclass(frozen=True)
+class TrainedTokenizer:
+    """The run's tokenizer: its model, its variables on every device, and the words its ids stand for."""
+
+    model: V2LTokenizer
+    variables: dict[str, Any]
+    local_words: Codebook
+    global_words: Codebook
+
+
+def trained_tokenizer(config: ConfigDict, workdir: pathlib.Path, num_images: int, mesh: Mesh) -> TrainedTokenizer:
+    """The best checkpoint of the run; `num_images` are the training photos, as in `initial_state`."""
+    local, global_ = Codebook.load(codebook.local_path(workdir)), Codebook.load(codebook.global_path(workdir))
+    model = tokenizer_for(config, local, global_)
     with checkpointer(config, workdir) as checkpoints:
         like = jax.eval_shape(lambda: initial_state(config, model, num_images))
         params = checkpoints.restore(like, step=checkpoints.best_step()).state.params
-    return replicate(jax.tree.map(np.asarray, params), mesh)
+    params = replicate(jax.tree.map(np.asarray, params), mesh)
+    return TrainedTokenizer(model, {"params": params, "frozen": frozen_words(local, global_)}, local, global_)

@@ -49,13 +49,10 @@ def _few_shot_keys(config: ConfigDict) -> list[tuple[int, int, str]]:
 
 def _reconstruction(config: ConfigDict, workdir: pathlib.Path, photos: loading.Photos) -> list[Result]:
     mesh = loading.mesh(config)
-    local, global_ = Codebook.load(codebook.local_path(workdir)), Codebook.load(codebook.global_path(workdir))
-    model = building.tokenizer_for(config, local, global_)
-    params = building.restore_params(config, workdir, model, len(photos.train), mesh)
-    variables = {"params": params, "frozen": building.frozen_words(local, global_)}
+    trained = building.trained_tokenizer(config, workdir, len(photos.train), mesh)
     lpips = vgg.load_lpips(loading.locate(config.train.perceptual)) if config.train.perceptual else None
     held_out = WithVectors(photos.held_out, features.cached(config, workdir, "held_out", photos.held_out))
-    scores = score(config, model, variables, held_out, mesh, lpips)
+    scores = score(config, trained.model, trained.variables, held_out, mesh, lpips)
     setting = {
         "dataset": photos.dataset,
         "split": "held-out",

@@ -8,9 +8,8 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Concatenated, Source, Subset, WithVectors
-from v2l_jax.jobs import building, codebook, features, loading, tokenize
+from v2l_jax.jobs import building, features, loading, tokenize
 from v2l_jax.jobs.reconstruction import reconstruct
 from v2l_jax.jobs.workdir import read_json
 from v2l_jax.metrics.results import read_results
@@ -62,10 +61,7 @@ def _used(config: ConfigDict) -> set[str]:
 def _photo_rows(config: ConfigDict, workdir: pathlib.Path, photos: loading.Photos) -> list[PhotoRow]:
     """The report's own pictures, then the first held-out photos of each class."""
     mesh = loading.mesh(config)
-    local, global_ = Codebook.load(codebook.local_path(workdir)), Codebook.load(codebook.global_path(workdir))
-    model = building.tokenizer_for(config, local, global_)
-    params = building.restore_params(config, workdir, model, len(photos.train), mesh)
-    variables = {"params": params, "frozen": building.frozen_words(local, global_)}
+    trained = building.trained_tokenizer(config, workdir, len(photos.train), mesh)
     labels = np.asarray(photos.held_out.labels)
     first = [i for label in range(len(photos.held_out.class_names)) for i in np.flatnonzero(labels == label)[:PHOTOS_A_CLASS]]
     held_out: Source = Subset(photos.held_out, first)
@@ -76,15 +72,15 @@ def _photo_rows(config: ConfigDict, workdir: pathlib.Path, photos: loading.Photo
         shown = Concatenated([own, held_out])
         vectors = np.concatenate([features.cached(config, workdir, "report", own), vectors])
     rows = []
-    for tokens, pictures, _ in reconstruct(config, model, variables, WithVectors(shown, vectors), mesh):
+    for tokens, pictures, _ in reconstruct(config, trained.model, trained.variables, WithVectors(shown, vectors), mesh):
         for global_ids, local_ids, picture in zip(tokens.global_ids, tokens.local_ids, pictures, strict=True):
             record = shown[len(rows)]
             rows.append(
                 PhotoRow(
                     original=record["image"],
-                    words=[global_.texts[i] for i in global_ids],
+                    words=[trained.global_words.texts[i] for i in global_ids],
                     reconstruction=picture,
-                    local_words=[local.texts[i] for i in local_ids.ravel()[:LOCAL_WORDS_SHOWN]],
+                    local_words=[trained.local_words.texts[i] for i in local_ids.ravel()[:LOCAL_WORDS_SHOWN]],
                     caption=shown.class_names[record["label"]] if record["label"] >= 0 else pathlib.Path(record["path"]).stem,
                 )
             )

@@ -7,9 +7,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source, WithVectors
-from v2l_jax.jobs import building, codebook, features, loading
+from v2l_jax.jobs import building, features, loading
 from v2l_jax.jobs.reconstruction import full_batches
 from v2l_jax.progress import progress_bar
 from v2l_jax.tokenizer.v2l import ImageTokens, tokenize
@@ -37,12 +36,7 @@ def read(workdir: pathlib.Path, split: str) -> ImageTokens:
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Writes tokens/train.npz and tokens/held_out.npz: global_ids [images, k], local_ids [images, h, w], labels."""
     mesh, photos = loading.mesh(config), loading.photos(config)
-    local, global_ = Codebook.load(codebook.local_path(workdir)), Codebook.load(codebook.global_path(workdir))
-    model = building.tokenizer_for(config, local, global_)
-    variables = {
-        "params": building.restore_params(config, workdir, model, len(photos.train), mesh),
-        "frozen": building.frozen_words(local, global_),
-    }
+    trained = building.trained_tokenizer(config, workdir, len(photos.train), mesh)
     sources: dict[str, Source] = {"train": photos.train, "held_out": photos.held_out}
     for split, source in sources.items():
         if path_of(workdir, split).exists():
@@ -53,7 +47,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             full_batches(config, known, mesh), f"tokenizing {split}", "batch", -(-len(known) // config.evaluate.batch_size)
         )
         for batch, count in batches:
-            tokens = tokenize(model, variables, batch["image"], batch["semantic"], config.model.global_tokens)
+            tokens = tokenize(trained.model, trained.variables, batch["image"], batch["semantic"], config.model.global_tokens)
             parts.append(jax.tree.map(lambda x: np.asarray(x)[:count], tokens))  # noqa: B023
         tokens = jax.tree.map(lambda *x: np.concatenate(x), *parts)
         path = path_of(workdir, split)

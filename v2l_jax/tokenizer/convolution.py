@@ -34,7 +34,7 @@ def conv_general_dilated(
     """
     dilation = (*(settings.get("lhs_dilation") or ()), *(settings.get("rhs_dilation") or ()))
     if any(d != 1 for d in dilation) or settings.get("feature_group_count", 1) != 1 or strides[0] != strides[1]:
-        raise NotImplementedError("only plain convolutions, of the same stride both ways")
+        raise ValueError("only plain convolutions, of the same stride both ways")
     return _conv(inputs, kernel, strides[0], tuple(map(tuple, padding)))
 
 
