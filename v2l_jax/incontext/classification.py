@@ -12,8 +12,11 @@ from v2l_jax.incontext.decoding import Decoder
 from v2l_jax.incontext.prompts import FewShotPrompt, Words, answer_text, few_shot_prompt, query_text
 from v2l_jax.weights.text_tokenizers import TextTokenizer
 
-CONTENT_FREE = ("N/A", "", "[MASK]")
-"""Queries without content, whose answers show the prior of a prompt's classes (Zhao et al. 2021, section 4.2)."""
+CONTENT_FREE = ("word",)
+"""Queries without content, whose answers show the prior of a prompt's classes (Zhao et al. 2021, section 4.2).
+
+Zhao et al. take "N/A", "[MASK]" and the empty string; a neutral word is nearer to what images look like in these prompts.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
