@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.train = ConfigDict()
-    config.train.steps = 330
+    config.train.steps = 240
     config.train.epochs = 0.0  # instead of steps
     config.train.batch_size = 8
     config.train.learning_rate = 1e-3
@@ -96,16 +96,16 @@ def get_config() -> ConfigDict:
     config.train.disc_start = 10_000  # as in the paper: later than this run lasts
     # On so few steps the published start collapses onto one word. So the decoder learns first, the encoder then moves slowly,
     # and the projector is fitted to the encoder's features now and then (0, 1.0, 0, 0 is the published way).
-    config.train.encoder_start = 80
+    config.train.encoder_start = 60
     config.train.encoder_scale = 0.2  # of the learning rate
     config.train.projector_fit_every = 20
-    config.train.projector_fit_until = 300
+    config.train.projector_fit_until = 220
     config.train.crop_scale = (0.5, 1.0)
     config.train.flip = True
     config.train.loader_workers = 0
     config.train.log_every = 20
-    config.train.eval_every = 110
-    config.train.checkpoint_every = 110
+    config.train.eval_every = 80
+    config.train.checkpoint_every = 80
     config.train.keep_last = 2
 
     config.evaluate = ConfigDict()

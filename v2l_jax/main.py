@@ -29,8 +29,10 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
     if _CONFIG.value is None:
         raise app.UsageError("--config is missing; try --config=configs/quickstart.py")
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = pathlib.Path(_WORKDIR.value or os.path.join("runs", name))
+    path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+    if not path.is_file():
+        sys.exit(f"error: there is no config file {path}; see the folder configs")
+    workdir = pathlib.Path(_WORKDIR.value or os.path.join("runs", path.stem))
     try:
         from v2l_jax.jobs import runner
 
@@ -54,7 +56,7 @@ if __name__ == "__main__":
     sys.argv[0] = "python -m v2l_jax.main"
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print(__doc__)
-        print(flags.FLAGS.module_help(sys.modules[__name__]))
+        print("\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in ("config", "workdir", "distributed")))
         sys.exit(0)
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)

@@ -33,14 +33,17 @@ def test_the_language_model_names_obvious_words(smollm2, scoring):
 def test_calibration_subtracts_the_mean_of_content_free_queries(smollm2):
     decoder, tokenizer = smollm2
 
-    class Recorder:
+    class Recorder(Decoder):
         """Scores by a fixed table, and keeps what it was asked."""
+
+        def __init__(self):
+            pass
 
         def score_continuations(self, prompts, candidates, description):
             self.texts = [tokenizer.decode(prompt) for prompt in prompts]
             prior = [np.array([-1.0, -3.0]), np.array([-2.0, -5.0])]
             asked = [np.array([-1.1, -1.5]), np.array([-0.5, -4.0])]
-            return asked + prior * len(CONTENT_FREE)
+            return (asked + prior * len(CONTENT_FREE))[: len(prompts)]
 
     recorder = Recorder()
     assert classify(recorder, tokenizer, EPISODES, WORDS, Scoring()).tolist() == [1, 0]  # -0.1 < 1.5, 1.5 > 1.0

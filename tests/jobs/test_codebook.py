@@ -22,5 +22,5 @@ def test_all_visible_ordinary_subwords_in_order(tokenizer):
 def test_fragments_can_be_left_out(tokenizer):
     kept = {tokenizer.token_text(i) for i in subwords(tokenizer, 0, word_initial=True)}
     assert {" dog", "dog", " pizza", " sushi"} <= kept
-    assert "terri" not in kept and "terri" in {tokenizer.token_text(i) for i in subwords(tokenizer, 0, word_initial=False)}
+    assert "ization" not in kept and "ization" in {tokenizer.token_text(i) for i in subwords(tokenizer, 0, word_initial=False)}
     assert all(text.startswith(" ") or f" {text}" in kept for text in kept)

@@ -58,7 +58,7 @@ def subwords(tokenizer: TextTokenizer, limit: int, word_initial: bool) -> list[i
       tokenizer: the language model's.
       limit: keep the first so many; 0 keeps all.
       word_initial: keep only those that can begin a word (they, or their twin with a space before, are in the vocabulary);
-        leaves out fragments such as "terri".
+        leaves out fragments such as "ization".
     """
     texts = tokenizer.token_texts()
     begin = {text.lstrip() for text in texts if text.startswith(" ")}
