@@ -69,12 +69,21 @@ class HuggingFaceLoop:
         import transformers
         from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-        path = str(assets.fetch(_ASSET))
-        loaded = load_gguf_checkpoint(path, return_tensors=True)
-        config = transformers.LlamaConfig(**{k: v for k, v in loaded["config"].items() if k not in ("model_type", "_model_name_or_path")})
-        self.model = transformers.LlamaForCausalLM(config).eval()
-        missing = self.model.load_state_dict({k: torch.as_tensor(np.array(v)) for k, v in loaded["tensors"].items()}, strict=False)
-        assert set(missing.missing_keys) <= {"lm_head.weight"} and not missing.unexpected_keys
+        config, _ = load_llama(assets.fetch(_ASSET))
+        sizes = transformers.LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            rms_norm_eps=config.norm_eps,
+            rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+            tie_word_embeddings=config.tied_embeddings,
+        )
+        self.model = transformers.LlamaForCausalLM(sizes).float().eval()
+        tensors = load_gguf_checkpoint(str(assets.fetch(_ASSET)), return_tensors=True, model_to_load=self.model)["tensors"]
+        assert self.model.load_state_dict(tensors, strict=False).missing_keys == ["lm_head.weight"]
         self.model.tie_weights()
         self.torch, self.tokenizer = torch, tokenizer
 
