@@ -32,7 +32,7 @@ def last_line(result: subprocess.CompletedProcess) -> str:
 def test_help_says_what_it_does_and_how():
     result = run("--help")
     assert result.returncode == 0
-    for text in ("--config=configs/quickstart.py", "--workdir", "codebook", "--distributed"):
+    for text in ("--config=configs/quickstart.py", "--workdir", "codebook"):
         assert text in result.stdout
 
 

@@ -18,9 +18,6 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, such as configs/quickstart.py; override a value with --config.path.to.key=value."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run makes. Default: runs/<config name>.")
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "Call jax.distributed.initialize() first: one process a host on a TPU pod or GPU cluster."
-)
 
 
 def main(argv: list[str]) -> None:
@@ -36,7 +33,7 @@ def main(argv: list[str]) -> None:
     try:
         from v2l_jax.jobs import runner
 
-        runner.start(distributed=_DISTRIBUTED.value)
+        runner.start()
         runner.run_jobs(_CONFIG.value, workdir)
     except V2LError as error:
         logging.flush()
@@ -56,7 +53,7 @@ if __name__ == "__main__":
     sys.argv[0] = "python -m v2l_jax.main"
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print(__doc__)
-        print("\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in ("config", "workdir", "distributed")))
+        print("\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in ("config", "workdir")))
         sys.exit(0)
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)

@@ -11,10 +11,8 @@ from ml_collections import ConfigDict
 
 from v2l_jax.jobs import evaluate, validation, workdir as workdirs
 
-def start(distributed: bool) -> None:
-    """Sets up JAX for a run: other hosts, and a compile cache that outlives the process."""
-    if distributed:
-        jax.distributed.initialize()
+def start() -> None:
+    """Gives JAX a compile cache that outlives the process."""
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "v2l_jax" / "compiled"
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
