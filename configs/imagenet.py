@@ -109,5 +109,5 @@ def get_config() -> ConfigDict:
     config.evaluate.few_shot.induction = True
     config.evaluate.few_shot.rule = "greedy"
     config.evaluate.few_shot.calibrate = False
-    config.evaluate.few_shot.controls = ("none", "shuffled")
+    config.evaluate.few_shot.control_shots = (1, 3, 5)
     return config

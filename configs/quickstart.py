@@ -119,5 +119,5 @@ def get_config() -> ConfigDict:
     config.evaluate.few_shot.induction = True
     config.evaluate.few_shot.rule = "likelihood"  # or "greedy", the published rule
     config.evaluate.few_shot.calibrate = True  # contextual calibration; the published way is False
-    config.evaluate.few_shot.controls = ("none", "shuffled")
+    config.evaluate.few_shot.control_shots = (1, 3)  # shots at which the control with shuffled words runs too
     return config

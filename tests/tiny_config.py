@@ -35,5 +35,6 @@ def get_config() -> ConfigDict:
     config.train.checkpoint_every = 2
     config.evaluate.few_shot.ways = (2,)
     config.evaluate.few_shot.shots = (1,)
+    config.evaluate.few_shot.control_shots = (1,)
     config.evaluate.few_shot.episodes = 6
     return config

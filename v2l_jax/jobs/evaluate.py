@@ -44,7 +44,8 @@ def _key(result: Result) -> tuple:
 
 def _few_shot_keys(config: ConfigDict) -> list[tuple[int, int, str]]:
     c = config.evaluate.few_shot
-    return [(ways, shots, control) for control in c.controls for ways in c.ways for shots in c.shots]
+    real = [(ways, shots, "none") for ways in c.ways for shots in c.shots]
+    return real + [(ways, shots, "shuffled") for ways in c.ways for shots in c.control_shots]
 
 
 def _reconstruction(config: ConfigDict, workdir: pathlib.Path, photos: loading.Photos) -> list[Result]:

@@ -140,7 +140,7 @@ RULES: dict[str, Rule] = {
     "evaluate.few_shot.induction": _FLAG,
     "evaluate.few_shot.rule": _one_of("likelihood", "greedy"),
     "evaluate.few_shot.calibrate": _FLAG,
-    "evaluate.few_shot.controls": _each(_one_of("none", "shuffled")),
+    "evaluate.few_shot.control_shots": _each(_POSITIVE),
 }
 
 
