@@ -181,6 +181,33 @@ _ASSETS = (
         sha256="2e34dd2a943a2a79aaa53a8b5f7592a08fda45ac35fbc575bf0e9ac6662c2974",
         size=2_783_939,
     ),
+    Asset(
+        name="coco-qa-sample",
+        about="20 COCO photos with a COCO-QA question each: 10 of the training split, 10 of the test split",
+        package="configilm",
+        version="0.7.1",
+        package_file="configilm-0.7.1-py3-none-any.whl",
+        package_sha256="54e8c2424c55bb4e68dfda07593e155e9ecfa6c60b50585c4b378076934cf5e3",
+        package_size=55_276_758,
+        member="configilm/extra/mock_data/COCO-QA/",
+        platform=("--python-version=3.11",),
+        licence="MIT (package); COCO says: annotations CC BY 4.0, photos under Flickr's terms of use",
+        sha256="e5090328ddd26f783d66d6588b69de37355d8e263e562afef957770de09de919",
+        size=3_419_889,
+    ),
+    Asset(
+        name="easy-vqa",
+        about="5,000 drawn pictures of a coloured shape, 64×64, with 48,248 questions",
+        package="easy-vqa",
+        version="1.0",
+        package_file="easy_vqa-1.0-py3-none-any.whl",
+        package_sha256="fcb51b309b78c7b00f97b64cdbcbcf5c105f94da1b39c0796cee5a787c4f650f",
+        package_size=3_215_672,
+        member="easy_vqa/data/",
+        licence="MIT",
+        sha256="013a537ac8fd512c724778876e545fc269f88b7022e4d1a57b858d151abf21fa",
+        size=4_522_613,
+    ),
 )
 
 ASSETS: dict[str, Asset] = {asset.name: asset for asset in _ASSETS}
