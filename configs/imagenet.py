@@ -16,23 +16,22 @@ def get_config() -> ConfigDict:
     config.jobs = ("codebook", "train", "tokenize", "evaluate", "report")
     config.mesh = ConfigDict({"data": -1})
 
-    config.llm = ConfigDict()
-    config.llm.weights = "hf://meta-llama/Llama-2-7b-hf"
-    config.llm.tokenizer = ""
-    config.llm.dtype = "bfloat16"
-    config.llm.token_budget = 16_384
+    config.llm = "hf://meta-llama/Llama-2-7b-hf"
+    config.llm_options = ConfigDict()
+    config.llm_options.tokenizer = ""
+    config.llm_options.dtype = "bfloat16"
+    config.llm_options.token_budget = 16_384
 
-    config.tower = ConfigDict()
-    config.tower.kind = "clip"
-    config.tower.weights = "hf://openai/clip-vit-large-patch14"
-    config.tower.classifier = ""
-    config.tower.sentence_encoder = ""
-    config.tower.synsets = ""
-    config.tower.lemmas = ""
-    config.tower.top_classes = 10
-    config.tower.class_template = "{}"
-    config.tower.dtype = "bfloat16"
-    config.tower.batch_size = 256
+    config.tower = "clip:hf://openai/clip-vit-large-patch14"
+    config.tower_options = ConfigDict()
+    config.tower_options.classifier = ""  # this and the next five are ConSE's
+    config.tower_options.sentence_encoder = ""
+    config.tower_options.synsets = ""
+    config.tower_options.lemmas = ""
+    config.tower_options.top_classes = 10
+    config.tower_options.class_template = "{}"
+    config.tower_options.dtype = "bfloat16"
+    config.tower_options.batch_size = 256
 
     config.data = ConfigDict()
     config.data.kind = "tfds"
@@ -99,6 +98,8 @@ def get_config() -> ConfigDict:
     config.train.keep_last = 2
 
     config.evaluate = ConfigDict()
+    config.evaluate.tasks = ("reconstruction", "few_shot")
+    config.evaluate.reconstruction = ConfigDict()
     config.evaluate.batch_size = 256
     config.evaluate.few_shot = ConfigDict()
     config.evaluate.few_shot.ways = (2, 5)

@@ -14,25 +14,23 @@ def get_config() -> ConfigDict:
     config.jobs = ("codebook", "train", "tokenize", "evaluate", "report")
     config.mesh = ConfigDict({"data": -1})
 
-    # The frozen language model: a registered asset, hf://organisation/model, or a local path.
-    config.llm = ConfigDict()
-    config.llm.weights = "smollm2-135m-instruct"
-    config.llm.tokenizer = ""  # "" = beside the weights
-    config.llm.dtype = "auto"  # of matrix products: float32, bfloat16, or auto = bfloat16 where the hardware has it
-    config.llm.token_budget = 4096  # tokens in a batch
+    config.llm = "smollm2-135m-instruct"  # the frozen language model: a registered asset, hf://organisation/model, or a local path
+    config.llm_options = ConfigDict()
+    config.llm_options.tokenizer = ""  # "" = beside the weights
+    config.llm_options.dtype = "auto"  # of matrix products: float32, bfloat16, or auto = bfloat16 where the hardware has it
+    config.llm_options.token_budget = 4096  # tokens in a batch
 
-    # The frozen image-text tower that says which words an image is near to.
-    config.tower = ConfigDict()
-    config.tower.kind = "conse"  # or "clip", with tower.weights
-    config.tower.weights = ""
-    config.tower.classifier = "efficientnet-lite2"
-    config.tower.sentence_encoder = "minilm-l6-v2"
-    config.tower.synsets = "imagenet-synsets"
-    config.tower.lemmas = "imagenet-lemmas"
-    config.tower.top_classes = 10
-    config.tower.class_template = "{}"
-    config.tower.dtype = "auto"
-    config.tower.batch_size = 32
+    # The frozen image-text tower that says which words an image is near to: "conse", or "clip:" and an asset, hf:// or path.
+    config.tower = "conse"
+    config.tower_options = ConfigDict()
+    config.tower_options.classifier = "efficientnet-lite2"
+    config.tower_options.sentence_encoder = "minilm-l6-v2"
+    config.tower_options.synsets = "imagenet-synsets"
+    config.tower_options.lemmas = "imagenet-lemmas"
+    config.tower_options.top_classes = 10
+    config.tower_options.class_template = "{}"
+    config.tower_options.dtype = "auto"
+    config.tower_options.batch_size = 32
 
     config.data = ConfigDict()
     config.data.kind = "folders"  # or "tfds" (the TFDS set `data.name`), "synthetic"
@@ -109,6 +107,8 @@ def get_config() -> ConfigDict:
     config.train.keep_last = 2
 
     config.evaluate = ConfigDict()
+    config.evaluate.tasks = ("reconstruction", "few_shot")
+    config.evaluate.reconstruction = ConfigDict()
     config.evaluate.batch_size = 32
     config.evaluate.few_shot = ConfigDict()
     config.evaluate.few_shot.ways = (2, 5)

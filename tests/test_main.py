@@ -42,9 +42,9 @@ def test_help_says_what_it_does_and_how():
         (["--config=tests/tiny_config.py", "--config.train.stepz=3"], "stepz.*steps"),
         (["--config=tests/tiny_config.py", "--config.train.steps=many"], "steps"),
         (["--config=configs/absent.py"], "absent.py"),
-        (["--config=tests/tiny_config.py", "--config.llm.dtype=float8"], "config.llm.dtype is 'float8'"),
+        (["--config=tests/tiny_config.py", "--config.llm_options.dtype=float8"], "config.llm_options.dtype is 'float8'"),
         (["--config=tests/tiny_config.py", "--workdir=/proc/nowhere/run"], "cannot write to the workdir /proc/nowhere/run"),
-        (["--config=tests/tiny_config.py", "--config.llm.weights=/no/such/model", "--workdir={tmp}"], "/no/such/model"),
+        (["--config=tests/tiny_config.py", "--config.llm=/no/such/model", "--workdir={tmp}"], "/no/such/model"),
     ],
 )
 def test_wrong_calls_end_in_one_line(flags, message, tmp_path):

@@ -10,8 +10,8 @@ QUICKSTART = pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"
 
 def get_config() -> ConfigDict:
     config = runpy.run_path(str(QUICKSTART))["get_config"]()
-    config.llm.dtype = "float32"
-    config.tower.dtype = "float32"
+    config.llm_options.dtype = "float32"
+    config.tower_options.dtype = "float32"
     config.data.labelled = ("pizza-steak-sushi/test",)
     config.data.name = "pizza-steak-sushi"
     config.data.unlabelled = ()

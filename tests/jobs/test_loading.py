@@ -5,7 +5,8 @@ import pytest
 
 from tests.tiny_config import get_config
 from v2l_jax.errors import AssetError, DataError
-from v2l_jax.jobs import evaluate, loading
+from v2l_jax.jobs import loading
+from v2l_jax.jobs.evaluators import few_shot
 
 
 def test_locate_finds_paths_assets_and_folders_inside_assets(asset, tmp_path):
@@ -29,10 +30,10 @@ def test_held_out_photos_are_disjoint_and_shots_and_queries_too(asset):
     paths = [{source[i]["path"] for i in range(len(source))} for source in (photos.train, photos.held_out)]
     assert not paths[0] & paths[1] and len(paths[0] | paths[1]) == 75
     first = len(photos.train)
-    for episode in evaluate.make_episodes(config, photos, 2, 1):
+    for episode in few_shot.make_episodes(config, photos, 2, 1):
         assert all(shot.index < first for shot in episode.shots) and episode.query.index >= first
 
 
 def test_more_ways_than_classes_is_said(asset):
     with pytest.raises(DataError, match="5-way"):
-        evaluate.make_episodes(get_config(), loading.photos(get_config()), 5, 1)
+        few_shot.make_episodes(get_config(), loading.photos(get_config()), 5, 1)

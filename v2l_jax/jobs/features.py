@@ -22,7 +22,7 @@ def cached(
     if path.exists():
         return np.load(path, allow_pickle=False)
     tower = loading.image_text_tower(config)
-    vectors = loading.encode_images(tower, source, config.tower.batch_size, f"looking at the {name.replace('_', '-')} photos")
+    vectors = loading.encode_images(tower, source, config.tower_options.batch_size, f"looking at the {name.replace('_', '-')} photos")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{name}.tmp.npy")
     np.save(temporary, vectors)

@@ -1,6 +1,8 @@
 """Config → the frozen networks, photos and mesh that jobs work with."""
 
 import dataclasses
+import functools
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -81,24 +83,24 @@ def locate(path: str) -> pathlib.Path:
 
 
 def language_model(config: ConfigDict) -> LanguageModel:
-    """Loads `config.llm`."""
-    path, dtype = locate(config.llm.weights), matmul_dtype(config.llm.dtype)
-    sizes, params = load_llama(path, dtype)
-    tokenizer = load_text_tokenizer(path if not config.llm.tokenizer else locate(config.llm.tokenizer))
-    return LanguageModel(config.llm.weights, Llama(sizes, dtype), params, tokenizer)
+    """Loads `config.llm`: a registered asset, hf://organisation/model, or a local path."""
+    dtype = matmul_dtype(config.llm_options.dtype)
+    sizes, params = load_llama(locate(config.llm), dtype)
+    return LanguageModel(config.llm, Llama(sizes, dtype), params, text_tokenizer(config))
 
 
 def text_tokenizer(config: ConfigDict) -> TextTokenizer:
     """Loads the tokenizer of `config.llm` alone."""
-    return load_text_tokenizer(locate(config.llm.tokenizer or config.llm.weights))
+    return load_text_tokenizer(locate(config.llm_options.tokenizer or config.llm))
 
 
 def image_text_tower(config: ConfigDict) -> ImageTextTower:
-    """Loads `config.tower`: a CLIP, or ConSE from a classifier and a sentence encoder."""
-    c = config.tower
+    """Loads `config.tower`: "clip:" and its weights, or "conse", from a classifier and a sentence encoder."""
+    c = config.tower_options
     dtype = matmul_dtype(c.dtype)
-    if c.kind == "clip":
-        return load_clip(locate(c.weights), matmul_dtype=dtype)
+    kind, _, weights = config.tower.partition(":")
+    if kind == "clip":
+        return load_clip(locate(weights), matmul_dtype=dtype)
     return load_conse(
         locate(c.classifier),
         locate(c.sentence_encoder),
@@ -111,8 +113,13 @@ def image_text_tower(config: ConfigDict) -> ImageTextTower:
 
 
 def photos(config: ConfigDict) -> Photos:
-    """Opens the images of `config.data`, held-out ones apart."""
-    c = config.data
+    """Opens the images of `config.data`, held-out ones apart; folders are scanned once a process."""
+    return _photos(config.data.to_json(sort_keys=True), config.seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _photos(data: str, seed: int) -> Photos:
+    c = ConfigDict(json.loads(data))
     if c.kind == "synthetic":
         make = lambda seed: SyntheticSource(c.synthetic_length, c.synthetic_size, seed)  # noqa: E731
         return Photos(make(0), make(1), (), c.name)
@@ -120,7 +127,7 @@ def photos(config: ConfigDict) -> Photos:
         open_split = lambda split: TfdsSource(c.name, split, c.tfds_dir or None)  # noqa: E731
         return Photos(open_split("train"), open_split("validation"), (), c.name)
     labelled = _folder(c.labelled, dict(c.rename_classes))
-    kept, held_out = split_held_out(labelled.labels, c.held_out, config.seed, labelled.content_hashes)
+    kept, held_out = split_held_out(labelled.labels, c.held_out, seed, labelled.content_hashes)
     train: Source = Subset(labelled, kept)
     skipped = labelled.skipped
     if c.unlabelled:

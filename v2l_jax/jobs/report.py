@@ -9,12 +9,15 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax.data.sources import Concatenated, Source, Subset, WithVectors
-from v2l_jax.jobs import building, features, loading, tokenize
+from v2l_jax.jobs import loading, tokenize
+from v2l_jax.jobs.evaluate import evaluator
+from v2l_jax.jobs.evaluators import TASKS
 from v2l_jax.jobs.reconstruction import reconstruct
+from v2l_jax.jobs.run import Run
 from v2l_jax.jobs.workdir import read_json
-from v2l_jax.metrics.results import read_results
+from v2l_jax.metrics.results import Result, read_results
 from v2l_jax.report.curves import curves_from_rows
-from v2l_jax.report.data import AssetNote, JobTiming, PhotoRow, PromptExample, ReportData
+from v2l_jax.report.data import AssetNote, JobTiming, PhotoRow, PromptExample, ReportData, TaskSection
 from v2l_jax.report.page import render_page
 from v2l_jax.training.metric_log import read_metrics
 from v2l_jax.weights import registry
@@ -31,19 +34,21 @@ def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Writes report.html from whatever the other jobs have left in the workdir."""
-    photos = loading.photos(config)
-    example = read_json(workdir / "prompt_example.json", None)
-    results, metrics = workdir / "results.json", workdir / "metrics.jsonl"
+    context = Run(config, workdir)
+    photos = context.photos
+    example = read_json(workdir / "evaluate" / "few_shot" / "example.json", None)
+    results, metrics = read_results(workdir / "results.json"), workdir / "metrics.jsonl"
     data = ReportData(
-        results=read_results(results) if results.exists() else (),
-        photos=_photo_rows(config, workdir, photos) if tokenize.is_done(config, workdir) else (),
+        results=results,
+        photos=_photo_rows(context) if tokenize.is_done(config, workdir) else (),
+        sections=_sections(context, results),
         curves=curves_from_rows(read_metrics(metrics)) if metrics.exists() else {},
         prompt_example=PromptExample(**example) if example else None,
         timings=[JobTiming(job, seconds) for job, seconds in read_json(workdir / "timings.json", {}).items()],
         environment=read_json(workdir / "environment.json", {}),
         assets=[AssetNote(a.name, a.source, a.licence) for a in registry.ASSETS.values() if a.name in _used(config)],
         skipped=photos.skipped,
-        tower_kind=config.tower.kind,
+        tower_kind=config.tower.partition(":")[0],
     )
     path = workdir / "report.html"
     temporary = path.with_suffix(".tmp")
@@ -58,19 +63,28 @@ def _used(config: ConfigDict) -> set[str]:
     return {value.partition("/")[0] for value in values if isinstance(value, str)}
 
 
-def _photo_rows(config: ConfigDict, workdir: pathlib.Path, photos: loading.Photos) -> list[PhotoRow]:
+def _sections(run: Run, results: list[Result]) -> list[TaskSection]:
+    """The parts of the page that measured tasks make, in the order of `evaluators.TASKS`."""
+    sections = []
+    for task in TASKS:
+        rows = [result for result in results if result.measured_on.get("task") == task]
+        if rows:
+            sections.append(evaluator(task).section(run, rows))
+    return [section for section in sections if section is not None]
+
+
+def _photo_rows(run: Run) -> list[PhotoRow]:
     """The report's own pictures, then the first held-out photos of each class."""
-    mesh = loading.mesh(config)
-    trained = building.trained_tokenizer(config, workdir, len(photos.train), mesh)
+    config, photos, mesh, trained = run.config, run.photos, run.mesh, run.trained
     labels = np.asarray(photos.held_out.labels)
     first = [i for label in range(len(photos.held_out.class_names)) for i in np.flatnonzero(labels == label)[:PHOTOS_A_CLASS]]
     held_out: Source = Subset(photos.held_out, first)
-    vectors = features.cached(config, workdir, "held_out", photos.held_out)[first]
+    vectors = run.split_features("held_out")[first]
     own = loading.report_photos(config)
     shown = held_out
     if own is not None:
         shown = Concatenated([own, held_out])
-        vectors = np.concatenate([features.cached(config, workdir, "report", own), vectors])
+        vectors = np.concatenate([run.features("report", own), vectors])
     rows = []
     for tokens, pictures, _ in reconstruct(config, trained.model, trained.variables, WithVectors(shown, vectors), mesh):
         for global_ids, local_ids, picture in zip(tokens.global_ids, tokens.local_ids, pictures, strict=True):

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from v2l_jax.errors import ConfigError, V2LError
 
+_MAY_DIFFER = ("jobs", "evaluate", "finetune", "llm", "llm_options", "mesh")
 _PACKAGES = ("v2l_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
@@ -34,16 +35,19 @@ def read_json(path: pathlib.Path, default: Any) -> Any:
 def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Makes the folder and writes config.json and environment.json.
 
+    What is measured, by which language model, and how (`_MAY_DIFFER`) may change from call to call: a codebook knows its
+    tokenizer and a result what it was measured on. What made the words and the tokenizer may not.
+
     Raises:
       V2LError: the folder cannot be written.
       ConfigError: the folder holds a run of another config; the first differing keys are named.
     """
-    asked = {key: value for key, value in json.loads(config.to_json_best_effort()).items() if key != "jobs"}
+    asked = json.loads(config.to_json_best_effort())
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         existing = read_json(workdir / "config.json", asked)
-        if existing != asked:
-            differing = sorted(_differences(existing, asked))
+        differing = sorted(key for key in _differences(existing, asked) if key.partition(".")[0] not in _MAY_DIFFER)
+        if differing:
             raise ConfigError(
                 f"{workdir} holds a run of another config (differs at {', '.join(differing[:5])}); "
                 "name another --workdir, or delete that one"
@@ -56,7 +60,7 @@ def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key in a.keys() | b.keys():
-        left, right = a.get(key), b.get(key)
+        left, right = a.get(key, {}), b.get(key, {})
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             yield from _differences(left, right, f"{prefix}{key}.")
         elif left != right:

@@ -41,6 +41,50 @@ class PromptExample:
 
 
 @dataclasses.dataclass(frozen=True)
+class Table:
+    """A table as it is read: the head, and rows whose first cell names the row. A cell may have a second line after a newline."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture, RGB, 0..255, of any size, and what stands below it; a caption alone where `image` is None."""
+
+    image: UInt8[np.ndarray, "height width 3"] | None
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Gallery:
+    """Rows of pictures that belong together, such as a photo before and after."""
+
+    caption: str
+    rows: Sequence[Sequence[Picture]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSection:
+    """A task's part of the page.
+
+    name: the task, as in results.json; the section's address on the page.
+    title: its heading.
+    lead: what was asked and how to read the numbers, one paragraph.
+    figures: SVG texts that are put in as they are, made by `report.plots` and the like.
+    """
+
+    name: str
+    title: str
+    lead: str = ""
+    tables: Sequence[Table] = ()
+    figures: Sequence[str] = ()
+    galleries: Sequence[Gallery] = ()
+    examples: Sequence[PromptExample] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class JobTiming:
     """A job of this run: wall-clock seconds, where it ran, and a remark such as "already done, skipped"."""
 
@@ -67,6 +111,7 @@ class ReportData:
     curves: name, such as "train/loss" or "eval/psnr" -> (steps, values); `curves_from_rows` makes it of metrics.jsonl.
     tower_kind: "clip" or "conse"; a ConSE tower gets a note that it is not CLIP.
     to_beat: (ways, shots) -> accuracy in 0..1 that an earlier system reached; None leaves the column out.
+    sections: one for each further task that was measured.
     environment: versions, devices, git commit, … in the order shown; values may be nested.
     skipped: (path, reason) of each file that could not be used; empty where all were fine, None where nobody counted.
     notes: further sentences for the end of the page.
@@ -77,6 +122,7 @@ class ReportData:
     photos: Sequence[PhotoRow] = ()
     curves: Curves = dataclasses.field(default_factory=dict)
     prompt_example: PromptExample | None = None
+    sections: Sequence[TaskSection] = ()
     timings: Sequence[JobTiming] = ()
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     assets: Sequence[AssetNote] = ()

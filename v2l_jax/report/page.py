@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from v2l_jax.report import images, plots, tables
 from v2l_jax.report.curves import Curves, curve_plots
-from v2l_jax.report.data import PhotoRow, ReportData
+from v2l_jax.report.data import PhotoRow, ReportData, TaskSection
 from v2l_jax.report.visible_text import visible_pieces, visible_text
 
 _NUMBERS = dict(enumerate(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")))
@@ -54,8 +54,9 @@ def render_page(data: ReportData) -> str:
         photos=[_photo(photo) for photo in data.photos],
         few_shot=few_shot,
         accuracy_plots=_accuracy_plots(few_shot),
-        quality=tables.quality_tables(rows),
-        other=tables.other_rows(rows),
+        quality=tables.quality_tables([row for row in rows if row.get("task") in (None, "reconstruction")]),
+        sections=[_section(section) for section in data.sections],
+        other=tables.other_rows([row for row in rows if row.get("task") not in {section.name for section in data.sections}]),
         curves=_curve_plots(data.curves),
         open_curves=_OPEN_CURVES,
     )
@@ -75,6 +76,18 @@ def _photo(photo: PhotoRow) -> dict[str, Any]:
         "local_words": photo.local_words,
         "caption": photo.caption,
         "credit": photo.credit,
+    }
+
+
+def _section(section: TaskSection) -> dict[str, Any]:
+    picture = lambda image: None if image is None else Markup(images.data_uri(image))  # noqa: E731
+    return {
+        "section": section,
+        "figures": [Markup(figure) for figure in section.figures],
+        "galleries": [
+            (gallery.caption, [[(picture(shown.image), shown.caption) for shown in row] for row in gallery.rows])
+            for gallery in section.galleries
+        ],
     }
 
 
