@@ -7,13 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from scipy import stats
 
 from v2l_jax.errors import DataError, V2LError
 from v2l_jax.incontext.decoding import Decoder
+from v2l_jax.incontext.sampling import Sampling
+from v2l_jax.incontext.stop_strings import StopStrings
 from v2l_jax.towers.llama import Llama
 from v2l_jax.towers.llama_config import LlamaConfig, rotary_frequencies
 
-CONFIG = LlamaConfig(40, 32, 48, 2, 4, 2, 8, 96, 1e-5, rotary_frequencies(8, 10000.0), tied_embeddings=True)
+CONFIG = LlamaConfig(40, 32, 48, 2, 4, 2, 8, 96, 1e-5, rotary_frequencies(8, 10000.0))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def model():
 @pytest.fixture(scope="module")
 def params(model):
     start = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1), jnp.int32))["params"]
-    return jax.tree.map(lambda x: x * 8 if x.ndim > 2 else x, start) | {"embedding": start["embedding"] * 40}
+    return jax.tree.map(lambda x: x * 8 if x.ndim > 2 else x, start) | {name: start[name] * 40 for name in ("embedding", "output")}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def test_scores_are_the_likelihoods_of_single_forward_passes(decoder, log_probs,
 
 def test_generate_equals_one_prompt_at_a_time(decoder, log_probs):
     prompts = _prompts()
-    answers = decoder.generate_greedy(prompts, 6)
+    answers = decoder.generate(prompts, 6)
     assert answers == [_greedy(log_probs, p, 6) for p in prompts]
 
 
@@ -91,8 +94,90 @@ def test_generation_ends_at_stop_tokens(decoder, log_probs):
     prompts = [p for p in _prompts() if len(p) < 17]
     stop = tuple(_greedy(log_probs, prompts[i], 3)[i] for i in (0, 2))
     expected = [_greedy(log_probs, p, 6, stop) for p in prompts]
-    assert decoder.generate_greedy(prompts, 6, stop) == expected
+    assert decoder.generate(prompts, 6, stop_ids=stop) == expected
     assert expected[0] == [] and len(expected[2]) <= 2
+
+
+def _allowed(prompts, seed=3):
+    """Two to four steps a prompt of one to five ids."""
+    rng = np.random.default_rng(seed)
+    return [[rng.choice(40, rng.integers(1, 6), replace=False).tolist() for _ in range(rng.integers(2, 5))] for _ in prompts]
+
+
+def _masked_greedy(log_probs, prompt, steps):
+    new = []
+    for ids in steps:
+        table = log_probs(prompt + new)[-1]
+        new.append(max(sorted(ids), key=lambda t: table[t]))
+    return new
+
+
+def test_each_step_writes_only_what_its_mask_permits(decoder, log_probs):
+    prompts = _prompts()
+    allowed = _allowed(prompts)
+    expected = [_masked_greedy(log_probs, p, steps) for p, steps in zip(prompts, allowed)]
+    assert decoder.generate(prompts, 6, allowed=allowed) == expected
+    assert decoder.generate(prompts, 2, allowed=allowed) == [new[:2] for new in expected]
+    stop = expected[1][1]  # an end token is a token like others, unless it is named
+    cut = [new[: new.index(stop)] if stop in new else new for new in expected]
+    assert decoder.generate(prompts, 6, allowed=allowed, stop_ids=[stop]) == cut != expected
+
+
+def test_a_common_vocabulary_holds_at_every_step(decoder, log_probs):
+    prompts = _prompts()
+    vocabulary = [5, 3, 8, 21, 30, 11]
+    assert decoder.generate(prompts, 5, vocabulary=vocabulary) == [_masked_greedy(log_probs, p, [vocabulary] * 5) for p in prompts]
+    allowed = [[[*ids, 8, 30] for ids in steps] for steps in _allowed(prompts)]
+    both = [[[i for i in ids if i in vocabulary] for ids in steps] for steps in allowed]
+    expected = [_masked_greedy(log_probs, p, steps) for p, steps in zip(prompts, both)]
+    assert decoder.generate(prompts, 5, vocabulary=vocabulary, allowed=allowed) == expected
+
+
+def test_answers_end_before_stop_strings(decoder, log_probs):
+    """Token i writes one to three of the letters a, b, c, so that stop strings span tokens and begin inside them."""
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abc"), rng.integers(1, 4))) for _ in range(40)]
+    stops = StopStrings.build(texts, ("acba", "ccac"))
+    prompts = _prompts(40)
+    written = [_greedy(log_probs, p, 8) for p in prompts]
+    expected = [min(("".join(texts[i] for i in new).partition(s)[0] for s in stops.strings), key=len) for new in written]
+    assert decoder.generate_text(prompts, 8, stop_strings=stops) == expected
+    answers = decoder.generate(prompts, 8, stop_strings=stops)
+    partly = 0
+    for new, answer, text in zip(written, answers, expected, strict=True):
+        assert answer == new[: len(answer)] and text.startswith("".join(texts[i] for i in answer))
+        partly += text != "".join(texts[i] for i in answer)
+    assert partly and len({len(a) for a in answers}) > 2
+
+
+def test_draws_follow_the_model_and_do_not_depend_on_other_prompts(decoder, log_probs):
+    sampling = Sampling(temperature=2.0, top_k=10, seed=5)
+    prompts = [_prompts()[2]] * 400
+    first = decoder.generate(prompts, 3, sampling=sampling)
+    others = [p for p in _prompts(70)]
+    assert decoder.generate([*prompts[:50], *others], 2, sampling=sampling)[:50] == [new[:2] for new in first[:50]]
+    table = log_probs(prompts[0])[-1].astype(np.float64)
+    likeliest = np.argsort(-table)[:10]
+    weights = np.exp(table[likeliest] / 2)
+    counts = np.bincount([new[0] for new in first], minlength=40)[likeliest]
+    assert counts.sum() == 400
+    assert stats.chisquare(counts, 400 * weights / weights.sum()).pvalue > 1e-3
+    assert decoder.generate(prompts[:50], 2, sampling=Sampling(2.0, 10, seed=6)) != [new[:2] for new in first[:50]]
+
+
+def test_calls_of_equal_shapes_compile_once(model, params):
+    """Sequential inpainting: a call for each window, each with all images' prompts of that window."""
+    decoder = Decoder(model, params, token_budget=256)
+    rng = np.random.default_rng(0)
+    begin = rng.integers(1, 40, 20).tolist()
+    for window in range(8):
+        prompts = [begin + rng.integers(1, 40, 30).tolist() for _ in range(11)]
+        sampling = Sampling(top_k=4, seed=window)
+        decoder.generate(prompts, 2, vocabulary=rng.choice(40, 9 + window, replace=False).tolist(), stop_ids=[1, window + 2])
+        decoder.generate(prompts, 2, sampling=sampling)
+        if window == 0:
+            compiled = decoder.compilations
+    assert decoder.compilations == compiled <= 6
 
 
 def _walk(log_probs, prompt, candidates, end_id):
@@ -149,7 +234,7 @@ def test_one_and_eight_devices_agree(model, params, decoder):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     eight = Decoder(model, params, mesh, token_budget=256)
     prompts = _prompts()
-    assert decoder.generate_greedy(prompts, 6) == eight.generate_greedy(prompts, 6)
+    assert decoder.generate(prompts, 6) == eight.generate(prompts, 6)
     candidates = [[[3], [4], [5]]] * len(prompts)
     for a, b in zip(decoder.score_continuations(prompts, candidates), eight.score_continuations(prompts, candidates)):
         np.testing.assert_allclose(a, b, atol=1e-4)
@@ -157,7 +242,7 @@ def test_one_and_eight_devices_agree(model, params, decoder):
 
 def test_too_long_prompts_are_listed_before_anything_runs(model):
     with pytest.raises(V2LError, match=r"2 of 3 prompts.*context of 96.*prompt 0: 101, prompt 2: 97"):
-        Decoder(model, None).generate_greedy([[1] * 100, [1] * 10, [1] * 96], 1)
+        Decoder(model, None).generate([[1] * 100, [1] * 10, [1] * 96], 1)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +254,23 @@ def test_too_long_prompts_are_listed_before_anything_runs(model):
         ([[1]], [[[2], [2, 3]]], "end_id"),
     ],
 )
-def test_bad_input_is_named(model, prompts, candidates, message):
+def test_bad_candidates_are_named(model, prompts, candidates, message):
     with pytest.raises(DataError, match=message):
         Decoder(model, None).choose(prompts, candidates)
+
+
+@pytest.mark.parametrize(
+    "rules, message",
+    [
+        (dict(allowed=[]), "0 masks.*1 prompts"),
+        (dict(allowed=[[]]), "prompt 0: step 0 permits no token"),
+        (dict(allowed=[[[1], []]]), "prompt 0: step 1 permits no token"),
+        (dict(allowed=[[[1], [40]]]), "prompt 0.*the model lacks.*0 to 39"),
+        (dict(allowed=[[[1]]], vocabulary=[2, 3]), "prompt 0: step 0 permits no token"),
+        (dict(vocabulary=[]), "vocabulary has 0 ids"),
+        (dict(vocabulary=[3, 40]), "0 to 39"),
+    ],
+)
+def test_rules_that_cannot_hold_are_named(model, rules, message):
+    with pytest.raises(DataError, match=message):
+        Decoder(model, None).generate([[1, 2]], 4, **rules)

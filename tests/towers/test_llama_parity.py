@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make test-parity runs this file")
 
+from tests.huggingface_smollm2 import load_peer  # noqa: E402
 from v2l_jax.towers.llama import Llama, load_llama  # noqa: E402
 
 pytestmark = pytest.mark.parity
@@ -59,27 +60,9 @@ def test_logits_equal_transformers(family, tmp_path):
     np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
 
 
-def _torch_smollm2(path):
-    """The peer with GGUF weights read by transformers (its `from_pretrained` for GGUF would need accelerate)."""
-    import transformers
-    from transformers.initialization import no_init_weights
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-
-    config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-        max_position_embeddings=8192, rms_norm_eps=1e-5, rope_parameters=_BASE_100K, tie_word_embeddings=True,
-    )  # fmt: skip
-    with no_init_weights():
-        peer = transformers.LlamaForCausalLM(config).float().eval()
-    read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=peer)
-    assert peer.load_state_dict(read["tensors"], strict=False).missing_keys == ["lm_head.weight"]
-    peer.tie_weights()
-    return peer
-
-
 def test_real_weights_logits_and_greedy_tokens(asset):
     path = asset("smollm2-135m-instruct")
-    peer = _torch_smollm2(path)
+    peer = load_peer(path)
     config, params = load_llama(path)
     model = Llama(config)
 

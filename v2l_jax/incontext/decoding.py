@@ -1,9 +1,10 @@
-"""Prompts in, answers out: batched scoring, constrained choice and greedy generation by a frozen language model.
+"""Prompts in, answers out: batched scoring, constrained choice and generation by a frozen language model.
 
 Prompts that begin alike share one computed prefix; suffixes are padded to a few lengths; everything else runs on the device
 in static shapes.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
@@ -16,7 +17,10 @@ from jaxtyping import Float, Int
 from v2l_jax.errors import DataError
 from v2l_jax.incontext import token_trie
 from v2l_jax.incontext.decoding_steps import choose_by_trie, generate, prefill_prefixes, score_candidates
+from v2l_jax.incontext.generation_rules import AllowedTokens, RowRules, shared_rules
 from v2l_jax.incontext.prompt_batches import Batch, Prompt, Wave, plan_batches, share_prefixes
+from v2l_jax.incontext.sampling import Sampling
+from v2l_jax.incontext.stop_strings import StopStrings
 from v2l_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicate
 from v2l_jax.progress import progress_bar
 from v2l_jax.towers.llama import Llama
@@ -44,7 +48,7 @@ class Decoder:
         self._prefill = self._counted(prefill_prefixes)
         self._score = self._counted(score_candidates)
         self._choose = self._counted(choose_by_trie, "steps")
-        self._generate = self._counted(generate, "max_new_tokens", "stop_ids")
+        self._generate = self._counted(generate, "max_new_tokens", "sampling")
 
     def score_continuations(
         self, prompts: Sequence[TokenIds], candidates: Sequence[Sequence[TokenIds]], description: str = "scoring"
@@ -119,46 +123,115 @@ class Decoder:
             chosen[index] = answer
         return chosen
 
-    def generate_greedy(
-        self, prompts: Sequence[TokenIds], max_new_tokens: int, stop_ids: Sequence[int] = (), description: str = "generating"
+    def generate(
+        self,
+        prompts: Sequence[TokenIds],
+        max_new_tokens: int,
+        *,
+        stop_ids: Sequence[int] = (),
+        stop_strings: StopStrings | None = None,
+        allowed: Sequence[Sequence[Sequence[int]]] | None = None,
+        vocabulary: Sequence[int] | None = None,
+        sampling: Sampling | None = None,
+        description: str = "generating",
     ) -> list[list[int]]:
-        """Greedy continuation of every prompt.
+        """Continues every prompt, greedily unless `sampling` says how to draw.
 
         Args:
           prompts: token ids, at least one each.
           max_new_tokens: the most tokens to generate.
-          stop_ids: tokens that end an answer; they are not part of it.
+          stop_ids: tokens that end an answer; they are not part of it. Without any, an end token is a token like others.
+          stop_strings: an answer ends before the first of them; a token that one begins inside is dropped
+            (`generate_text` gives the exact text).
+          allowed: ids permitted at step i of prompt p: `allowed[p][i]`, the published per-position mask. An answer has at
+            most as many tokens as its prompt has steps. Greedy decoding is then greedy over the permitted ids, and the
+            probabilities that `sampling` cuts are normalised over them.
+          vocabulary: ids permitted at every step of every prompt.
+          sampling: how tokens are drawn; a draw depends on its seed, the prompt's place in `prompts` and the step.
           description: for the progress bar.
 
         Returns:
           New token ids of each prompt, at most `max_new_tokens`.
 
         Raises:
-          DataError: a prompt is empty or too long for the model's context.
+          DataError: a prompt is empty or too long for the model's context, or a step permits no token.
         """
-        stops = tuple(sorted(set(stop_ids)))
+        rules = dict(stop_ids=stop_ids, stop_strings=stop_strings, allowed=allowed, vocabulary=vocabulary, sampling=sampling)
+        answers = self._generated(prompts, max_new_tokens, description, **rules)
+        return [stop_strings.tokens_before(ids) for ids in answers] if stop_strings else answers
+
+    def generate_text(
+        self, prompts: Sequence[TokenIds], max_new_tokens: int, *, stop_strings: StopStrings, description: str = "generating", **rules: Any
+    ) -> list[str]:
+        """The texts before the first stop string, exact even where it begins inside a token.
+
+        Args:
+          prompts, max_new_tokens, stop_strings, description: as for `generate`.
+          rules: `stop_ids`, `allowed`, `vocabulary`, `sampling` of `generate`.
+
+        Returns:
+          Each answer as it was written, with the space it may begin with; special tokens write nothing.
+
+        Raises:
+          DataError: as for `generate`.
+        """
+        answers = self._generated(prompts, max_new_tokens, description, stop_strings=stop_strings, **rules)
+        return [stop_strings.text_before(ids) for ids in answers]
+
+    def check_lengths(self, prompts: Sequence[TokenIds], new_tokens: int | Sequence[int]) -> None:
+        """Checks that prompts and their answers fit the model's context.
+
+        Args:
+          prompts: token ids.
+          new_tokens: the most tokens of an answer, of all prompts or of each.
+
+        Raises:
+          DataError: prompts that are empty, or too long, with their lengths.
+        """
+        if not all(len(p) for p in prompts):
+            raise DataError("an empty prompt has no next token; begin it with the tokenizer's bos token or with text")
+        limit = self.model.config.context_length
+        new = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else new_tokens
+        lengths = [len(p) + n for p, n in zip(prompts, new, strict=True)]
+        too_long = [f"prompt {i}: {n}" for i, n in enumerate(lengths) if n > limit]
+        if too_long:
+            raise DataError(
+                f"{len(too_long)} of {len(prompts)} prompts do not fit the model's context of {limit} tokens, answer included"
+                f" ({', '.join(too_long)}); use fewer shots or fewer tokens an image"
+            )
+
+    def _generated(
+        self,
+        prompts: Sequence[TokenIds],
+        max_new_tokens: int,
+        description: str,
+        stop_ids: Sequence[int] = (),
+        stop_strings: StopStrings | None = None,
+        allowed: Sequence[Sequence[Sequence[int]]] | None = None,
+        vocabulary: Sequence[int] | None = None,
+        sampling: Sampling | None = None,
+    ) -> list[list[int]]:
+        """Answers without the stop token, but with the tokens of the stop string."""
+        vocab_size = self.model.config.vocab_size
+        shared = shared_rules(vocab_size, stop_ids, stop_strings, vocabulary, sampling.seed if sampling else 0)
+        masks = None if allowed is None else AllowedTokens(allowed, len(prompts), max_new_tokens, vocab_size, shared.vocabulary)
+        limits = np.asarray([max_new_tokens] * len(prompts) if masks is None else masks.lengths, np.int32)
+        self.check_lengths(prompts, limits.tolist())
+        shared = replicate(shared, self.mesh) if self.mesh else jax.device_put(shared)
+
+        def inputs(rows):
+            return (RowRules(rows.astype(np.int32), np.where(rows < 0, 0, limits[rows]), None if masks is None else masks.rows(rows)),)
+
         answers: list[list[int]] = [[] for _ in prompts]
-        shared = self._checked(prompts, [max_new_tokens] * len(prompts))
-        inputs = lambda rows: (rows >= 0,)  # noqa: E731
-        static = dict(max_new_tokens=max_new_tokens, stop_ids=stops)
-        for index, row in self._run(self._generate, shared, inputs, description, **static):
-            ended = np.flatnonzero(np.isin(row, stops))
+        static = dict(max_new_tokens=max_new_tokens, sampling=sampling and dataclasses.replace(sampling, seed=0))
+        for index, row in self._run(self._generate, share_prefixes(prompts), inputs, description, constants=(shared,), **static):
+            ended = np.flatnonzero((row < 0) | np.isin(row, list(stop_ids)))
             answers[index] = row[: ended[0] if len(ended) else None].tolist()
         return answers
 
     def _checked(self, prompts: Sequence[TokenIds], new_tokens: Sequence[int]) -> list[Prompt]:
         """Cuts prompts into shared prefix and rest, if they all fit the context."""
-        if not all(len(p) for p in prompts):
-            raise DataError("an empty prompt has no next token; begin it with the tokenizer's bos token or with text")
-        limit = self.model.config.context_length
-        lengths = [len(p) + n for p, n in zip(prompts, new_tokens, strict=True)]
-        too_long = [(i, n) for i, n in enumerate(lengths) if n > limit]
-        if too_long:
-            listed = ", ".join(f"prompt {i}: {n}" for i, n in too_long[:8]) + (", …" if len(too_long) > 8 else "")
-            raise DataError(
-                f"{len(too_long)} of {len(prompts)} prompts do not fit the model's context of {limit} tokens, answer included"
-                f" ({listed}); use fewer shots or fewer tokens an image"
-            )
+        self.check_lengths(prompts, new_tokens)
         return share_prefixes(prompts)
 
     def _run(
@@ -168,6 +241,7 @@ class Decoder:
         inputs: Callable[[np.ndarray], tuple],
         description: str,
         extra_tokens: int = 0,
+        constants: tuple = (),
         **static: Hashable,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Runs a batched function over all prompts; yields (prompt index, its row of the result)."""
@@ -178,7 +252,7 @@ class Decoder:
             if batch is wave.batches[0]:
                 contexts = self._contexts(wave)
             arrays = self._rows(prompts, wave, batch, inputs)
-            result = function(self.params, contexts, batch.prefixes, *arrays, **static)
+            result = function(self.params, contexts, batch.prefixes, *arrays, *constants, **static)
             if waiting is not None:  # the host prepares a batch while the device runs the one before
                 yield from _collect(*waiting)
             waiting = (batch, result)

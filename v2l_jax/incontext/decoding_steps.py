@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from v2l_jax.incontext.generation_rules import RowRules, SharedRules
+from v2l_jax.incontext.sampling import Sampling, draw, gumbel_noise
 from v2l_jax.incontext.token_trie import TokenTrie
 from v2l_jax.towers.llama import KVCache, Llama, with_room
 
@@ -83,7 +85,8 @@ def choose_by_trie(
     """
     at = jnp.arange(tokens.shape[0])
 
-    def pick(node, logits):
+    def pick(node, logits, step):
+        del step
         allowed = trie.tokens[at, node]
         scores = jnp.where(allowed >= 0, jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=1), -jnp.inf)
         best = scores.argmax(-1)
@@ -103,26 +106,38 @@ def generate(
     tokens: Int[Array, "batch length"],
     lengths: Int[Array, " batch"],
     starts: Int[Array, " batch"],
-    real: Bool[Array, " batch"],
+    rows: RowRules,
+    shared: SharedRules,
     *,
     max_new_tokens: int,
-    stop_ids: tuple[int, ...],
+    sampling: Sampling | None,
 ) -> Int[Array, "batch new"]:
-    """Greedy tokens of each row, stop token included, -1 after it.
+    """Tokens of each row, with the one that ended it, -1 after that.
 
     Args:
       model, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
-      real: false for rows that only fill the shape.
+      rows: what each row may write.
+      shared: what all rows may write and where they end.
       max_new_tokens: the most tokens of a row.
-      stop_ids: tokens that end a row.
+      sampling: how tokens are drawn (the seed is that of `shared`); None takes the likeliest.
     """
 
-    def pick(state, logits):
-        token = logits.argmax(-1)
-        return token, state, (token[:, None] == jnp.asarray(stop_ids, jnp.int32)).any(-1)
+    def pick(state, logits, step):
+        ids = None if rows.allowed is None else rows.allowed[:, step]
+        if shared.vocabulary is not None:
+            logits = jnp.where(shared.vocabulary, logits, -jnp.inf)
+        noise = jnp.zeros_like(logits) if sampling is None else gumbel_noise(shared.seed, rows.indices, step, logits.shape[-1])
+        if ids is not None:
+            logits, noise = (jnp.take_along_axis(x, jnp.maximum(ids, 0), axis=1) for x in (logits, noise))
+            logits = jnp.where(ids >= 0, logits, -jnp.inf)
+        choice = logits.argmax(-1) if sampling is None else draw(logits, noise, sampling)
+        token = choice if ids is None else jnp.take_along_axis(ids, choice[:, None], axis=1)[:, 0]
+        state, ended = shared.follow(state, token)
+        return token, state, ended | (step + 1 >= rows.limits)
 
     contexts = _select(contexts, chosen)
-    _, new = _decode(model, params, contexts, tokens, lengths, starts, pick, (), max_new_tokens - 1, ~real)
+    state, done = jnp.zeros_like(starts), rows.limits == 0
+    _, new = _decode(model, params, contexts, tokens, lengths, starts, pick, state, max_new_tokens - 1, done)
     return new
 
 
@@ -132,14 +147,14 @@ def _decode(
     """Prefill, then one token a row and step until all rows are done; done rows keep their state.
 
     Args:
-      pick: (state, logits) -> (token, next state, done), a row each.
+      pick: (state, logits, step) -> (token, next state, done), a row each.
       steps: forward passes after the prefill, at most.
     """
     logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, keep=steps > 0)
     new = jnp.full((tokens.shape[0], steps + 1), -1, jnp.int32)
 
     def advance(step, logits, state, done, new):
-        token, following, ended = pick(state, logits)
+        token, following, ended = pick(state, logits, step)
         keep = lambda old, fresh: jnp.where(done, old, fresh)  # noqa: E731
         new = new.at[:, step].set(jnp.where(done, -1, token))
         return jax.tree.map(keep, state, following), done | ended, new
