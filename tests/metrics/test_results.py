@@ -95,7 +95,7 @@ def test_a_failed_write_leaves_the_previous_file(tmp_path, monkeypatch):
     def no_space(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.os, "fsync", no_space)
+    monkeypatch.setattr("v2l_jax.whole_files.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         results.write_results(path, [Result("ssim", 0.6, 3)])
     assert path.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["results.json"]

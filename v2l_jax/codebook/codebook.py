@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ import safetensors.numpy
 from jaxtyping import Float
 
 from v2l_jax.errors import CheckpointError, ConfigError
+from v2l_jax.whole_files import whole_file
 
 _FORMAT = "v2l_jax codebook 1"
 
@@ -57,7 +57,6 @@ class Codebook:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes one safetensors file, whole or not at all."""
-        path = pathlib.Path(path)
         lengths = [len(ids) for ids in self.token_ids]
         tensors = {
             "embeddings": np.ascontiguousarray(self.embeddings, np.float32),
@@ -65,10 +64,8 @@ class Codebook:
             "token_offsets": np.cumsum([0, *lengths], dtype=np.int64),
         }
         metadata = {"format": _FORMAT, "texts": json.dumps(self.texts), "tower": self.tower, "llm": self.llm}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        safetensors.numpy.save_file(tensors, temporary, metadata)
-        os.replace(temporary, path)
+        with whole_file(path) as draft:
+            safetensors.numpy.save_file(tensors, draft, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Codebook":

@@ -1,6 +1,5 @@
 """The frozen tower's vector of every photo, computed once a run and kept in the workdir."""
 
-import os
 import pathlib
 
 import numpy as np
@@ -9,6 +8,7 @@ from ml_collections import ConfigDict
 
 from v2l_jax.data.sources import Source
 from v2l_jax.jobs import loading
+from v2l_jax.whole_files import whole_file
 
 
 def cached(
@@ -23,8 +23,6 @@ def cached(
         return np.load(path, allow_pickle=False)
     tower = loading.image_text_tower(config)
     vectors = loading.encode_images(tower, source, config.tower_options.batch_size, f"looking at the {name.replace('_', '-')} photos")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{name}.tmp.npy")
-    np.save(temporary, vectors)
-    os.replace(temporary, path)
+    with whole_file(path) as draft:
+        np.save(draft, vectors)
     return vectors

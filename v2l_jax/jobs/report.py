@@ -1,6 +1,5 @@
 """A page to open: photos, their words, what came back, and how often they were named."""
 
-import os
 import pathlib
 
 import jax
@@ -21,6 +20,7 @@ from v2l_jax.report.data import AssetNote, JobTiming, PhotoRow, PromptExample, R
 from v2l_jax.report.page import render_page
 from v2l_jax.training.metric_log import read_metrics
 from v2l_jax.weights import registry
+from v2l_jax.whole_files import whole_file
 
 PHOTOS_A_CLASS = 2
 LOCAL_WORDS_SHOWN = 12
@@ -51,9 +51,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         tower_kind=config.tower.partition(":")[0],
     )
     path = workdir / "report.html"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(render_page(data), encoding="utf-8", errors="replace")
-    os.replace(temporary, path)
+    with whole_file(path) as draft:
+        draft.write_text(render_page(data), encoding="utf-8", errors="replace")
     logging.info("wrote %s", path)
 
 

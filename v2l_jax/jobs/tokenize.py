@@ -1,6 +1,5 @@
 """Every photo becomes words: global ones from the image-text tower, local ones from the trained tokenizer."""
 
-import os
 import pathlib
 
 import jax
@@ -12,6 +11,7 @@ from v2l_jax.jobs import building, features, loading
 from v2l_jax.jobs.reconstruction import full_batches
 from v2l_jax.progress import progress_bar
 from v2l_jax.tokenizer.v2l import ImageTokens, tokenize
+from v2l_jax.whole_files import whole_file
 
 SPLITS = ("train", "held_out")
 
@@ -50,8 +50,5 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             tokens = tokenize(trained.model, trained.variables, batch["image"], batch["semantic"], config.model.global_tokens)
             parts.append(jax.tree.map(lambda x: np.asarray(x)[:count], tokens))  # noqa: B023
         tokens = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        path = path_of(workdir, split)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{split}.tmp.npz")
-        np.savez(temporary, global_ids=tokens.global_ids, local_ids=tokens.local_ids, labels=np.asarray(source.labels))
-        os.replace(temporary, path)
+        with whole_file(path_of(workdir, split)) as draft:
+            np.savez(draft, global_ids=tokens.global_ids, local_ids=tokens.local_ids, labels=np.asarray(source.labels))

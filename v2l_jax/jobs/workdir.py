@@ -15,16 +15,16 @@ import jax
 from ml_collections import ConfigDict
 
 from v2l_jax.errors import ConfigError, V2LError
+from v2l_jax.whole_files import whole_file
 
 _MAY_DIFFER = ("jobs", "evaluate", "finetune", "llm", "llm_options", "mesh")
 _PACKAGES = ("v2l_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes `value` as JSON under a temporary name, then renames it into place."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, path)
+    """Writes `value` as JSON, whole or not at all."""
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: pathlib.Path, default: Any) -> Any:

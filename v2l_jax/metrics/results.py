@@ -6,10 +6,11 @@ import json
 import math
 import os
 import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
+
+from v2l_jax.whole_files import whole_file
 
 Scalar = str | int | float | bool | None | np.generic
 Interval = tuple[float, float]
@@ -131,18 +132,9 @@ def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _write_rows(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, encoding="utf-8", delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            pathlib.Path(file.name).unlink(missing_ok=True)
-            raise
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _plain(value: Any) -> Scalar:
