@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from v2l_jax.report.data import AssetNote, JobTiming, PhotoRow, PromptExample, ReportData
+from v2l_jax.report.data import AssetNote, Gallery, JobTiming, PhotoRow, Picture, PromptExample, ReportData, Table, TaskSection
 from v2l_jax.report.page import render_page
 
 HOSTILE = "<script>alert('x')</script>\"'&\u202e\x07\ud800"
@@ -74,7 +74,18 @@ def data():
     results = [_few_shot(w, s, 0.6 + s / 100 + w / 1000, "none") for w in (2, 5) for s in (1, 3, 5)]
     results += [_few_shot(w, s, 1 / w, "shuffled") for w in (2, 5) for s in (1, 3, 5)]
     results += [{"metric": "psnr", "value": 19.4161, "count": 120, "ci95": [19.1, 19.7], "dataset": HOSTILE}]
+    results += [{"metric": "vqa_accuracy", "value": 0.314, "count": 50, "task": "vqa"}, {"metric": "lpips", "value": 0.2, "task": "denoising"}]
+    section = TaskSection(
+        "vqa",
+        f"Questions {HOSTILE}",
+        HOSTILE,
+        tables=[Table(f"Accuracy {HOSTILE}", ("Set", HOSTILE), [("COCO-QA\n50 questions", "31.4 %\n19.5–46.1")])],
+        figures=['<svg role="img" aria-label="a ring"></svg>'],
+        galleries=[Gallery("Asked", [[Picture(photo.original, HOSTILE), Picture(None, "What is it?\na dog")]])],
+        examples=[PromptExample(f"Question: {HOSTILE}", " dog", "dog")],
+    )
     return ReportData(
+        sections=[section],
         results=results,
         photos=[photo, photo],
         curves={"train/loss": ([0, 10], [0.9, 0.5]), "eval/psnr": ([0, 10], [8.0, 19.0]), f"train/{HOSTILE}": ([0], [1.0])},
@@ -123,7 +134,7 @@ def test_hostile_text_is_shown_not_obeyed(data, page):
 
 def test_accessible(page):
     images = [attributes for tag, attributes in page.elements if tag == "img"]
-    assert len(images) == 4 and all(image["alt"] for image in images)
+    assert len(images) == 5 and all(image["alt"] for image in images)
     assert all(a.get("role") == "img" and a["aria-label"] for tag, a in page.elements if tag == "svg")
     assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
     assert ("html", {"lang": "en"}) in page.elements
@@ -155,6 +166,16 @@ def test_summary_does_not_claim_what_the_interval_forbids(data):
     words = Page(render_page(dataclasses.replace(data, results=weak))).words()
     assert "does not show that the model can name photos" in words
     assert "look for a leak" in words
+
+
+def test_a_task_has_its_own_section_and_its_rows_are_nowhere_else(page):
+    assert ["COCO-QA 50 questions", "31.4 % 19.5–46.1"] in page.rows()
+    assert ("a", {"href": "#vqa"}) in page.elements and ("section", {"id": "vqa", "aria-labelledby": "vqa-title"}) in page.elements
+    assert ("svg", {"role": "img", "aria-label": "a ring"}) in page.elements
+    words = page.words()
+    assert "What is it? a dog" in words and "Vqa accuracy" not in words
+    assert sum(row[0].startswith("LPIPS") for row in page.rows()) == 0  # of the denoising task, not of reconstruction
+    assert "Lpips" in words or "LPIPS" in words  # a task without a section is listed with the other numbers
 
 
 def test_clip_gets_no_conse_note(data):
