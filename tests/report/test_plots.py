@@ -3,12 +3,12 @@
 import re
 import xml.etree.ElementTree
 
-from v2l_jax.report import plots, tables
+from v2l_jax.report import few_shot_tables, plots, tables
 
 
 def _group(ways=2, value=0.75):
     measure = tables.Measure(value, value - 0.1, value + 0.1, 200)
-    return tables.FewShotGroup(ways, 1 / ways, [tables.FewShotRow(1, measure, {"shuffled": measure}, None)])
+    return few_shot_tables.FewShotGroup(ways, 1 / ways, [few_shot_tables.FewShotRow(1, measure, {"shuffled": measure}, None)])
 
 
 def test_svg_is_well_formed_named_and_deterministic():

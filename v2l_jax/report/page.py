@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from v2l_jax.report import images, plots, tables
+from v2l_jax.report import few_shot_tables, images, plots, tables
 from v2l_jax.report.curves import Curves, curve_plots
 from v2l_jax.report.data import PhotoRow, ReportData, TaskSection
 from v2l_jax.report.visible_text import visible_pieces, visible_text
@@ -24,7 +24,7 @@ def render_page(data: ReportData) -> str:
     becomes a sentence that names the job which makes it.
     """
     rows = tables.as_rows(data.results)
-    few_shot = tables.few_shot_tables(rows, data.to_beat)
+    few_shot = few_shot_tables.few_shot_tables(rows, data.to_beat)
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),
         autoescape=True,
@@ -40,7 +40,7 @@ def render_page(data: ReportData) -> str:
         "spelled": lambda number: _NUMBERS.get(number, str(number)),
         "interval": _interval,
         "duration": _duration,
-        "control_label": tables.control_label,
+        "control_label": few_shot_tables.control_label,
         "metric_label": tables.metric_label,
         "setting": _setting,
         "value": _value,
@@ -49,12 +49,12 @@ def render_page(data: ReportData) -> str:
     return environment.get_template("page.html").render(
         data=data,
         css=Markup(_read("page.css")),
-        headline=tables.headline(few_shot),
+        headline=few_shot_tables.headline(few_shot),
         facts=_facts(rows),
         photos=[_photo(photo) for photo in data.photos],
         few_shot=few_shot,
         accuracy_plots=_accuracy_plots(few_shot),
-        quality=tables.quality_tables([row for row in rows if row.get("task") in (None, "reconstruction")]),
+        quality=tables.quality_tables(rows),
         sections=[_section(section) for section in data.sections],
         other=tables.other_rows([row for row in rows if row.get("task") not in {section.name for section in data.sections}]),
         curves=_curve_plots(data.curves),
@@ -91,7 +91,7 @@ def _section(section: TaskSection) -> dict[str, Any]:
     }
 
 
-def _accuracy_plots(few_shot: Sequence[tables.FewShotTable]) -> list[list[Markup]]:
+def _accuracy_plots(few_shot: Sequence[few_shot_tables.FewShotTable]) -> list[list[Markup]]:
     return [
         [Markup(plots.accuracy_plot(group, f"accuracy-{number}-{group.ways}")) for group in table.groups]
         for number, table in enumerate(few_shot)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from v2l_jax.report.tables import FewShotGroup
+from v2l_jax.report.few_shot_tables import FewShotGroup
 
 Numbers = Sequence[int | float]
 
