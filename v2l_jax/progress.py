@@ -14,7 +14,7 @@ def progress_bar(iterable: Iterable[T], description: str, unit: str, total: int 
 
     Args:
       iterable: what to loop over.
-      description: what is being done, in a few words.
+      description: what is being done, in a few words; an empty one shows nothing, for loops inside a loop that has a bar.
       unit: what one item is ("image", "episode", "step").
       total: number of items where `len(iterable)` does not tell.
 
@@ -31,4 +31,5 @@ def progress_bar(iterable: Iterable[T], description: str, unit: str, total: int 
         miniters=1 if not live else None,
         dynamic_ncols=live,
         leave=True,
+        disable=not description,
     )
