@@ -10,9 +10,15 @@ from v2l_jax.parallel.mesh import make_mesh, replicate, shard_batch
 
 
 def test_minus_one_takes_what_the_others_leave():
-    assert dict(make_mesh({"data": -1}).shape) == {"data": 8}
-    assert dict(make_mesh({"data": -1, "tensor": 2}).shape) == {"data": 4, "tensor": 2}
-    assert dict(make_mesh({"replica": 2, "data": 2, "fsdp": 2}).shape) == {"replica": 2, "data": 2, "fsdp": 2}
+    assert dict(make_mesh({"data": -1}).shape) == {"replica": 1, "data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh({"tensor": 2, "data": -1}).shape) == {"replica": 1, "data": 4, "fsdp": 1, "tensor": 2}
+    assert dict(make_mesh({"replica": 2, "data": 2, "fsdp": 2}).shape) == {"replica": 2, "data": 2, "fsdp": 2, "tensor": 1}
+
+
+def test_axes_have_one_order_whatever_the_config_says():
+    assert make_mesh({"tensor": 2, "fsdp": 4}).axis_names == ("replica", "data", "fsdp", "tensor")
+    with pytest.raises(ConfigError, match="no axis 'model'; there are replica, data, fsdp, tensor"):
+        make_mesh({"model": 8})
 
 
 @pytest.mark.parametrize("axes", [{"data": 3}, {"data": -1, "tensor": 3}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": -2}])

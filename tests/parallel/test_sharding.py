@@ -35,6 +35,13 @@ def test_first_match_wins_and_unmatched_is_replicated(mesh, params):
     assert set(specs(tree_shardings(params, mesh, [])).values()) == {P()}
 
 
+def test_leading_dots_stand_for_any_number_of_dimensions(mesh, params):
+    tree = params | {"dense": {"kernel": jnp.zeros((5, 8))}}
+    found = specs(tree_shardings(tree, mesh, [("kernel$", ("...", "fsdp")), ("words", ("...", "fsdp", None))]))
+    assert found["encoder/conv/kernel"] == P(None, None, None, "fsdp")
+    assert found["dense/kernel"] == P(None, "fsdp") and found["words"] == P("fsdp", None)
+
+
 def test_rules_reach_the_optimizer_state_of_a_parameter(mesh, params):
     state = jax.eval_shape(optax.adam(1e-3).init, params)
     found = specs(tree_shardings(state, mesh, [("conv/kernel$", (None, None, None, ("fsdp", "tensor")))]))

@@ -1,10 +1,15 @@
 """Nearest words against brute force; the straight-through estimator; the loss in closed form."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.tokenizer.quantizer import nearest_global_words, nearest_word, quantize
 
 
@@ -43,6 +48,31 @@ def test_distance_matrix_is_never_whole():
     words = jax.ShapeDtypeStruct((32_768, 8), jnp.float32)
     memory = nearest_word.lower(features, words, 1024).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 512 * 32_768 * 4 / 4
+
+
+@pytest.mark.parametrize("axes", [{"tensor": 8}, {"data": 2, "tensor": 4}, {"fsdp": 4, "tensor": 2}, {"data": 8}], ids=str)
+@pytest.mark.parametrize("count", [3, 64, 101])
+def test_search_over_devices_equals_brute_force(axes, count):
+    """Vocabularies that divide over the devices, do not, and leave some without a word."""
+    features, words = _random(0, 32, 16), _random(1, count, 16)
+    found = nearest_word(features, words, 7, make_mesh(axes))
+    np.testing.assert_array_equal(found, _distances(features, words).argmin(1))
+
+
+def test_lowest_index_wins_a_tie_between_devices():
+    words = jnp.tile(_random(0, 3, 4), (7, 1))
+    found = nearest_word(_random(1, 16, 4), words, 2, make_mesh({"data": 2, "tensor": 4}))
+    np.testing.assert_array_equal(found, nearest_word(_random(1, 16, 4), words[:3]))
+
+
+def test_devices_exchange_two_numbers_a_feature():
+    """The compiled search talks once, and what it says does not grow with the words."""
+    mesh = make_mesh({"data": 2, "tensor": 4})
+    put = lambda shape, *spec: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))  # noqa: E731
+    text = nearest_word.lower(put((64, 8), "data"), put((4096, 8), "tensor"), 512, mesh).compile().as_text()
+    assert re.findall(r"(\S+) (all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(", text) == [
+        ("s32[4,2,32]{2,1,0}", "all-gather")
+    ]
 
 
 def test_global_words_come_nearest_first():

@@ -1,16 +1,17 @@
 """Batches in a reproducible order, from any number of processes and workers, resumable at any batch (Grain).
 
 The global order is a function of (source, seed, batch size) alone: records are shuffled anew each epoch, laid in one
-row, cut into global batches, and each process takes its contiguous part of every batch. Random transforms see
+row, cut into global batches, and each process takes its rows of every batch. Random transforms see
 a generator seeded by (seed, position in that row). So a run may stop and go on with other processes or workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags, logging
 import grain
 import numpy as np
+from jaxtyping import Int
 
 from v2l_jax.data.images import CorruptImageError
 from v2l_jax.data.sources import Source
@@ -29,37 +30,32 @@ def make_loader(
     seed: int,
     shuffle: bool = True,
     num_epochs: int | None = None,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: Sequence[int] | Int[np.ndarray, " rows"] | None = None,
     workers: int = 0,
     drop_remainder: bool = True,
     read_threads: int = 4,
 ) -> "Loader":
-    """Builds an iterator over this process's part of every global batch.
+    """Builds an iterator over this process's rows of every global batch.
 
     Args:
       source: where records come from.
       transform: (record, generator) → dict of arrays of fixed shapes; None keeps records as they are.
-      batch_size: records in a *global* batch; this process gets batch_size / process_count of them.
+      batch_size: records in a *global* batch.
       seed: of the order and of the transforms; any non-negative integer.
       shuffle: a new order each epoch; False keeps the source's.
       num_epochs: passes over the source, laid end to end before batching; None never ends.
-      process_index: which process this is.
-      process_count: of how many.
+      rows: which of a global batch's records this process gets, as `parallel.mesh.local_rows` says; None: all.
       workers: reading processes; 0 reads in threads of this one.
-      drop_remainder: leave out a last batch that is not full; must be True with several processes.
+      drop_remainder: leave out a last batch that is not full; must be True where `rows` are given.
       read_threads: batches prepared at a time in each process.
 
     Returns:
       The iterator; its batches are dicts of arrays with a leading batch axis.
 
     Raises:
-      DataError: the source has fewer records than a batch (over all epochs), or the batch does not divide among
-        processes.
+      DataError: the source has fewer records than a batch (over all epochs).
     """
-    if batch_size % process_count:
-        raise DataError(f"a global batch of {batch_size} does not divide among {process_count} processes")
-    if process_count > 1 and not drop_remainder:
+    if rows is not None and not drop_remainder:
         raise DataError("a last batch that is not full cannot be shared among processes; drop it")
     total = len(source) * (num_epochs or 1)
     if not len(source) or (drop_remainder and num_epochs is not None and total < batch_size):
@@ -69,10 +65,9 @@ def make_loader(
     if shuffle:
         records = records.shuffle(seed=order_seed)
     records = records.repeat(num_epochs).random_map(_Reader(source, transform), seed=transform_seed)
-    local_size = batch_size // process_count
-    if process_count > 1:
-        records = _ProcessPart(records, batch_size, local_size, process_index)
-    batches = records.batch(local_size, drop_remainder=drop_remainder)
+    if rows is not None:
+        records = _Rows(records, batch_size, [int(row) for row in rows])
+    batches = records.batch(batch_size if rows is None else len(rows), drop_remainder=drop_remainder)
     return Loader(batches, batch_size, workers, read_threads, num_batches=None if num_epochs is None else len(batches))
 
 
@@ -158,19 +153,18 @@ class _Reader:
         raise DataError(f"none of the {len(corrupt)} images can be read; the first is {corrupt[0]}")
 
 
-class _ProcessPart(grain.MapDataset):
-    """Of each run of `batch_size` records, the `local_size` that belong to one process."""
+class _Rows(grain.MapDataset):
+    """Of each run of `batch_size` records, those at `rows`."""
 
-    def __init__(self, parent: grain.MapDataset, batch_size: int, local_size: int, process_index: int):
+    def __init__(self, parent: grain.MapDataset, batch_size: int, rows: list[int]):
         super().__init__(parent)
-        self._batch_size, self._local_size = batch_size, local_size
-        self._start = process_index * local_size
+        self._batch_size, self._rows = batch_size, rows
 
     def __len__(self) -> int:
-        return len(self._parent) // self._batch_size * self._local_size
+        return len(self._parent) // self._batch_size * len(self._rows)
 
     def __getitem__(self, index):
         if isinstance(index, slice):
             return self.slice(index)
-        batch, offset = divmod(index, self._local_size)
-        return self._parent[batch * self._batch_size + self._start + offset]
+        batch, place = divmod(index, len(self._rows))
+        return self._parent[batch * self._batch_size + self._rows[place]]

@@ -16,7 +16,7 @@ from v2l_jax.data.sources import Subset, WithVectors
 from v2l_jax.jobs import building, codebook, features, loading
 from v2l_jax.jobs.reconstruction import score
 from v2l_jax.jobs.workdir import write_json
-from v2l_jax.parallel.mesh import replicate
+from v2l_jax.parallel.mesh import local_rows, replicate
 from v2l_jax.training.loop import fit
 from v2l_jax.training.metric_log import MetricLog
 
@@ -50,8 +50,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         building.image_transform(config, augment=True),
         config.train.batch_size,
         seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=local_rows(mesh, config.train.batch_size),
         workers=config.train.loader_workers,
     )
     num_steps = building.total_steps(config, len(train))

@@ -11,25 +11,31 @@ from jaxtyping import PyTree
 from v2l_jax.errors import ConfigError
 
 BATCH_AXES = ("replica", "data", "fsdp")
+TENSOR_AXIS = "tensor"
+AXES = (*BATCH_AXES, TENSOR_AXIS)
+"""What a mesh is made of, slowest network first: whole copies of the job, parts of the batch, parts of the batch that also
+share out the training state (FSDP), parts of single arrays."""
 
 
 def make_mesh(axes: Mapping[str, int]) -> Mesh:
-    """Arranges all devices of all processes in a mesh.
+    """Arranges all devices of all processes in a mesh with the axes `AXES`, in that order.
 
     Args:
-      axes: axis name to size, slowest-varying first; one size may be -1: what the others leave.
+      axes: axis name to size; one size may be -1: what the others leave. An axis that is not named has size 1.
 
     Raises:
-      ConfigError: the sizes do not multiply to the number of devices.
+      ConfigError: an axis is none of `AXES`, or the sizes do not multiply to the number of devices.
     """
     devices = jax.device_count()
-    sizes = dict(axes)
+    if unheard := sorted(set(axes) - set(AXES)):
+        raise ConfigError(f"mesh axes {dict(axes)}: there is no axis {unheard[0]!r}; there are {', '.join(AXES)}")
+    sizes = {name: axes.get(name, 1) for name in AXES}
     unknown = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
     if len(unknown) > 1:
-        raise ConfigError(f"mesh axes {sizes}: only one axis can be -1 (what the others leave)")
+        raise ConfigError(f"mesh axes {dict(axes)}: only one axis can be -1 (what the others leave)")
     if any(size < 1 and size != -1 for size in sizes.values()):
-        raise ConfigError(f"mesh axes {sizes}: a size is a positive number, or -1 for what the others leave")
+        raise ConfigError(f"mesh axes {dict(axes)}: a size is a positive number, or -1 for what the others leave")
     if unknown and devices % known == 0:
         sizes[unknown[0]] = devices // known
     if math.prod(sizes.values()) != devices:
@@ -43,27 +49,63 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(names if names else None))
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """How many parts a batch is split into."""
+    return math.prod(mesh.shape[name] for name in BATCH_AXES if name in mesh.axis_names)
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Which rows of a global batch this process's devices hold: what its loader reads, in rising order.
+
+    Processes whose devices differ in the "tensor" axis alone hold the same rows.
+
+    Raises:
+      ConfigError: the batch does not divide over the mesh's batch axes.
+    """
+    shards = batch_shards(mesh)
+    if batch_size % shards:
+        raise ConfigError(f"a batch of {batch_size} does not divide over {shards} devices: choose a multiple of {shards}")
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
+
+
 def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """Turns this process's part of a batch into global arrays over the mesh.
+    """Turns this process's rows of a batch into global arrays over the mesh.
 
     Args:
-      batch: tree of numpy arrays `[local_batch, ...]`; the global batch is the parts of all processes together.
+      batch: tree of numpy arrays `[local_batch, ...]`; the rows `local_rows` of the global batch.
       mesh: from `make_mesh`.
 
     Raises:
       ConfigError: the global batch does not divide over the mesh's batch axes.
     """
-    sharding = batch_sharding(mesh)
-    shards = math.prod(mesh.shape[name] for name in BATCH_AXES if name in mesh.axis_names)
+    sharding, shards = batch_sharding(mesh), batch_shards(mesh)
+    local_shards = len(local_rows(mesh, shards))
 
-    def place(array):
+    def assemble(array):
         array = np.asarray(array)
-        size = array.shape[0] * jax.process_count()
-        if size % shards:
-            raise ConfigError(f"a batch of {size} does not divide over {shards} devices: choose a multiple of {shards}")
-        return jax.make_array_from_process_local_data(sharding, array)
+        size, rest = divmod(len(array) * shards, local_shards)
+        rows = local_rows(mesh, size if not rest else len(array))
 
-    return jax.tree.map(place, batch)
+        def part(index):
+            start, stop, _ = index[0].indices(size)
+            first = np.searchsorted(rows, start)
+            return array[(slice(first, first + stop - start), *index[1:])]
+
+        return jax.make_array_from_callback((size, *array.shape[1:]), sharding, part)
+
+    return jax.tree.map(assemble, batch)
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Puts each leaf, which every process holds whole, straight onto its shards."""
+
+    def put(leaf, sharding):
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index])
+
+    return jax.tree.map(put, tree, shardings)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -71,4 +113,5 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
     The copy on a device that already holds the leaf may share its memory: donating the result then deletes `tree` too.
     """
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    whole = NamedSharding(mesh, PartitionSpec())
+    return place(tree, jax.tree.map(lambda _: whole, tree))

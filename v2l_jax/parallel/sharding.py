@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -17,30 +18,36 @@ def leaf_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def tree_shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule]) -> PyTree:
+def tree_shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule], misfits: Literal["raise", "replicate"] = "raise") -> PyTree:
     """Chooses the sharding of every leaf by its name.
 
     Args:
       tree: arrays, or anything with a shape (`jax.eval_shape`).
       mesh: the devices.
       rules: (regex, spec) pairs, in order; the first whose regex is found (`re.search`) in `leaf_name` decides.
-        A spec is a PartitionSpec or its arguments: `(None, "tensor")`. Leaves that no rule matches are replicated.
+        A spec is a PartitionSpec or its arguments: `(None, "tensor")`; `("...", "fsdp")` is the last dimension, however many
+        there are before it. Leaves that no rule matches are replicated.
+      misfits: what becomes of a leaf with a dimension that its spec does not divide.
 
     Returns:
       A tree of NamedSharding like `tree`.
 
     Raises:
       ConfigError: a regex does not compile, or a spec names an axis the mesh lacks, has more entries than the leaf has
-        dimensions, or does not divide a dimension.
+        dimensions, or (where misfits raise) does not divide a dimension.
     """
-    compiled = [(_compile(pattern), PartitionSpec(*spec)) for pattern, spec in rules]
+    compiled = [(_compile(pattern), tuple(spec)) for pattern, spec in rules]
 
     def place(path, leaf):
         name = leaf_name(path)
         for pattern, spec in compiled:
             if pattern.search(name):
-                _check_fit(name, leaf.shape, spec, mesh, pattern.pattern)
-                return NamedSharding(mesh, spec)
+                rule = f"sharding rule {pattern.pattern!r} -> {spec} for {name} {tuple(leaf.shape)}"
+                spec = _spec(spec, len(leaf.shape))
+                misfit = _misfit(leaf.shape, spec, mesh, rule)
+                if misfit and misfits == "raise":
+                    raise ConfigError(f"{rule}: {misfit}")
+                return NamedSharding(mesh, PartitionSpec() if misfit else spec)
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, tree)
@@ -53,8 +60,15 @@ def _compile(pattern: str) -> re.Pattern:
         raise ConfigError(f"sharding rule {pattern!r} is not a regular expression: {error}") from error
 
 
-def _check_fit(name: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh, pattern: str) -> None:
-    rule = f"sharding rule {pattern!r} -> {tuple(spec)} for {name} {tuple(shape)}"
+def _spec(entries: tuple, dimensions: int) -> PartitionSpec:
+    """The entries as a PartitionSpec; a leading "..." stands for as many dimensions as the others leave."""
+    if entries[:1] == ("...",):
+        entries = (*[None] * (dimensions - len(entries) + 1), *entries[1:])
+    return PartitionSpec(*entries)
+
+
+def _misfit(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh, rule: str) -> str | None:
+    """Which dimension the spec does not divide, in words; None if it fits."""
     if len(spec) > len(shape):
         raise ConfigError(f"{rule}: the rule has more entries than the array has dimensions")
     for dimension, entry in enumerate(spec):
@@ -65,4 +79,5 @@ def _check_fit(name: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mes
                 raise ConfigError(f"{rule}: the mesh has axes {tuple(mesh.shape)}, not {axis!r}")
             parts *= mesh.shape[axis]
         if shape[dimension] % parts:
-            raise ConfigError(f"{rule}: dimension {dimension} of size {shape[dimension]} does not divide by {parts}")
+            return f"dimension {dimension} of size {shape[dimension]} does not divide by {parts}"
+    return None

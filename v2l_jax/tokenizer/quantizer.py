@@ -7,7 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
+
+from v2l_jax.parallel.mesh import TENSOR_AXIS, batch_sharding
 
 
 @struct.dataclass
@@ -25,9 +28,9 @@ class Quantized:
     loss: Float[Any, ""]
 
 
-@functools.partial(jax.jit, static_argnames="block_size")
+@functools.partial(jax.jit, static_argnames=("block_size", "mesh"))
 def nearest_word(
-    features: Float[Array, "token d"], words: Float[Array, "word d"], block_size: int = 8192
+    features: Float[Array, "token d"], words: Float[Array, "word d"], block_size: int = 8192, mesh: Mesh | None = None
 ) -> Int[Array, " token"]:
     """Index of the row of `words` nearest to each feature by Euclidean distance; the lowest index wins a tie.
 
@@ -35,34 +38,58 @@ def nearest_word(
     never [token, word]. No gradient.
 
     Args:
-      features: float32 vectors.
+      features: float32 vectors; over a mesh, their number divides over its batch axes.
       words: float32 vectors.
       block_size: words compared at a time.
+      mesh: splits the words over its "tensor" axis and the features over its batch axes. Each device searches its part, and one
+        gather of a distance and an index for each feature finds the nearest of all.
     """
     features, words = jax.lax.stop_gradient((features, words))
-    count = words.shape[0]
-    num_blocks = math.ceil(count / block_size)
-    if num_blocks == 1:
-        return jnp.argmin(_shifted_distances(features, words), axis=-1).astype(jnp.int32)
-    size = math.ceil(count / num_blocks)
-    padded = jnp.pad(words, ((0, num_blocks * size - count), (0, 0))).reshape(num_blocks, size, -1)
+    if mesh is None or mesh.shape[TENSOR_AXIS] == 1:
+        return _search(features, words, len(words), block_size)[1]
+    parts = mesh.shape[TENSOR_AXIS]
+    size = math.ceil(len(words) / parts)
 
-    def visit(best, block):
+    def search_part(features: jax.Array, words: jax.Array, count: int) -> jax.Array:
+        first = jax.lax.axis_index(TENSOR_AXIS) * size
+        distance, index = _search(features, words, jnp.clip(count - first, 0, size), block_size)
+        found = jnp.stack([jax.lax.bitcast_convert_type(distance, jnp.int32), first + index])
+        distances, indices = jnp.swapaxes(jax.lax.all_gather(found, TENSOR_AXIS), 0, 1)
+        best = jnp.argmin(jax.lax.bitcast_convert_type(distances, jnp.float32), axis=0)
+        return jnp.take_along_axis(indices, best[None], axis=0)[0]
+
+    rows = batch_sharding(mesh).spec[0]
+    search = jax.shard_map(
+        functools.partial(search_part, count=len(words)),
+        mesh=mesh,
+        in_specs=(PartitionSpec(rows), PartitionSpec(TENSOR_AXIS)),
+        out_specs=PartitionSpec(rows),
+        check_vma=False,  # what is gathered is the same on every device of the axis
+    )
+    return search(features, jnp.pad(words, ((0, parts * size - len(words)), (0, 0))))
+
+
+def _search(
+    features: Float[Array, "token d"], words: Float[Array, "word d"], count: int | Int[Array, ""], block_size: int
+) -> tuple[Float[Array, " token"], Int[Array, " token"]]:
+    """Shifted distance to, and index of, the nearest of the first `count` words; infinity and 0 where there are none."""
+    num_blocks = math.ceil(len(words) / block_size)
+    size = math.ceil(len(words) / num_blocks)
+    blocks = jnp.pad(words, ((0, num_blocks * size - len(words)), (0, 0))).reshape(num_blocks, size, -1)
+
+    def visit(best: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
         best_distance, best_index = best
-        index, vectors = block
-        is_word = index * size + jnp.arange(size) < count
-        distances = jnp.where(is_word, _shifted_distances(features, vectors), jnp.inf)
-        nearest = jnp.argmin(distances, axis=-1)
+        start, vectors = block
+        distances = jnp.where(start + jnp.arange(size) < count, _shifted_distances(features, vectors), jnp.inf)
+        nearest = jnp.argmin(distances, axis=-1).astype(jnp.int32)
         distance = jnp.take_along_axis(distances, nearest[:, None], axis=-1)[:, 0]
         closer = distance < best_distance
-        return (
-            jnp.where(closer, distance, best_distance),
-            jnp.where(closer, index * size + nearest.astype(jnp.int32), best_index),
-        ), None
+        return (jnp.where(closer, distance, best_distance), jnp.where(closer, start + nearest, best_index)), None
 
     start = (jnp.full(features.shape[:1], jnp.inf), jnp.zeros(features.shape[:1], jnp.int32))
-    (_, nearest), _ = jax.lax.scan(visit, start, (jnp.arange(num_blocks, dtype=jnp.int32), padded))
-    return nearest
+    if num_blocks == 1:
+        return visit(start, (jnp.int32(0), blocks[0]))[0]
+    return jax.lax.scan(visit, start, (size * jnp.arange(num_blocks, dtype=jnp.int32), blocks))[0]
 
 
 def quantize(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from flax.typing import Dtype
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.tokenizer.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
@@ -64,6 +65,7 @@ class V2LTokenizer(nn.Module):
       cross_attention_heads: heads of the decoder's attention to the global words.
       codebook_weight: weight of the quantizer loss's term that moves the projector.
       block_size: local words compared at a time.
+      mesh: devices that share the search for local words (see `nearest_word`); None searches where the features are.
       semantic_tower: `(tower_params, images [b, s, s, 3]) -> embeddings [b, word_dim]`; None where those are given.
       dtype: type of convolutions and matrix products; normalization, distances and losses are float32.
     """
@@ -80,6 +82,7 @@ class V2LTokenizer(nn.Module):
     cross_attention_heads: int = 8
     codebook_weight: float = 0.33
     block_size: int = 8192
+    mesh: Mesh | None = None
     semantic_tower: Callable[[Any, jax.Array], jax.Array] | None = None
     dtype: Dtype = jnp.float32
 
@@ -138,7 +141,7 @@ class V2LTokenizer(nn.Module):
         """The projected local word nearest to each feature."""
         flat = features.reshape(-1, features.shape[-1])
         words = self.projector(jax.lax.stop_gradient(self.local_words.value))
-        return nearest_word(flat, words, self.block_size).reshape(features.shape[:-1])
+        return nearest_word(flat, words, self.block_size, self.mesh).reshape(features.shape[:-1])
 
     def local_vectors(self, ids: Int[Array, "batch h w"]) -> Float[Array, "batch h w d"]:
         """Projected vectors of local words; the projector gets its gradient here, from the chosen words only."""
