@@ -4,10 +4,19 @@ from collections import Counter
 import math
 
 import numpy as np
+import PIL.Image
 import pytest
 from scipy import stats
 
-from v2l_jax.data.episodes import Example, draw_episodes, read_episode_csv
+from v2l_jax.data.episodes import (
+    EpisodePhotos,
+    Example,
+    draw_episodes,
+    join_episode_files,
+    read_class_names,
+    read_episode_csv,
+    rename_classes,
+)
 from v2l_jax.data.splits import split_held_out
 from v2l_jax.errors import DataError
 
@@ -118,3 +127,43 @@ def test_bad_csv(tmp_path):
         (tmp_path / "bad.csv").write_text(content)
         with pytest.raises(DataError, match=message):
             read_episode_csv(tmp_path / "bad.csv", tmp_path)
+
+
+def _file(tmp_path, name, *lines):
+    (tmp_path / name).write_text("\n".join(lines))
+    return read_episode_csv(tmp_path / name, tmp_path)
+
+
+def test_published_classes_get_their_names(tmp_path):
+    (tmp_path / "lemmas.txt").write_text("n02\tzebra finch, bird\nn01\ttench, Tinca tinca\nn03\ttench\n")
+    names = read_class_names(tmp_path / "lemmas.txt")
+    assert names == {"n02": "zebra finch", "n01": "tench", "n03": "tench"}
+    file = _file(tmp_path, "a.csv", "n02/a.jpg,n01/b.jpg,n01/c.jpg,")
+    (episode,) = rename_classes(file, names).episodes
+    assert episode.class_names == ("tench", "zebra finch")  # sorted by name, not by id
+    assert [e.class_name for e in (*episode.shots, episode.query)] == ["zebra finch", "tench", "tench"]
+    with pytest.raises(DataError, match="class n02 has no name"):
+        rename_classes(file, {"n01": "tench"})
+    with pytest.raises(DataError, match="episode 1 has 2 classes but only the names"):
+        rename_classes(_file(tmp_path, "b.csv", "n03/a.jpg,n01/b.jpg,n01/c.jpg,"), names)
+
+
+def test_joined_files_share_their_photos(tmp_path):
+    one = _file(tmp_path, "one.csv", "a/1.jpg,b/2.jpg,a/3.jpg,", "a/9.jpg,b/2.jpg,b/9.jpg,")
+    two = _file(tmp_path, "two.csv", "b/2.jpg,a/4.jpg,b/5.jpg,")
+    joined = join_episode_files([one, two], count=1)
+    assert [len(file.episodes) for file in joined] == [1, 1] and joined[0].paths == joined[1].paths
+    assert [p.removeprefix(str(tmp_path)) for p in joined[0].paths] == ["/a/1.jpg", "/b/2.jpg", "/a/3.jpg", "/a/4.jpg", "/b/5.jpg"]
+    for before, after in ((one, joined[0]), (two, joined[1])):
+        shown = lambda f: [(f.paths[e.index], e.class_name) for e in (*f.episodes[0].shots, f.episodes[0].query)]  # noqa: E731
+        assert shown(before) == shown(after)
+
+
+def test_photos_of_episodes_are_a_source(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    PIL.Image.fromarray(image).save(tmp_path / "a.png")
+    photos = EpisodePhotos([str(tmp_path / "a.png")])
+    assert len(photos) == 1 and photos.labels.tolist() == [-1] and photos.class_names == ()
+    np.testing.assert_array_equal(photos[0]["image"], image)
+    with pytest.raises(DataError, match=r"1 of 2 photos of the episodes are missing, first .*b\.png"):
+        EpisodePhotos([str(tmp_path / "a.png"), str(tmp_path / "b.png")])

@@ -1,14 +1,17 @@
 """Few-shot episodes: which photos are shown with their class, and which one is asked about."""
 
-from collections.abc import Sequence
 import csv
 import dataclasses
+import functools
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from jaxtyping import Int
 import numpy as np
+from jaxtyping import Int
 
+from v2l_jax.data.images import decode_image
 from v2l_jax.errors import DataError
 
 
@@ -169,3 +172,73 @@ def _parse_line(images: list[str], position: dict[str, int], where: str) -> Epis
     if query.class_name not in {shot.class_name for shot in shots}:
         raise DataError(f"{where}: no shot shows the query's class {query.class_name}")
     return Episode(tuple(shots), query, tuple(sorted({shot.class_name for shot in shots})))
+
+
+def rename_classes(file: EpisodeFile, names: Mapping[str, str]) -> EpisodeFile:
+    """The episodes with names in place of ids.
+
+    Raises:
+      DataError: an id has no name, or two classes of one episode have the same.
+    """
+
+    def renamed(example: Example) -> Example:
+        if example.class_name not in names:
+            raise DataError(f"class {example.class_name} has no name; give it one")
+        return dataclasses.replace(example, class_name=names[example.class_name])
+
+    episodes = []
+    for number, episode in enumerate(file.episodes, 1):
+        shots, query = tuple(map(renamed, episode.shots)), renamed(episode.query)
+        class_names = tuple(sorted({shot.class_name for shot in shots}))
+        if len(class_names) < len(episode.class_names):
+            raise DataError(f"episode {number} has {len(episode.class_names)} classes but only the names {class_names}; rename one")
+        episodes.append(Episode(shots, query, class_names))
+    return EpisodeFile(tuple(episodes), file.paths)
+
+
+def join_episode_files(files: Sequence[EpisodeFile], count: int) -> list[EpisodeFile]:
+    """The first `count` episodes of each file, all over the same `paths`: those that these episodes show, each once."""
+    position: dict[str, int] = {}
+    joined = []
+    for file in files:
+        move = lambda e, file=file: dataclasses.replace(e, index=position.setdefault(file.paths[e.index], len(position)))  # noqa: E731
+        joined.append(
+            [dataclasses.replace(ep, shots=tuple(map(move, ep.shots)), query=move(ep.query)) for ep in file.episodes[:count]]
+        )
+    return [EpisodeFile(tuple(episodes), tuple(position)) for episodes in joined]
+
+
+class EpisodePhotos:
+    """The photos of an episode file as a source; their classes are the episodes' business, so labels are -1."""
+
+    class_names: tuple[str, ...] = ()
+
+    def __init__(self, paths: Sequence[str]):
+        """Looks for the files.
+
+        Raises:
+          DataError: some are missing.
+        """
+        missing = [path for path in paths if not pathlib.Path(path).is_file()]
+        if missing:
+            raise DataError(f"{len(missing)} of {len(paths)} photos of the episodes are missing, first {missing[0]}; check the folder")
+        self.paths = tuple(paths)
+
+    @functools.cached_property
+    def labels(self) -> Int[np.ndarray, " photos"]:
+        """-1 for each photo."""
+        return np.full(len(self.paths), -1, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.paths[index]
+        return {"image": decode_image(path), "label": -1, "path": path}
+
+
+def read_class_names(path: str | os.PathLike) -> dict[str, str]:
+    """The first name of each WordNet id in a file of lines "id<tab>name, name, …"."""
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("\t", 1) for line in lines if "\t" in line)
+    return {wnid.strip(): names.split(",")[0].strip() for wnid, names in pairs}
