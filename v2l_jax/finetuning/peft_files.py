@@ -14,6 +14,7 @@ from v2l_jax.errors import CheckpointError
 from v2l_jax.finetuning.lora import PROJECTIONS, Adapters, Lora, projection_sizes
 from v2l_jax.towers.llama_config import LlamaConfig
 from v2l_jax.weights.safetensors_files import read_safetensors
+from v2l_jax.whole_files import whole_file
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -47,7 +48,6 @@ def save_adapters(folder: str | os.PathLike, adapters: Adapters, lora: Lora, bas
     from safetensors.numpy import save_file
 
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         _NAME.format(layer=layer, block=_BLOCK[projection], projection=projection, matrix=matrix): np.ascontiguousarray(rows)
         for projection, matrices in adapters.items()
@@ -65,11 +65,10 @@ def save_adapters(folder: str | os.PathLike, adapters: Adapters, lora: Lora, bas
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    drafts = {name: folder / f"{name}.tmp" for name in (TENSOR_FILE, CONFIG_FILE)}
-    save_file(tensors, drafts[TENSOR_FILE], {"format": "pt"})
-    drafts[CONFIG_FILE].write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for name, draft in drafts.items():
-        os.replace(draft, folder / name)
+    with whole_file(folder / TENSOR_FILE) as path:
+        save_file(tensors, path, {"format": "pt"})
+    with whole_file(folder / CONFIG_FILE) as path:
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora, Adapters]:
