@@ -126,21 +126,16 @@ def read_easy_vqa(folder: StrPath) -> tuple[Question, ...]:
     return _not_empty(records, path)
 
 
-def sample_questions(questions: Sequence[Question], count: int, seed: int) -> tuple[Question, ...]:
-    """Draws `count` different questions, spread over as many images as there are, so that they are near to independent.
+def sample_questions(questions: Sequence[Question], most: int, seed: int) -> tuple[Question, ...]:
+    """Draws different questions, spread over as many images as there are, so that they are near to independent.
 
     Args:
       questions: to draw from.
-      count: 0 takes all, in the order given.
-      seed: another seed gives another sample; a smaller `count` is a beginning of a larger one.
-
-    Raises:
-      DataError: there are fewer than `count`.
+      most: how many; all, in the order given, if it is 0 or there are no more than that.
+      seed: another seed gives another sample; a smaller one is a beginning of a larger one.
     """
-    if not count:
+    if not most or most >= len(questions):
         return tuple(questions)
-    if count > len(questions):
-        raise DataError(f"{count} questions were asked for, but there are {len(questions)}; ask for fewer, or 0 for all")
     rounds: dict[str, int] = {}
     drawn = []
     for i in np.random.default_rng(seed).permutation(len(questions)):
@@ -148,7 +143,7 @@ def sample_questions(questions: Sequence[Question], count: int, seed: int) -> tu
         rounds[question.image] = rounds.get(question.image, -1) + 1
         drawn.append((rounds[question.image], question))
     drawn.sort(key=lambda pair: pair[0])
-    return tuple(question for _, question in drawn[:count])
+    return tuple(question for _, question in drawn[:most])
 
 
 class QuestionImages:
