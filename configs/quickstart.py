@@ -113,11 +113,20 @@ def get_config() -> ConfigDict:
     config.evaluate.few_shot = ConfigDict()
     config.evaluate.few_shot.ways = (2, 5)
     config.evaluate.few_shot.shots = (1, 3, 5)
-    config.evaluate.few_shot.episodes = 200
+    config.evaluate.few_shot.repetitions = 0  # how often the examples are shown again; this and the next ones may be tuples
+    config.evaluate.few_shot.induction = True  # state the task first
+    config.evaluate.few_shot.table_1 = False  # of shots × repetitions × induction, only the columns of the paper's Table 1
     config.evaluate.few_shot.tokens = 5
-    config.evaluate.few_shot.repetitions = 0
-    config.evaluate.few_shot.induction = True
-    config.evaluate.few_shot.rule = "likelihood"  # or "greedy", the published rule
+    config.evaluate.few_shot.rule = "likelihood"  # or "greedy", the published rule, or "constrained" to whole class names
     config.evaluate.few_shot.calibrate = True  # contextual calibration; the published way is False
-    config.evaluate.few_shot.control_shots = (1, 3)  # shots at which the control with shuffled words runs too
+    config.evaluate.few_shot.merge = False  # of words with one lemma, show the nearest alone
+    config.evaluate.few_shot.mmr = 1.0  # below 1, prefer words unlike those already picked (maximal marginal relevance)
+    config.evaluate.few_shot.adaptive = 0.0  # leave out words below this share of the first word's similarity
+    config.evaluate.few_shot.ordering = "random"  # of shots; or "nearest_last"
+    config.evaluate.few_shot.episodes = 200
+    config.evaluate.few_shot.controls = ("shuffled",)  # and "no_tokens"
+    config.evaluate.few_shot.control_shots = (1, 3)  # shots at which the controls run too
+    config.evaluate.few_shot.episode_file = ""  # published episodes instead, such as "fewshot_split/{ways}_way_{shots}_shot.csv"
+    config.evaluate.few_shot.episode_photos = ""  # the folder that their lines start from
+    config.evaluate.few_shot.class_names = ConfigDict()  # what to call a class; WordNet ids have names already
     return config

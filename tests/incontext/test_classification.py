@@ -4,11 +4,22 @@ import numpy as np
 import pytest
 
 from v2l_jax.data.episodes import Episode, Example, draw_episodes
-from v2l_jax.incontext.classification import CONTENT_FREE, Scoring, classify, hits, make_prompts, shuffle_words
+from v2l_jax.errors import DataError
+from v2l_jax.incontext.classification import (
+    CONTENT_FREE,
+    Scoring,
+    check_lengths,
+    classify,
+    derangement,
+    hits,
+    make_prompts,
+    name_mask,
+    shuffle_words,
+)
 from v2l_jax.incontext.decoding import Decoder
 from v2l_jax.incontext.prompts import query_text
 from v2l_jax.towers.llama import Llama, load_llama
-from v2l_jax.weights.text_tokenizers import load_text_tokenizer
+from v2l_jax.weights.text_tokenizers import TextTokenizer, load_text_tokenizer
 
 WORDS = [(" cat", " kitten"), (" pizza", " cheese"), (" tabby", " cat"), (" crust", " pizza")]
 EPISODES = [
@@ -24,10 +35,62 @@ def smollm2(asset):
     return Decoder(Llama(config), params), load_text_tokenizer(path)
 
 
-@pytest.mark.parametrize("scoring", [Scoring(), Scoring(calibrate=False), Scoring("greedy", calibrate=False)], ids=str)
+@pytest.mark.parametrize("scoring", [Scoring(), Scoring(calibrate=False), Scoring("greedy", False), Scoring("constrained", False)], ids=str)
 def test_the_language_model_names_obvious_words(smollm2, scoring):
-    chosen = classify(*smollm2, EPISODES, WORDS, scoring)
-    assert hits(chosen, EPISODES).tolist() == [True, True]
+    answers = classify(*smollm2, EPISODES, WORDS, scoring)
+    assert answers == ["cat", "pizza"] and hits(answers, EPISODES, scoring).all()
+
+
+def test_without_induction_the_answer_is_what_the_model_writes_on_the_line(smollm2):
+    _, tokenizer = smollm2
+
+    class Writer(Decoder):
+        """Writes two given texts, and keeps what it was asked."""
+
+        def __init__(self):
+            pass
+
+        def generate_text(self, prompts, max_new_tokens, *, stop_strings, description):
+            self.texts, self.max_new_tokens = [tokenizer.decode(prompt) for prompt in prompts], max_new_tokens
+            return [stop_strings.text_before(tokenizer.encode(text)) for text in (" cat\n###\nInput", "  pizza")]
+
+    writer, scoring = Writer(), Scoring("greedy", False, induction=False, repetitions=1)
+    answers = classify(writer, tokenizer, EPISODES, WORDS, scoring)
+    assert answers == ["cat", " pizza"] and hits(answers, EPISODES, scoring).tolist() == [True, False]
+    assert writer.texts == [str(prompt) for prompt in make_prompts(EPISODES, WORDS, scoring)] and writer.max_new_tokens == 16
+
+
+class Spelled(TextTokenizer):
+    """A tokenizer of made-up names: a letter is a token, 0 the end."""
+
+    eos_id = 0
+
+    def __init__(self):
+        pass
+
+    def encode(self, text):
+        return [ord(letter) - 96 for letter in text.strip()]
+
+
+def test_the_mask_permits_the_ith_token_of_any_name_and_the_end_after_its_last():
+    assert name_mask(Spelled(), ("ab", "cbd")) == [[1, 3], [2], [0, 4]]
+    assert name_mask(Spelled(), ("a", "c")) == [[1, 3]]  # only the end could follow
+    assert name_mask(Spelled(), ("a", "abc")) == [[1], [0, 2], [3]]
+
+
+def test_a_written_answer_is_right_if_it_starts_with_the_name_and_a_chosen_one_if_it_is_the_name():
+    episodes = [Episode((), Example(0, "hot dog"), ("hot dog", "hot dog stand"))] * 4
+    answers = ["hot dog", "hot dog stand", "hot", "a hot dog"]
+    assert hits(answers, episodes, Scoring("greedy", False)).tolist() == [True, True, False, False]
+    assert hits(answers, episodes, Scoring("constrained", False)).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize("scoring", [Scoring(), Scoring("greedy", False), Scoring("greedy", False, induction=False)], ids=str)
+def test_prompts_that_are_too_long_are_named_before_anything_runs(smollm2, scoring):
+    check_lengths(*smollm2, EPISODES, WORDS, scoring)
+    long = [words if i != 3 else (" crust",) * 8192 for i, words in enumerate(WORDS)]
+    with pytest.raises(DataError, match=r"1 of 2 prompts do not fit the model's context of 8192 tokens, answer included \(prompt 1: 82\d\d\)"):
+        check_lengths(*smollm2, EPISODES, long, scoring)
 
 
 def test_calibration_subtracts_the_mean_of_content_free_queries(smollm2):
@@ -46,8 +109,8 @@ def test_calibration_subtracts_the_mean_of_content_free_queries(smollm2):
             return (asked + prior * len(CONTENT_FREE))[: len(prompts)]
 
     recorder = Recorder()
-    assert classify(recorder, tokenizer, EPISODES, WORDS, Scoring()).tolist() == [1, 0]  # -0.1 < 1.5, 1.5 > 1.0
-    assert classify(recorder, tokenizer, EPISODES, WORDS, Scoring(calibrate=False)).tolist() == [0, 0]
+    assert classify(recorder, tokenizer, EPISODES, WORDS, Scoring()) == ["pizza", "cat"]  # -0.1 < 1.5, 1.5 > 1.0
+    assert classify(recorder, tokenizer, EPISODES, WORDS, Scoring(calibrate=False)) == ["cat", "cat"]
     classify(recorder, tokenizer, EPISODES, WORDS, Scoring())
     prompts = make_prompts(EPISODES, WORDS, Scoring())
     assert recorder.texts[:2] == [str(prompt) for prompt in prompts]
@@ -59,7 +122,14 @@ def test_shuffled_words_come_from_another_image():
     for seed in range(20):
         shuffled = shuffle_words(words, seed)
         assert sorted(shuffled) == sorted(words) and all(a != b for a, b in zip(words, shuffled, strict=True))
+        assert shuffled == [words[i] for i in derangement(50, seed)]
     assert shuffle_words(words, 0) == shuffle_words(words, 0) != shuffle_words(words, 1)
+
+
+def test_without_words_prompts_differ_only_in_their_classes():
+    (first, second) = make_prompts(EPISODES, [()] * len(WORDS), Scoring())
+    assert "Input: <  >\nOutput: cat\n" in str(first)
+    assert first.query == second.query == "###\nInput: <  >\nOutput:"
 
 
 def test_prompts_show_shots_and_query_of_the_episode():

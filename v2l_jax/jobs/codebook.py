@@ -27,6 +27,11 @@ def global_path(workdir: pathlib.Path) -> pathlib.Path:
     return workdir / FOLDER / "global.safetensors"
 
 
+def candidates_path(workdir: pathlib.Path) -> pathlib.Path:
+    """Where all n-grams lie, before the photos have chosen."""
+    return workdir / FOLDER / "candidates.safetensors"
+
+
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """Whether both codebooks are there."""
     del config
@@ -36,13 +41,13 @@ def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Makes codebook/local.safetensors and codebook/global.safetensors; a stage whose file is there is not run again."""
     photos = loading.photos(config)
-    candidates_path = workdir / FOLDER / "candidates.safetensors"
-    if candidates_path.exists():
-        candidates = Codebook.load(candidates_path)
+    path = candidates_path(workdir)
+    if path.exists():
+        candidates = Codebook.load(path)
     else:
         texts, ids, fingerprint = _expanded(config)
         candidates = _embedded(config, texts, ids, fingerprint)
-        candidates.save(candidates_path)
+        candidates.save(path)
     unigrams = sum(len(ids) == 1 for ids in candidates.token_ids)
     local = candidates.take(np.arange(min(unigrams, config.codebook.local_limit or unigrams)))
     local.save(local_path(workdir))

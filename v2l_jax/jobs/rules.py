@@ -37,6 +37,12 @@ def each(rule: Rule, least: int = 0) -> Rule:
     )
 
 
+
+def one_or_more(rule: Rule) -> Rule:
+    """One value that follows `rule`, or a tuple of at least one."""
+    several = each(rule, least=1)
+    return Rule(f"{rule.wants}, or a tuple of such", lambda v: several.allows(v) if isinstance(v, (tuple, list)) else rule.allows(v))
+
 TEXT = Rule("a text", lambda v: isinstance(v, str))
 NAME = Rule("a text that is not empty", lambda v: isinstance(v, str) and bool(v))
 FLAG = Rule("True or False", lambda v: isinstance(v, bool))
