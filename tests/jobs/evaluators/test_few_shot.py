@@ -1,62 +1,16 @@
 """The few-shot suite with a made-up reader that looks words up among the shots: settings, rows, controls, files, Table 1."""
 
-import re
-import types
-
-import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from tests.jobs.evaluators.reading_run import WORDS, reading_run
 from tests.tiny_config import get_config
-from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import SyntheticSource
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.incontext.decoding import Decoder
-from v2l_jax.jobs import codebook, evaluate, features, loading, validation
+from v2l_jax.jobs import evaluate, loading, validation
 from v2l_jax.jobs.evaluators import few_shot
-from v2l_jax.jobs.run import Run
 from v2l_jax.metrics.results import read_results
 from v2l_jax.report.table_1 import TABLE_1
-
-WORDS = {
-    "pizza": (" pizza", "Pizza", " pizzas", " mozzarella", " pepperoni", " crust"),
-    "steak": (" steak", "Steak", " steaks", " beef", " sirloin", " meat"),
-    "sushi": (" sushi", "Sushi", " salmon", " seaweed", " sashimi", " Japanese"),
-}
-
-
-class Reader(Decoder):
-    """Answers with the class of the shot that shares the most words with the query; the first of equals."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-        self.model = types.SimpleNamespace(config=types.SimpleNamespace(context_length=8192, vocab_size=49152))
-
-    def _answer(self, prompt):
-        *shots, query = re.findall(r"Input: < (.*?) >\nOutput:(.*)", self.tokenizer.decode(prompt))
-        shared = [len(set(words.split()) & set(query[0].split())) for words, _ in shots]
-        return shots[shared.index(max(shared))][1]
-
-    def score_continuations(self, prompts, candidates, description):
-        names = [[self.tokenizer.decode(ids) for ids in some] for some in candidates]
-        return [np.array([-float(name != self._answer(p)) for name in some]) for p, some in zip(prompts, names, strict=True)]
-
-    def choose(self, prompts, candidates, end_id, description):
-        return np.array([np.argmax(scores) for scores in self.score_continuations(prompts, candidates, description)])
-
-    def generate(self, prompts, max_new_tokens, *, allowed, description):
-        written = [self.tokenizer.encode(self._answer(prompt)) for prompt in prompts]
-        assert all(i in step for ids, steps in zip(written, allowed, strict=True) for i, step in zip(ids, steps, strict=False))
-        return written
-
-
-class ReadingModel(loading.LanguageModel):
-    def __init__(self, tokenizer):
-        object.__setattr__(self, "tokenizer", tokenizer)
-
-    def decoder(self, mesh, token_budget):
-        return Reader(self.tokenizer)
-
 
 @pytest.fixture
 def config(asset):
@@ -67,22 +21,7 @@ def config(asset):
 
 @pytest.fixture
 def run(config, tmp_path, monkeypatch):
-    """A run whose photos lie where their class's words lie, and whose language model is the reader."""
-    tokenizer = loading.text_tokenizer(config)
-    monkeypatch.setattr(loading, "language_model", lambda config: ReadingModel(tokenizer))
-    rng = np.random.default_rng(0)
-    texts = tuple(text for group in WORDS.values() for text in group)
-    embeddings = (np.repeat(np.eye(3), 6, axis=0) + 0.1 * rng.standard_normal((18, 3))).astype(np.float32)
-    ids = tuple(tuple(tokenizer.encode(text)) for text in texts)
-    Codebook(embeddings, texts, ids, "made up", tokenizer.fingerprint).save(codebook.global_path(tmp_path))
-
-    def vectors(config, workdir, name, source):
-        classes = [list(WORDS).index(next(c for c in WORDS if f"/{c}/" in source[i]["path"])) for i in range(len(source))]
-        noisy = np.eye(3)[classes] + 0.05 * np.random.default_rng(1).standard_normal((len(source), 3))
-        return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
-
-    monkeypatch.setattr(features, "cached", vectors)
-    return Run(config, tmp_path)
+    return reading_run(config, tmp_path, monkeypatch)
 
 
 def _rows(run):
