@@ -1,0 +1,54 @@
+"""Operations and bytes that answering prompts takes: what a perfect engine would still have to do."""
+
+from collections.abc import Sequence
+
+from v2l_jax.towers.llama_config import LlamaConfig
+
+
+def matrix_elements(config: LlamaConfig) -> int:
+    """Weights of all projections of all layers, without embeddings and logits."""
+    heads = config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
+    return config.num_layers * config.hidden_size * (heads + 3 * config.intermediate_size)
+
+
+def flops(config: LlamaConfig, lengths: Sequence[int], new_tokens: int) -> float:
+    """Multiply-adds × 2 of answering prompts, each by itself.
+
+    Args:
+      config: sizes of the language model.
+      lengths: tokens of each prompt.
+      new_tokens: of an answer; the last one is never fed back.
+
+    Returns:
+      All projections of every token fed, its attention to every token up to itself, and the logits of the new tokens.
+    """
+    fed = [length + new_tokens - 1 for length in lengths]
+    pairs = sum(n * (n + 1) / 2 for n in fed)
+    attention = 4 * config.num_layers * config.num_heads * config.head_dim * pairs
+    logits = 2 * config.vocab_size * config.hidden_size * new_tokens * len(lengths)
+    return 2 * matrix_elements(config) * sum(fed) + attention + logits
+
+
+def distinct_share(prompts: Sequence[Sequence[int]]) -> float:
+    """Share of the prompts' tokens that no other prompt has after the same tokens: what is left if all shared work is shared."""
+    ordered = sorted(map(tuple, prompts))
+    shared = sum(_common_start(a, b) for a, b in zip(ordered, ordered[1:]))
+    return 1 - shared / sum(map(len, ordered))
+
+
+def decode_bytes(config: LlamaConfig, prompts: int, length: float, bytes_per_number: int) -> float:
+    """Bytes that one decoding step of a batch reads: every matrix once, and the keys and values of every row.
+
+    Args:
+      config: sizes of the language model.
+      prompts: rows of the batch.
+      length: mean tokens that a row holds.
+      bytes_per_number: of weights, keys and values.
+    """
+    weights = matrix_elements(config) + config.vocab_size * config.hidden_size
+    cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * length * prompts
+    return (weights + cache) * bytes_per_number
+
+
+def _common_start(a: tuple[int, ...], b: tuple[int, ...]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
