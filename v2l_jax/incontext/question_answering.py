@@ -1,6 +1,6 @@
 """Visual question answering by a frozen language model that only sees words (Zhu et al. 2024, section 3.4, Fig. 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,16 +94,16 @@ def similar_shots(
     return chosen
 
 
-def _about_other_images(queries: Sequence[Question], images: np.ndarray, count: int) -> list[np.ndarray]:
-    """For each query, the pool's questions about other images."""
-    found = [np.flatnonzero(images != query.image) for query in queries]
-    for query, others in zip(queries, found, strict=True):
+def _about_other_images(queries: Sequence[Question], images: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """For each query, the pool's questions about other images; raises DataError for fewer than `count`."""
+    for query in queries:
+        others = np.flatnonzero(images != query.image)
         if len(others) < count:
             raise DataError(
                 f"{count} examples were asked for, but only {len(others)} questions are about other images than {query.image}; "
                 "ask for fewer shots or give more questions to show"
             )
-    return found
+        yield others
 
 
 def make_prompts(

@@ -83,7 +83,7 @@ def read_set(config: ConfigDict, name: str) -> QuestionSet:
     """The questions of `config.evaluate.vqa.<name>`, as many as the config asks for, drawn by the seed."""
     c = config.evaluate.vqa
     asked, shown = _READERS[name](c[name])
-    counts = Counter(question.answer for question in (asked + shown if asked is not shown else asked))
+    counts = Counter(question.answer for question in asked + shown)
     answers = sorted(counts, key=lambda answer: (-counts[answer], answer))
     return QuestionSet(
         sample_questions(asked, c.questions, config.seed),
