@@ -116,4 +116,12 @@ def test_the_notebook_runs_on_this_run(workdir, config, monkeypatch, tmp_path, c
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), "words_of_an_image.ipynb", "exec"), names)
     assert len(names["global_words"]) == 5 and names["decoded"].shape == (32, 32, 3)
-    assert names["answer"] in ("cat", "pizza") and capsys.readouterr().out.strip().endswith(names["answer"])
+    printed = capsys.readouterr().out
+    assert names["name"] in ("cat", "pizza") and f"Output: {names['name']}" in printed
+    assert names["answer"] and "\n" not in names["answer"] and f"What animal is in the picture? Answer: {names['answer']}" in printed
+    missing = names["missing"]
+    assert missing.sum() == 64 and missing[4:12, 4:12].all()
+    for ids in names["filled"].values():
+        assert ids.shape == (1, 16, 16)
+        np.testing.assert_array_equal(ids[0][~missing], names["true"][0][~missing])
+    assert not np.array_equal(names["pictures"][0], names["pictures"][1])
