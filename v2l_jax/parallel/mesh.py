@@ -1,7 +1,7 @@
 """The mesh of devices, and how batches and state get onto it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -17,16 +17,18 @@ AXES = (*BATCH_AXES, TENSOR_AXIS)
 share out the training state (FSDP), parts of single arrays."""
 
 
-def make_mesh(axes: Mapping[str, int]) -> Mesh:
-    """Arranges all devices of all processes in a mesh with the axes `AXES`, in that order.
+def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arranges devices in a mesh with the axes `AXES`, in that order.
 
     Args:
       axes: axis name to size; one size may be -1: what the others leave. An axis that is not named has size 1.
+      devices: which; all of all processes by default. Those of a described topology can be compiled for, not run on.
 
     Raises:
       ConfigError: an axis is none of `AXES`, or the sizes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices)
     if unheard := sorted(set(axes) - set(AXES)):
         raise ConfigError(f"mesh axes {dict(axes)}: there is no axis {unheard[0]!r}; there are {', '.join(AXES)}")
     sizes = {name: axes.get(name, 1) for name in AXES}
@@ -36,11 +38,12 @@ def make_mesh(axes: Mapping[str, int]) -> Mesh:
         raise ConfigError(f"mesh axes {dict(axes)}: only one axis can be -1 (what the others leave)")
     if any(size < 1 and size != -1 for size in sizes.values()):
         raise ConfigError(f"mesh axes {dict(axes)}: a size is a positive number, or -1 for what the others leave")
-    if unknown and devices % known == 0:
-        sizes[unknown[0]] = devices // known
-    if math.prod(sizes.values()) != devices:
-        raise ConfigError(f"mesh axes {dict(axes)} do not fit {devices} devices: the sizes must multiply to {devices}")
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    if unknown and count % known == 0:
+        sizes[unknown[0]] = count // known
+    if math.prod(sizes.values()) != count:
+        raise ConfigError(f"mesh axes {dict(axes)} do not fit {count} devices: the sizes must multiply to {count}")
+    axis_types = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=axis_types, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
