@@ -5,8 +5,8 @@ python -m v2l_jax.main --config=configs/captioning.py --workdir=runs/quickstart 
 Needs captioned pictures. COCO's go to data/coco (annotations/captions_val2017.json and val2017/). Without COCO, Tux Paint's stamps,
 pictures with a short description beside each (Debian: apt install tuxpaint-stamps-default), will do:
 
-  --config.evaluate.captioning.source=stamps --config.evaluate.captioning.images=/usr/share/tuxpaint/stamps
-  --config.evaluate.captioning.name=tuxpaint-stamps --config.evaluate.captioning.queries=60
+  --config.evaluate.captioning.source=stamps --config.evaluate.captioning.images=/usr/share/tuxpaint/stamps/animals
+  --config.evaluate.captioning.name=tuxpaint-animals --config.evaluate.captioning.queries=60
 """
 
 from configs import quickstart
@@ -25,6 +25,9 @@ def get_config() -> ConfigDict:
     config.evaluate.captioning.examples = 200  # other pictures, which the shots are drawn from
     config.evaluate.captioning.shots = 10  # examples a prompt
     config.evaluate.captioning.tokens = 21  # words a picture
+    # "candidates": all the language model's n-grams, since the quickstart's photos chose words for dogs, cats and food; "global",
+    # the words that the run's photos chose, is the paper's way.
+    config.evaluate.captioning.vocabulary = "candidates"
     config.evaluate.captioning.max_new_tokens = 24  # the longest caption, in tokens
     config.evaluate.captioning.controls = ("no_tokens", "shuffled")
     config.evaluate.captioning.pictures = 12  # kept for the report

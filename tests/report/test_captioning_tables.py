@@ -3,7 +3,7 @@
 from v2l_jax.metrics.results import Result
 from v2l_jax.report.captioning_tables import captioning_lead, captioning_tables
 
-FIELDS = dict(dataset="stamps", llm="m", tower="t", shots=10, tokens=21)
+FIELDS = dict(dataset="stamps", llm="m", tower="t", shots=10, tokens=21, vocabulary="candidates")
 
 
 def rows(kind, **changes):
@@ -22,7 +22,7 @@ def test_controls_stand_in_order_and_the_bound_has_a_cosine_alone():
     assert table.rows[0][1:] == ("0.300\n0.280–0.320",) * 3 + ("0.3000\n0.2800–0.3200",)
     assert table.rows[2][1].startswith("0.100") and table.rows[3][1].startswith("0.250")
     assert table.rows[4][1:] == ("–", "–", "–", "0.9000\n0.8800–0.9200")
-    assert table.caption.startswith("stamps: 60 pictures") and "10 examples, 21 words" in table.caption
+    assert table.caption.startswith("stamps: 60 pictures") and "10 examples, 21 words a picture of all n-grams" in table.caption
 
 
 def test_a_table_for_each_setting():

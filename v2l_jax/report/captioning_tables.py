@@ -22,7 +22,8 @@ ROW_LABELS = {
 }
 """What a row shows, by its "control"; rows stand in this order."""
 
-_SETTING = ("dataset", "llm", "tower", "shots", "tokens")
+_SETTING = ("dataset", "llm", "tower", "shots", "tokens", "vocabulary")
+_VOCABULARIES = {"global": " of the global codebook", "candidates": " of all n-grams"}
 _TOWER_NAMES = {"clip": "CLIP score", "conse": "ConSE score"}
 
 
@@ -36,7 +37,7 @@ def captioning_tables(results: Sequence[Result], kind: str) -> list[Table]:
 
     Args:
       results: rows of metrics "cider", "bleu_4", "rouge_l" and "<kind>_score", with the fields "dataset", "llm", "tower",
-        "shots", "tokens" and "control".
+        "shots", "tokens", "vocabulary" and "control".
       kind: "clip" or "conse".
     """
     groups: dict[tuple, list[Result]] = {}
@@ -54,7 +55,7 @@ def _table(setting: dict, rows: Sequence[Result], kind: str) -> Table:
         if any((control, metric) in cells for metric in columns)
     ]
     caption = (
-        f"{setting['dataset']}: {rows[0].count} pictures, 95 % intervals; {setting['shots']} examples, {setting['tokens']} words a picture; "
-        f"{setting['llm']}, {setting['tower']}"
+        f"{setting['dataset']}: {rows[0].count} pictures, 95 % intervals; {setting['shots']} examples, {setting['tokens']} words a picture"
+        f"{_VOCABULARIES[setting['vocabulary']]}; {setting['llm']}, {setting['tower']}"
     )
     return Table(caption, ("", *(name for name, _ in columns.values())), body)

@@ -42,7 +42,7 @@ def config(stamps):
     config.evaluate.captioning = ConfigDict(
         dict(
             source="stamps", annotations="", images=str(stamps), name="animals", queries=10, examples=12, shots=3, tokens=2,
-            max_new_tokens=9, controls=("no_tokens", "shuffled"), pictures=2,
+            vocabulary="global", max_new_tokens=9, controls=("no_tokens", "shuffled"), pictures=2,
         )
     )  # fmt: skip
     return config
@@ -128,6 +128,16 @@ def test_prompts_show_three_other_pictures_and_end_where_the_caption_begins(run)
             name = shot.split(" ")[2]
             assert name.startswith("animal") and name != asked and shot.endswith(f"Output: {sentence(name)}\n")
     assert all("< " + " >\nOutput:" in text for text in run.decoder.prompts[10:20])
+
+
+def test_words_come_from_all_candidates_where_asked(run):
+    chosen = Codebook.load(codebook.global_path(run.workdir))
+    chosen.save(codebook.candidates_path(run.workdir))
+    chosen.take(np.arange(2)).save(codebook.global_path(run.workdir))
+    run.config.evaluate.captioning.vocabulary = "candidates"
+    run.config.codebook.merge_spellings = False
+    evaluate_all(run)
+    assert rows_of(run)["nearest_word", "conse_score"].value == pytest.approx(1)
 
 
 def test_only_what_is_missing_is_measured(run):

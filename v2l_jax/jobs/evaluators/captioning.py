@@ -5,17 +5,22 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 from PIL import Image
 
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.codebook.filter import first_spellings
 from v2l_jax.data.captions import CaptionedImages, choose_images, read_coco_captions, read_stamps
 from v2l_jax.data.images import decode_image
 from v2l_jax.errors import ConfigError
 from v2l_jax.incontext.captioning import CaptionEpisode, draw_episodes, make_prompts, write_captions
 from v2l_jax.incontext.classification import shuffle_words
 from v2l_jax.incontext.prompts import Words
+from v2l_jax.jobs import codebook
 from v2l_jax.jobs.rules import CONTROLS, COUNT, NAME, POSITIVE, TEXT, Rule, one_of
 from v2l_jax.jobs.run import Run
 from v2l_jax.jobs.workdir import read_json, write_json
@@ -24,6 +29,7 @@ from v2l_jax.metrics.clip_score import pair_scores
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.report.captioning_tables import captioning_lead, captioning_tables
 from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
+from v2l_jax.tokenizer.quantizer import nearest_global_words
 from v2l_jax.whole_files import whole_file
 
 RULES: dict[str, Rule] = {
@@ -35,19 +41,21 @@ RULES: dict[str, Rule] = {
     "examples": POSITIVE,
     "shots": POSITIVE,
     "tokens": POSITIVE,
+    "vocabulary": one_of("global", "candidates"),
     "max_new_tokens": POSITIVE,
     "controls": CONTROLS,
     "pictures": COUNT,
 }
 
 _PICTURE_SIDE = 320
+_BLOCK = 256  # pictures compared with the vocabulary at a time
 _WITHOUT_LLM = ("nearest_word", "reference")
 
 
 def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
     """A row set with the pictures' words, one for each control, and two that ask no language model."""
     c = config.evaluate.captioning
-    fixed = {"dataset": c.name} | {key: c[key] for key in ("queries", "examples", "shots", "tokens", "max_new_tokens")}
+    fixed = {"dataset": c.name} | {key: c[key] for key in ("queries", "examples", "shots", "tokens", "vocabulary", "max_new_tokens")}
     return [{"control": control, **fixed} for control in ("none", *c.controls, *_WITHOUT_LLM)]
 
 
@@ -81,7 +89,8 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     c = run.config.evaluate.captioning
     data = _captioned(run.config)
     asked_vectors, shown_vectors = run.features("captioning-asked", data.asked), run.features("captioning-shown", data.shown)
-    asked, shown = run.nearest_words(asked_vectors, c.tokens), run.nearest_words(shown_vectors, c.tokens)
+    vocabulary = _vocabulary(run)
+    asked, shown = (_nearest_words(vocabulary, vectors, c.tokens) for vectors in (asked_vectors, shown_vectors))
     prompts = {
         control: make_prompts(data.episodes, *_words(control, asked, shown, run.config.seed))
         for control in (setting["control"] for setting in missing)
@@ -101,6 +110,21 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
         run.record("captioning", setting, _rows(run, control, captions, data.asked, asked_vectors))
         if control == "none":
             _write_examples(run, data.asked, asked, captions, prompts[control][0])
+
+
+def _vocabulary(run: Run) -> Codebook:
+    """The words that may stand for a picture: those that the run's photos chose, or all that they were chosen from."""
+    if run.config.evaluate.captioning.vocabulary == "global":
+        return run.global_words
+    candidates = Codebook.load(codebook.candidates_path(run.workdir))
+    return candidates.take(first_spellings(candidates.texts)) if run.config.codebook.merge_spellings else candidates
+
+
+def _nearest_words(vocabulary: Codebook, vectors: Float[np.ndarray, "images dim"], k: int) -> list[Words]:
+    """The k words nearest to each picture, nearest first."""
+    nearest, table = jax.jit(nearest_global_words, static_argnums=2), jnp.asarray(vocabulary.embeddings)
+    blocks = [nearest(jnp.asarray(vectors[i : i + _BLOCK]), table, k) for i in range(0, len(vectors), _BLOCK)]
+    return [tuple(vocabulary.texts[i] for i in row) for block in blocks for row in np.asarray(block)]
 
 
 def _words(control: str, asked: list[Words], shown: list[Words], seed: int) -> tuple[list[Words], list[Words]]:
