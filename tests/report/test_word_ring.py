@@ -23,7 +23,7 @@ def texts(svg):
     return parse(svg).findall(f"{SVG}text")
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_words_touch_neither_each_other_nor_the_photo_nor_the_sides(seed):
     rng = np.random.default_rng(seed)
     widths, heights = rng.uniform(8, 320, 21).tolist(), rng.uniform(13, 21, 21).tolist()
