@@ -43,6 +43,14 @@ def test_table_1_keeps_what_is_measured_differently_apart():
     assert table.rows[1][0].endswith("likelihood, calibrated")
 
 
+def test_datasets_are_named_once_or_row_by_row():
+    one = _table_1_rows(2, [0.5] * 7, dataset="cats and dogs")
+    (table,) = table_1(as_rows(one))
+    assert "Ours on cats and dogs;" in table.caption and "cats" not in table.rows[0][0]
+    (table,) = table_1(as_rows(one + _table_1_rows(2, [0.5] * 7, dataset="fish")))
+    assert [row[0].rpartition("; ")[2] for row in table.rows[:2]] == ["cats and dogs", "fish"]
+
+
 def test_no_table_1_of_plain_rows_alone():
     assert table_1(as_rows([_row(2, 1, 0.8, repetitions=0, induction=True), _row(5, 3, 0.8)])) == []
 

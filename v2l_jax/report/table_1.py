@@ -68,11 +68,13 @@ def table_1(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     tables = []
     for ways in sorted({row["ways"] for row in ours}):
         members = [row for row in ours if row["ways"] == ways]
-        written = [_own_row(setting, cells) for setting, cells in _by_variant(members)]
+        datasets = sorted({row["dataset"] for row in members if "dataset" in row})
+        written = [_own_row(setting, cells, len(datasets) > 1) for setting, cells in _by_variant(members)]
         written += [_published_row(row, ways) for row in PUBLISHED if ways in row.accuracies]
         caption = (
-            f"{ways}-way accuracy in percent, 95 % interval below it; guessing with induction gets {100 / ways:.3g}. "
-            "Published rows are on Mini-ImageNet, with other language models: not a comparison on equal terms."
+            f"{ways}-way accuracy in percent; guessing gets {100 / ways:.3g}, or next to nothing without induction. "
+            f"Ours on {', '.join(datasets) or 'photos of one set'}; published rows on Mini-ImageNet, with other language models: "
+            "no comparison on equal terms."
         )
         tables.append(Table(caption, ("Words shown to", *_HEAD), written))
     return tables
@@ -89,10 +91,10 @@ def _by_variant(rows: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, An
     return list(variants.values())
 
 
-def _own_row(setting: Mapping[str, Any], cells: Mapping[Prompting, Measure]) -> tuple[str, ...]:
+def _own_row(setting: Mapping[str, Any], cells: Mapping[Prompting, Measure], name_dataset: bool) -> tuple[str, ...]:
     control = f", {control_label(setting['control']).lower()}" if setting["control"] else ""
     scoring = f"{setting.get('rule', '')}{', calibrated' if setting.get('calibrate') else ''}"
-    details = [setting.get("llm", ""), scoring, f"{setting['words']} words" if "words" in setting else "", setting.get("dataset", "")]
+    details = [setting.get("llm", ""), scoring, f"{setting['words']} words" if "words" in setting else "", setting.get("dataset", "") if name_dataset else ""]
     name = f"Ours, {setting.get('tokens', '?')} tokens{control}\n{'; '.join(filter(None, details))}"
     found = [cells.get(column) for column in TABLE_1]
     whole = all(cell is not None and not math.isnan(cell.value) for cell in found)

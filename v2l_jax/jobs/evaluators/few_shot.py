@@ -259,12 +259,13 @@ def class_names(ids: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
 
 def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
     """Table 1, where more was measured than the page's own accuracy tables show."""
+    del run
     tables = table_1(as_rows(results))
     if not tables:
         return None
     lead = (
         "The layout of Table 1 of the paper. Each trial shows one or more photos of each class as words, some of them several times, "
         "with or without a first sentence that lists the classes. Under the greedy rule an answer is right if it begins with the "
-        f"class name, as published; likelihood takes the likeliest class name. Dataset of our rows: {run.config.data.name}."
+        "class name, as published; likelihood takes the likeliest class name. Below each of our numbers is its 95 % interval."
     )
     return TaskSection("few_shot", "Table 1", lead, tables)
