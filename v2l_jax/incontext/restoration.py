@@ -222,7 +222,7 @@ def _fill(
     return lax.scan(step, carry, (jnp.arange(n), given.T, masks.T))[1].T
 
 
-def most_frequent_word(ids: Int[np.ndarray, "images n"]) -> int:
+def most_frequent_word(ids: Int[np.ndarray, "images *n"]) -> int:
     """The commonest local word of the training images: a baseline that looks at no image."""
     return int(np.bincount(ids.ravel()).argmax())
 

@@ -1,0 +1,167 @@
+"""The language model learns, through LoRA adapters alone, to fill in hidden local words of pictures."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from v2l_jax.errors import CheckpointError, ConfigError
+from v2l_jax.finetuning.adapter_step import adapter_loss, adapter_optimizer, initial_state, make_adapter_step
+from v2l_jax.finetuning.lora import PROJECTIONS, Adapters, Lora
+from v2l_jax.finetuning.peft_files import CONFIG_FILE, load_adapters, save_adapters
+from v2l_jax.incontext.restoration import MaskedImages, RestorationPrompt, draw_masks
+from v2l_jax.jobs.rules import COUNT, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of
+from v2l_jax.jobs.run import Run
+from v2l_jax.jobs.workdir import read_json, write_json
+from v2l_jax.parallel.mesh import local_rows, replicate, shard_batch
+from v2l_jax.training.checkpoints import Checkpointer
+from v2l_jax.training.loop import fit
+from v2l_jax.training.metric_log import MetricLog
+
+RULES: dict[str, Rule] = {
+    "masked": Rule("a number between 0 and 1", lambda v: isinstance(v, float) and 0 < v < 1),
+    "mask_text": NAME,
+    "rank": POSITIVE,
+    "alpha": number(0),
+    "targets": each(one_of(*PROJECTIONS), least=1),
+    "steps": POSITIVE,
+    "batch_size": POSITIVE,
+    "learning_rate": number(0, 1),
+    "warmup_steps": COUNT,
+    "weight_decay": WEIGHT,
+    "clip_norm": WEIGHT,
+    "log_every": POSITIVE,
+    "eval_every": POSITIVE,
+    "eval_images": POSITIVE,
+    "checkpoint_every": POSITIVE,
+}
+
+_MAY_DIFFER = ("log_every", "eval_every", "eval_images", "checkpoint_every")
+
+
+def folder(workdir: pathlib.Path) -> pathlib.Path:
+    """Where fine-tuning keeps its checkpoints, metrics and adapters."""
+    return workdir / "finetune"
+
+
+def adapters_folder(workdir: pathlib.Path) -> pathlib.Path:
+    """The adapters, in the layout of Hugging Face PEFT."""
+    return folder(workdir) / "adapters"
+
+
+def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
+    """Whether adapters of these settings are there."""
+    return (adapters_folder(workdir) / CONFIG_FILE).exists() and _settings(config) == read_json(folder(workdir) / "settings.json", None)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Trains on the words of the training photos, from the newest checkpoint; writes finetune/: checkpoints/, metrics.jsonl, adapters/.
+
+    Raises:
+      ConfigError: the folder holds adapters that were trained with other settings.
+    """
+    _claim(config, workdir)
+    c, context = config.finetune, Run(config, workdir)
+    llm, mesh, params = context.llm, context.mesh, context.decoder.params
+    ids, held_out = (_flat(context.tokens(split).local_ids) for split in ("train", "held_out"))
+    task = prompt(context)
+    task.check_length(ids.shape[1], llm.model.config.context_length)
+    settings, tx = lora(config), adapter_optimizer(c.learning_rate, c.warmup_steps, c.steps, c.weight_decay, c.clip_norm)
+    state = replicate(initial_state(jax.random.key(config.seed), llm.model, settings, tx), mesh)
+    logging.info("%s adapter parameters train; the language model is frozen", f"{sum(x.size for x in jax.tree.leaves(state.adapters)):,}")
+    batches = MaskedImages(task, ids, c.masked, c.batch_size, config.seed, local_rows(mesh, c.batch_size))
+    with Checkpointer(folder(workdir) / "checkpoints") as checkpoints:
+        state = fit(
+            state,
+            make_adapter_step(llm.model, settings, tx),
+            batches,
+            params,
+            num_steps=c.steps,
+            mesh=mesh,
+            checkpointer=checkpoints,
+            metric_log=MetricLog(folder(workdir)),
+            log_every=c.log_every,
+            checkpoint_every=c.checkpoint_every,
+            eval_every=c.eval_every,
+            evaluate=_evaluator(context, params, task, held_out),
+            show=("loss",),
+            description="training adapters",
+        )
+    if jax.process_index() == 0:
+        save_adapters(adapters_folder(workdir), state.adapters, settings, config.llm)
+
+
+def lora(config: ConfigDict) -> Lora:
+    """Rank, alpha and targets of `config.finetune`."""
+    c = config.finetune
+    return Lora(c.rank, float(c.alpha), tuple(c.targets))
+
+
+def prompt(context: Run) -> RestorationPrompt:
+    """How the task is written in the run's language model."""
+    return RestorationPrompt.build(context.llm.tokenizer, context.local_words, context.config.finetune.mask_text)
+
+
+def trained_adapters(context: Run) -> Adapters:
+    """What `run` left.
+
+    Raises:
+      CheckpointError: it left nothing yet.
+      ConfigError: it left adapters of other settings.
+    """
+    if not (adapters_folder(context.workdir) / CONFIG_FILE).exists():
+        raise CheckpointError(f"no adapters in {adapters_folder(context.workdir)}; run the finetune job first: --config.jobs=\"('finetune',)\"")
+    _check_same(context.config, context.workdir)
+    return load_adapters(adapters_folder(context.workdir), context.llm.model.config)[1]
+
+
+def _evaluator(
+    context: Run, params: Any, task: RestorationPrompt, held_out: Int[np.ndarray, "images n"]
+) -> Callable[[Any], dict[str, float]]:
+    """Returns `state -> held-out loss`, over the same photos and masks each time."""
+    c, model, mesh = context.config.finetune, context.llm.model, context.mesh
+    scale, size = lora(context.config).scale, c.batch_size
+    count = max(size, min(c.eval_images, len(held_out)) // size * size)
+    images = np.arange(count) % len(held_out)
+    texts = task.texts(held_out[images], draw_masks(count, held_out.shape[1], c.masked, (context.config.seed, 2)))
+    rows = local_rows(mesh, size)
+    loss = jax.jit(lambda params, adapters, batch: adapter_loss(model, params, adapters, scale, batch))
+
+    def evaluate(state: Any) -> dict[str, float]:
+        batches = (jax.tree.map(lambda x: x[start : start + size][rows], texts) for start in range(0, count, size))  # noqa: B023
+        return {"loss": float(np.mean([loss(params, state.adapters, shard_batch(batch, mesh)) for batch in batches]))}
+
+    return evaluate
+
+
+def _flat(ids: Int[np.ndarray, "images h w"]) -> Int[np.ndarray, "images n"]:
+    return ids.reshape(len(ids), -1)
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+    """What the adapters depend on, as JSON gives it back."""
+    chosen = json.loads(config.finetune.to_json_best_effort())
+    return {"llm": config.llm, "seed": config.seed} | {key: value for key, value in chosen.items() if key not in _MAY_DIFFER}
+
+
+def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Notes the settings beside the checkpoints, or compares with those that are there."""
+    _check_same(config, workdir)
+    folder(workdir).mkdir(parents=True, exist_ok=True)
+    write_json(folder(workdir) / "settings.json", _settings(config))
+
+
+def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
+    asked = _settings(config)
+    there = read_json(folder(workdir) / "settings.json", asked)
+    differing = sorted(key for key in asked.keys() | there.keys() if asked.get(key) != there.get(key))
+    if differing:
+        raise ConfigError(
+            f"{folder(workdir)} holds adapters of other settings (differs at {', '.join(differing[:5])}); delete that folder, or name another --workdir"
+        )
