@@ -9,9 +9,9 @@ import pytest
 from tests.tiny_restoration import get_config, make_workdir
 from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.finetuning.peft_files import load_adapters
+from v2l_jax.incontext.restoration import MaskedImages
 from v2l_jax.jobs import finetune, validation
 from v2l_jax.jobs.run import Run
-from v2l_jax.training import loop
 from v2l_jax.training.metric_log import read_metrics
 
 
@@ -41,15 +41,15 @@ def test_writes_adapters_in_the_layout_of_peft_and_a_row_for_every_few_steps(con
 
 
 def test_a_killed_job_goes_on_and_ends_with_the_same_bits(config, workdir, tmp_path, monkeypatch):
-    again, next_batch = make_workdir(config, tmp_path), loop._next_batch
+    again, next_batch = make_workdir(config, tmp_path), MaskedImages.__next__
 
-    def killed(loader, step):
-        if step == 6:
+    def killed(batches):
+        if batches.get_state() == 5:
             raise KeyboardInterrupt
-        return next_batch(loader, step)
+        return next_batch(batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_next_batch", killed)
+        patch.setattr(MaskedImages, "__next__", killed)
         with pytest.raises(KeyboardInterrupt):
             finetune.run(config, again)
     assert not finetune.is_done(config, again)
