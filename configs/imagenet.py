@@ -110,8 +110,8 @@ def get_config() -> ConfigDict:
     config.evaluate.few_shot.tokens = 5
     config.evaluate.few_shot.rule = "greedy"
     config.evaluate.few_shot.calibrate = False
-    config.evaluate.few_shot.merge = False  # of words with one lemma, show the nearest alone
-    config.evaluate.few_shot.mmr = 1.0  # below 1, prefer words unlike those already picked (maximal marginal relevance)
+    config.evaluate.few_shot.selection = "nearest"  # words, as published; or "diverse": no lemma twice, maximal marginal relevance
+    config.evaluate.few_shot.mmr = 0.8  # λ of "diverse": 1 is relevance alone, less is more diverse
     config.evaluate.few_shot.adaptive = 0.0  # leave out words below this share of the first word's similarity
     config.evaluate.few_shot.ordering = "random"  # of shots; or "nearest_last"
     config.evaluate.few_shot.episodes = 1000

@@ -118,9 +118,9 @@ def get_config() -> ConfigDict:
     config.evaluate.few_shot.table_1 = False  # of shots × repetitions × induction, only the columns of the paper's Table 1
     config.evaluate.few_shot.tokens = 5
     config.evaluate.few_shot.rule = "likelihood"  # or "greedy", the published rule, or "constrained" to whole class names
-    config.evaluate.few_shot.calibrate = True  # contextual calibration; the published way is False
-    config.evaluate.few_shot.merge = False  # of words with one lemma, show the nearest alone
-    config.evaluate.few_shot.mmr = 1.0  # below 1, prefer words unlike those already picked (maximal marginal relevance)
+    config.evaluate.few_shot.calibrate = True  # contextual calibration of "likelihood"; the published way is False
+    config.evaluate.few_shot.selection = "nearest"  # words, as published; or "diverse": no lemma twice, maximal marginal relevance
+    config.evaluate.few_shot.mmr = 0.8  # λ of "diverse": 1 is relevance alone, less is more diverse
     config.evaluate.few_shot.adaptive = 0.0  # leave out words below this share of the first word's similarity
     config.evaluate.few_shot.ordering = "random"  # of shots; or "nearest_last"
     config.evaluate.few_shot.episodes = 200

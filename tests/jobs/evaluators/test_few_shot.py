@@ -7,6 +7,7 @@ from tests.jobs.evaluators.reading_run import WORDS, reading_run
 from tests.tiny_config import get_config
 from v2l_jax.data.sources import SyntheticSource
 from v2l_jax.errors import ConfigError, DataError
+from v2l_jax.incontext.token_choice import TokenChoice
 from v2l_jax.jobs import evaluate, loading, validation
 from v2l_jax.jobs.evaluators import few_shot
 from v2l_jax.metrics.results import read_results
@@ -49,11 +50,11 @@ def test_settings_are_all_combinations_and_controls_at_their_shots(config):
 
 def test_words_that_name_the_class_are_read_and_controls_are_not(run):
     c = run.config.evaluate.few_shot
-    c.update(ways=(3,), episodes=60, merge=True, controls=("no_tokens", "shuffled"), ordering="nearest_last")
+    c.update(ways=(3,), episodes=60, selection="diverse", controls=("no_tokens", "shuffled"), ordering="nearest_last")
     evaluate.run(run.config, run.workdir)
     found = {r.measured_on["control"]: r for r in _rows(run)}
     assert {r.count for r in found.values()} == {60} and found["none"].value > 0.8
-    assert found["none"].measured_on["words"] == "merged" and found["none"].measured_on["ordering"] == "nearest_last"
+    assert found["none"].measured_on["words"] == "diverse (mmr 0.8)" and found["none"].measured_on["ordering"] == "nearest_last"
     for control in ("no_tokens", "shuffled"):
         assert found[control].ci95[0] < 1 / 3 < found[control].ci95[1]
     assert evaluate.is_done(run.config, run.workdir)
@@ -117,10 +118,17 @@ def test_all_settings_with_prompts_that_are_too_long_are_named_before_anything_r
     assert not (run.workdir / "results.json").exists()
 
 
-def test_options_that_clash_are_named(config):
-    config.evaluate.few_shot.rule = "greedy"
-    with pytest.raises(ConfigError, match="calibrate needs rule='likelihood'"):
-        few_shot.check(config)
-    config.evaluate.few_shot.update(rule="likelihood", table_1=True, shots=(2,))
+def test_options_pick_words_and_label_them(config):
+    c = config.evaluate.few_shot
+    label = lambda **options: (c.update(options), few_shot.words_label(few_shot.token_choice(c, 5)))[1]  # noqa: E731
+    assert few_shot.token_choice(c, 5) == TokenChoice(5) and label(mmr=0.3) == "nearest"
+    assert label(selection="diverse", mmr=0.7) == "diverse (mmr 0.7)"
+    assert label(adaptive=0.8) == "diverse (mmr 0.7), adaptive 0.8"
+    assert few_shot.token_choice(c, 7) == TokenChoice(7, merge=True, mmr=0.7, adaptive=0.8)
+    assert label(selection="nearest") == "nearest, adaptive 0.8"
+
+
+def test_table_1_needs_one_of_its_columns(config):
+    config.evaluate.few_shot.update(table_1=True, shots=(2,))
     with pytest.raises(ConfigError, match="table_1"):
         few_shot.check(config)

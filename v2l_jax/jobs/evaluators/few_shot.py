@@ -41,7 +41,7 @@ RULES: dict[str, Rule] = {
     "tokens": one_or_more(POSITIVE),
     "rule": one_or_more(one_of("likelihood", "greedy", "constrained")),
     "calibrate": FLAG,
-    "merge": FLAG,
+    "selection": one_of("nearest", "diverse"),
     "mmr": SHARE,
     "adaptive": SHARE,
     "ordering": one_of("random", "nearest_last"),
@@ -88,14 +88,15 @@ def promptings(c: ConfigDict) -> list[Prompting]:
 
 
 def token_choice(c: ConfigDict, tokens: int) -> TokenChoice:
-    """How the task's options pick an image's words."""
-    return TokenChoice(tokens, c.merge, float(c.mmr), float(c.adaptive))
+    """How the task's options pick an image's words: the nearest, or merged by lemma and diverse."""
+    diverse = c.selection == "diverse"
+    return TokenChoice(tokens, diverse, float(c.mmr) if diverse else 1.0, float(c.adaptive))
 
 
 def words_label(choice: TokenChoice) -> str:
     """What results call a choice of words: "nearest" is the paper's way."""
-    parts = ["merged"] * choice.merge + [f"mmr {choice.mmr:g}"] * (choice.mmr < 1) + [f"adaptive {choice.adaptive:g}"] * (choice.adaptive > 0)
-    return ", ".join(parts) or "nearest"
+    selection = f"diverse (mmr {choice.mmr:g})" if choice.merge else "nearest"
+    return selection + (f", adaptive {choice.adaptive:g}" if choice.adaptive else "")
 
 
 def _several(value: Scalar | Sequence[Scalar]) -> tuple[Scalar, ...]:
@@ -105,8 +106,6 @@ def _several(value: Scalar | Sequence[Scalar]) -> tuple[Scalar, ...]:
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for options that clash, DataError for too few photos, missing files or classes without a name."""
     c = config.evaluate.few_shot
-    if c.calibrate and "likelihood" not in _several(c.rule):
-        raise ConfigError("config.evaluate.few_shot.calibrate needs rule='likelihood'; set calibrate=False for other rules")
     if not promptings(c):
         raise ConfigError("config.evaluate.few_shot.table_1 is True, but no shots, repetitions and induction asked for are in Table 1")
     shots = {*c.shots, *(c.control_shots if c.controls else ())}
