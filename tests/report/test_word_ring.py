@@ -79,9 +79,15 @@ def test_colours_follow_the_page():
 def test_odd_words_stay_text():
     words = ["<b>&", "\u202eevil", "", "supercalifragilisticexpialidocious", '"']
     svg = word_ring(PHOTO, words, [0.5] * 5, "<i>")
-    assert [text.text or "" for text in texts(svg)] == ["<b>&", "[U+202E]evil", "", "supercalifragilisti…", '"', "<i>"]
+    assert [text.text or "" for text in texts(svg)] == ["<b>&", "[U+202E]evil", "", "supercalifragilistic…", '"', "<i>"]
     assert parse(svg).get("aria-label").startswith("<i>, ringed by its nearest words: <b>&, ")
     assert {float(text.get("font-size")) for text in texts(svg)[:5]} == {21.0}
+
+
+def test_a_word_too_wide_for_the_figure_is_cut():
+    svg = word_ring(PHOTO, ["W" * 40, "日本語" * 9, "i" * 40], [0.5] * 3)
+    for text in texts(svg):
+        assert text.text.endswith("…") and 190 < text_width(text.text, 21.0) <= 240
 
 
 def test_the_photo_is_inside_the_figure():

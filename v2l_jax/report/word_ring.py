@@ -20,7 +20,7 @@ _RADIUS = 76  # of the photo
 _SIZES = (13.0, 21.0)  # of letters, for the farthest and the nearest word
 _OPACITIES = (0.72, 1.0)
 _GAP = 5.0  # between words, and between words and photo
-_LONGEST = 20  # letters; a longer word is cut
+_LONGEST = 240.0  # width of the nearest word at most; a longer one is cut
 _NARROW, _WIDEST = frozenset("fijlrtI.,:;'|!()[]- "), frozenset("mwMW@%")
 
 
@@ -60,11 +60,7 @@ def word_ring(
         f'width="{2 * _RADIUS}" height="{2 * _RADIUS}" preserveAspectRatio="xMidYMid slice" style="clip-path: circle(50%)"/>',
     ]
     for rank, (word, size, weight, box) in enumerate(zip(shown, sizes, weights, boxes)):
-        colour, boldness = ("--accent", "600") if rank == 0 else ("--ink", "400")
-        parts.append(
-            f'<text x="{box.x:.1f}" y="{box.y + 0.34 * size:.1f}" font-size="{size:.1f}" font-weight="{boldness}" '
-            f'fill="var({colour})" fill-opacity="{_between(_OPACITIES, weight):.2f}">{html.escape(word)}</text>'
-        )
+        parts.append(_text(word, box, size, _between(_OPACITIES, weight), nearest=rank == 0))
     if caption:
         bottom += 24
         parts.append(
@@ -76,6 +72,14 @@ def word_ring(
     return f'<svg role="img" aria-label="{label}" viewBox="{view}" text-anchor="middle" style="{style}">{"".join(parts)}</svg>'
 
 
+def _text(word: str, box: Box, size: float, opacity: float, nearest: bool) -> str:
+    colour, boldness = ("--accent", "600") if nearest else ("--ink", "400")
+    return (
+        f'<text x="{box.x:.1f}" y="{box.y + 0.34 * size:.1f}" font-size="{size:.1f}" font-weight="{boldness}" '
+        f'fill="var({colour})" fill-opacity="{opacity:.2f}">{html.escape(word)}</text>'
+    )
+
+
 def place_words(widths: Sequence[float], heights: Sequence[float]) -> list[Box]:
     """Puts words around the photo so that none touches it, another word, or the sides of the figure.
 
@@ -83,12 +87,11 @@ def place_words(widths: Sequence[float], heights: Sequence[float]) -> list[Box]:
     from the words before it, so that words surround the photo instead of piling up on a side.
 
     Args:
-      widths, heights: of each word, in SVG units; a word wider than the figure is placed as if it fitted.
+      widths, heights: of each word, in SVG units; no word is wider than the figure.
     """
     boxes: list[Box] = []
     for width, height in zip(widths, heights, strict=True):
-        half_width, half_height = min(width, _WIDTH - 2 * _GAP) / 2, height * 0.62
-        boxes.append(_free_place(boxes, half_width, half_height))
+        boxes.append(_free_place(boxes, width / 2, height * 0.62))
     return boxes
 
 
@@ -141,7 +144,11 @@ def _letter_width(letter: str) -> float:
 
 def _shown(word: str) -> str:
     text = visible_text(word.strip())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    if text_width(text, _SIZES[1]) <= _LONGEST:
+        return text
+    while text_width(text + "…", _SIZES[1]) > _LONGEST:
+        text = text[:-1]
+    return text + "…"
 
 
 def _weights(similarities: Sequence[float]) -> list[float]:
