@@ -4,8 +4,8 @@ from v2l_jax.metrics.results import Result
 from v2l_jax.report.token_choice_tables import best_choice, token_choice_tables
 
 
-def _rows(choice, against, ways, training, held_out, added=None):
-    on = dict(choice=choice, against=against, ways=ways, shots=1, tokens=5, llm="tiny", dataset="photos", episodes="400 by seed 0")
+def _rows(choice, against, ways, training, held_out, added=None, reader="language model"):
+    on = dict(choice=choice, against=against, reader=reader, ways=ways, shots=1, tokens=5, llm="tiny", dataset="photos", episodes="400 by seed 0")
     rows = [
         Result("token_choice_accuracy", training, 400, (training - 0.04, training + 0.04), on | {"photos": "training"}),
         Result("token_choice_accuracy", held_out, 400, (held_out - 0.04, held_out + 0.04), on | {"photos": "held-out"}),
@@ -22,6 +22,8 @@ ROWS = [
     *_rows("paper", "", 5, 0.4, 0.8),
     *_rows("merged", "paper", 2, 0.7, 0.65, added=-0.025),
     *_rows("merged", "paper", 5, 0.5, 0.55, added=0.05),
+    *_rows("no words", "paper", 2, 0.95, 0.9, added=0.3, reader="nearest shot"),
+    *_rows("no words", "paper", 5, 0.95, 0.9, added=0.3, reader="nearest shot"),
     *_rows("unfinished", "merged", 2, 0.99, 0.99, added=0.4),
 ]
 
@@ -33,11 +35,11 @@ def test_cells():
     assert two.rows[1] == (
         "merged\nchanges: paper\nbest on training photos", "70.0\n66.0 to 74.0", "65.0\n61.0 to 69.0", "-2.5\n-5.5 to +0.5", "+7.5\n+1.0 to +30.0",
     )  # fmt: skip
-    assert five.rows[2] == ("unfinished\nchanges: merged", "–", "–", "–", "–")
+    assert five.rows[3] == ("unfinished\nchanges: merged", "–", "–", "–", "–")
 
 
 def test_the_best_is_picked_on_training_photos_over_all_numbers_of_ways():
-    assert best_choice(ROWS) == "merged"  # not "paper", better on held-out photos, nor "unfinished", measured 2-way alone
+    assert best_choice(ROWS) == "merged"  # not "paper", best on held-out photos, "no words" or "unfinished"
     assert best_choice([]) is None
 
 

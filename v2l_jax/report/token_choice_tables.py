@@ -13,7 +13,7 @@ def token_choice_tables(results: Sequence[Result]) -> list[Table]:
 
     Args:
       results: rows with metric "token_choice_accuracy", "token_choice_added" or "token_choice_over_paper", whose fields name the
-        "choice", what it is "against", "ways", "photos" ("training" or "held-out"), "shots", "tokens" and "llm".
+        "choice", what it is "against", its "reader", "ways", "photos" ("training" or "held-out"), "shots", "tokens" and "llm".
     """
     groups: dict[tuple, list[Result]] = {}
     for result in results:
@@ -38,11 +38,15 @@ def _tables(results: Sequence[Result]) -> list[Table]:
 
 
 def best_choice(results: Sequence[Result]) -> str | None:
-    """The choice with the highest mean accuracy on training photos over all numbers of ways measured; the earlier of equals."""
+    """The choice with the highest mean accuracy on training photos over all numbers of ways measured; the earlier of equals.
+
+    What asks no language model is there to compare with, and cannot be picked.
+    """
     found: dict[str, list[float]] = {}
     for result in results:
-        if result.metric == "token_choice_accuracy" and result.measured_on["photos"] == "training":
-            found.setdefault(str(result.measured_on["choice"]), []).append(result.value)
+        on = result.measured_on
+        if (result.metric, on["photos"], on["reader"]) == ("token_choice_accuracy", "training", "language model"):
+            found.setdefault(str(on["choice"]), []).append(result.value)
     most = max(map(len, found.values()), default=0)
     whole = {choice: sum(values) for choice, values in found.items() if len(values) == most}
     return max(whole, key=whole.__getitem__) if whole else None

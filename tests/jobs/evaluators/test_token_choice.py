@@ -53,6 +53,16 @@ def test_differences_are_paired_and_a_stopped_run_goes_on(run):
     assert sorted(json.loads(path.read_text()), key=key) == sorted(rows, key=key)
 
 
+def test_without_a_language_model_the_most_similar_shot_decides(run):
+    way = next(way for way in token_choice.ways_to_choose(run.config.evaluate.token_choice) if way.scoring is None)
+    study = token_choice.Study(run)
+    expected = []
+    for episode in token_choice.make_episodes(run.config, run.photos, 3, "held-out"):
+        distances = [np.linalg.norm(study.vectors[shot.index] - study.vectors[episode.query.index]) for shot in episode.shots]
+        expected.append(episode.shots[int(np.argmin(distances))].class_name == episode.query.class_name)
+    assert study.right(way, 3, "held-out").tolist() == expected
+
+
 def test_photos_that_choose_are_not_those_that_report(run):
     first = len(run.photos.train)
     shots, queries = {}, {}
@@ -75,5 +85,5 @@ def test_its_part_of_the_report_has_a_table_for_each_number_of_ways(run):
     evaluate.run(run.config, run.workdir)
     part = token_choice.section(run, read_results(run.workdir / "results.json"))
     assert [table.caption[:5] for table in part.tables] == ["2-way", "3-way"]
-    assert [len(table.rows) for table in part.tables] == [10, 10]
+    assert [len(table.rows) for table in part.tables] == [11, 11]
     assert sum("best on training photos" in row[0] for row in part.tables[0].rows) == 1

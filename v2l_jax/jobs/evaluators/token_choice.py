@@ -50,7 +50,7 @@ class Way:
       against: the way that it changes in one thing.
       choice: of words.
       book: "published" merges no spellings, "own" is the run's global codebook, "single words" is its unigrams.
-      scoring: how answers are read.
+      scoring: how answers are read; None asks no language model but takes the class of the shot that is most like the query.
       nearest_last: order shots by likeness to the query.
     """
 
@@ -58,7 +58,7 @@ class Way:
     against: str
     choice: TokenChoice
     book: Literal["published", "own", "single words"] = "own"
-    scoring: Scoring = Scoring()
+    scoring: Scoring | None = Scoring()
     nearest_last: bool = False
 
 
@@ -76,6 +76,7 @@ def ways_to_choose(c: ConfigDict) -> list[Way]:
         Way(lemmas, own, merged),
         Way("single words", own, nearest, "single words"),
         Way("nearest shot last", own, nearest, nearest_last=True),
+        Way("no words: the class of the nearest shot", "the paper's way", nearest, scoring=None, nearest_last=True),
     ]
     ways += [Way(f"lemmas merged, mmr {x:g}", lemmas, dataclasses.replace(merged, mmr=float(x))) for x in c.mmr]
     ways += [Way(f"lemmas merged, adaptive {x:g}", lemmas, dataclasses.replace(merged, adaptive=float(x))) for x in c.adaptive]
@@ -87,7 +88,11 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
     c = config.evaluate.token_choice
     fixed = {"shots": c.shots, "tokens": c.tokens, "episodes": f"{c.episodes} by seed {config.seed}"}
     keys = itertools.product(ways_to_choose(c), c.ways, PHOTOS)
-    return [{"choice": way.name, "against": way.against, "ways": ways, "photos": photos, **fixed} for way, ways, photos in keys]
+    reader = lambda way: "nearest shot" if way.scoring is None else "language model"  # noqa: E731
+    return [
+        {"choice": way.name, "against": way.against, "reader": reader(way), "ways": ways, "photos": photos, **fixed}
+        for way, ways, photos in keys
+    ]
 
 
 def check(config: ConfigDict) -> None:
@@ -131,14 +136,18 @@ class Study:
         if key not in kept:
             episodes, words = self.asked(way, ways, photos)
             label = f"{way.name}, {ways}-way, {photos} photos"
-            answers = classify(self.run.decoder, self.run.llm.tokenizer, episodes, words, way.scoring, label)
-            kept[key] = hits(answers, episodes, way.scoring).astype(int).tolist()
+            if way.scoring is None:
+                answers = [episode.shots[-1].class_name for episode in episodes]
+            else:
+                answers = classify(self.run.decoder, self.run.llm.tokenizer, episodes, words, way.scoring, label)
+            kept[key] = hits(answers, episodes, way.scoring or Scoring()).astype(int).tolist()
             write_json(path, kept)
         return np.asarray(kept[key], np.int64)
 
     def check_lengths(self, way: Way, ways: int, photos: str) -> None:
         """Raises DataError for prompts that do not fit the model's context."""
-        check_lengths(self.run.decoder, self.run.llm.tokenizer, *self.asked(way, ways, photos), way.scoring)
+        if way.scoring is not None:
+            check_lengths(self.run.decoder, self.run.llm.tokenizer, *self.asked(way, ways, photos), way.scoring)
 
     def asked(self, way: Way, ways: int, photos: str) -> tuple[Sequence[Episode], Sequence[Sequence[str]]]:
         """Episodes in the order of their prompts, and the words of all photos."""
