@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from v2l_jax.errors import DataError
-from v2l_jax.incontext.restoration import MaskedImages, RestorationPrompt, copy_nearest, draw_masks, most_frequent_word, restore
+from v2l_jax.incontext.restoration import (
+    MaskedImages,
+    RestorationPrompt,
+    copy_nearest,
+    draw_masks,
+    frequency_nats,
+    most_frequent_word,
+    restore,
+)
 from v2l_jax.parallel.mesh import make_mesh, replicate
 from v2l_jax.towers.llama import Llama
 from v2l_jax.towers.llama_config import LlamaConfig, rotary_frequencies
@@ -117,3 +125,9 @@ def test_the_nearest_known_word_is_copied():
 
 def test_the_commonest_word():
     assert most_frequent_word(np.array([[3, 1, 1], [2, 1, 3]], np.int32)) == 1
+
+
+def test_frequencies_are_those_of_the_training_images_plus_one():
+    train = np.array([[[0, 1], [1, 1]]], np.int32)  # smoothed over 3 words: 2/7, 4/7, 1/7
+    ids, masks = np.array([[0, 1, 2], [1, 1, 0]], np.int32), np.array([[True, False, True], [True, False, False]])
+    np.testing.assert_allclose(frequency_nats(train, ids, masks, 3), [-(np.log(2 / 7) + np.log(1 / 7)) / 2, -np.log(4 / 7)])

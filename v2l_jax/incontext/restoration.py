@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy import ndimage
 
 from v2l_jax.codebook.codebook import Codebook
@@ -56,11 +56,8 @@ class RestorationPrompt:
         Raises:
           ConfigError: `mask_text`, or a local word, is not one token.
         """
-        mask = tokenizer.encode(mask_text)
-        if len(mask) != 1:
-            raise ConfigError(f"the mask word {mask_text!r} is {len(mask)} tokens of this language model; choose a word of one token")
-        word_ids = LocalVocabulary.of(local_words).token_ids
-        return cls(tuple(tokenizer.encode_prompt(_START)), tuple(tokenizer.encode(_MIDDLE)), mask[0], word_ids)
+        mask_id, word_ids = mask_token(tokenizer, mask_text), LocalVocabulary.of(local_words).token_ids
+        return cls(tuple(tokenizer.encode_prompt(_START)), tuple(tokenizer.encode(_MIDDLE)), mask_id, word_ids)
 
     def check_length(self, positions: int, context_length: int) -> None:
         """Raises DataError where the text of images of `positions` local words is longer than the model's context, in tokens."""
@@ -85,6 +82,14 @@ class RestorationPrompt:
         question = self.questions(ids, masks)
         targets = np.nonzero(masks)[1].reshape(len(ids), -1) + question.shape[1]
         return {"tokens": np.concatenate([question, self.word_ids[ids]], axis=1), "targets": targets.astype(np.int32)}
+
+
+def mask_token(tokenizer: TextTokenizer, mask_text: str) -> int:
+    """The token of the mask word; raises ConfigError where it is not one."""
+    ids = tokenizer.encode(mask_text)
+    if len(ids) != 1:
+        raise ConfigError(f"the mask word {mask_text!r} is {len(ids)} tokens of this language model; choose a word of one token")
+    return ids[0]
 
 
 def draw_masks(images: int, positions: int, share: float, seed: tuple[int, ...]) -> Bool[np.ndarray, "images positions"]:
@@ -225,6 +230,15 @@ def _fill(
 def most_frequent_word(ids: Int[np.ndarray, "images *n"]) -> int:
     """The commonest local word of the training images: a baseline that looks at no image."""
     return int(np.bincount(ids.ravel()).argmax())
+
+
+def frequency_nats(
+    train_ids: Int[np.ndarray, "photos *n"], ids: Int[np.ndarray, "images n"], masks: Bool[np.ndarray, "images n"], words: int
+) -> Float[np.ndarray, " images"]:
+    """Mean -log p of each image's hidden words, p being their frequency in the training images, one added to every count."""
+    counts = np.bincount(train_ids.ravel(), minlength=words) + 1
+    nats = np.log(counts.sum()) - np.log(counts[ids])
+    return (nats * masks).sum(1) / masks.sum(1)
 
 
 def copy_nearest(ids: Int[np.ndarray, "images n"], masks: Bool[np.ndarray, "images n"], grid: tuple[int, int]) -> Int[np.ndarray, "images n"]:

@@ -28,6 +28,7 @@ ROW_LABELS = {
 
 _COLUMNS = {
     "token_accuracy": ("Hidden words restored exactly, %", 2, 100),
+    "hidden_word_nats": ("Cross-entropy of a hidden word in nats, lower is better", 2, 1),
     "lpips": ("LPIPS, lower is better", 4, 1),
     "psnr": ("PSNR in dB", 2, 1),
     "ssim": ("SSIM", 3, 1),

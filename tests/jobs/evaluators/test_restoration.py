@@ -75,6 +75,18 @@ def test_every_row_is_there_and_the_evaluation_is_done(run, value):
     assert evaluate.is_done(_with(run.config, steps=9), run.workdir) is False
 
 
+def test_cross_entropy_is_that_of_the_model_on_one_text(run, value):
+    task = restoration._task(run)
+    texts = finetune.prompt(run).texts(task.true, task.masks)
+    model, expected = run.llm.model, []
+    for tokens, targets in zip(texts["tokens"], texts["targets"]):
+        hidden, _ = model.apply({"params": run.llm.params}, jnp.asarray(tokens[None]), jnp.arange(len(tokens))[None])
+        log_p = jax.nn.log_softmax(model.apply({"params": run.llm.params}, hidden[0], method="logits"))
+        expected.append(-np.mean([log_p[t - 1, tokens[t]] for t in targets]))
+    assert value("hidden_word_nats", "frozen") == pytest.approx(np.mean(expected), rel=1e-5)
+    assert value("hidden_word_nats", "lora") != value("hidden_word_nats", "frozen")
+
+
 def _with(config, **changes):
     config = config.copy_and_resolve_references()
     config.finetune.update(changes)

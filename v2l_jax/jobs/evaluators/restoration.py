@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from v2l_jax.errors import ConfigError, DataError
+from v2l_jax.finetuning.adapter_step import adapter_loss
 from v2l_jax.finetuning.lora import merged
 from v2l_jax.incontext.classification import derangement
-from v2l_jax.incontext.restoration import copy_nearest, draw_masks, most_frequent_word, restore
+from v2l_jax.incontext.restoration import copy_nearest, draw_masks, frequency_nats, mask_token, most_frequent_word, restore
 from v2l_jax.jobs import finetune, loading
 from v2l_jax.jobs.pictures import PictureQuality, from_words, read_pictures, save_pictures
 from v2l_jax.jobs.rules import CONTROLS, COUNT, POSITIVE, Rule
@@ -51,9 +52,10 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError without `config.finetune`, DataError for more photos than are held out."""
+    """Raises ConfigError without `config.finetune` or a mask word of one token, DataError for more photos than are held out."""
     if "finetune" not in config:
         raise ConfigError("config.evaluate.restoration needs config.finetune, which trains the adapters; see configs/restoration.py")
+    mask_token(loading.text_tokenizer(config), config.finetune.mask_text)
     available, wanted = len(loading.photos(config).held_out), max(config.evaluate.restoration.images, 2)
     if wanted > available:
         raise DataError(
@@ -80,7 +82,8 @@ class _Task:
 
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
-    """The share of hidden words restored exactly, and PSNR, SSIM and LPIPS against the picture that the true words decode to."""
+    """The share of hidden words restored exactly, how improbable the true ones were (teacher-forced, nats), and PSNR, SSIM and LPIPS
+    against the picture that the true words decode to."""
     c = run.config.evaluate.restoration
     task = _task(run)
     quality = PictureQuality(run, task.pictures)
@@ -93,7 +96,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
         else:
             filled = np.where(task.masks, _filled(run, task, method, control), task.true)
             right = (filled == task.true)[task.masks].reshape(len(filled), -1).mean(1)
-            rows = [mean("token_accuracy", right)]
+            rows = [mean("token_accuracy", right), *_cross_entropy(run, task, method, control)]
             pictures = from_words(run, task.global_ids, filled.reshape(-1, *task.grid))
             if (method, control) == ("lora", "none"):
                 _write_example(run, task, filled)
@@ -126,7 +129,7 @@ def _filled(run: Run, task: _Task, method: str, control: str) -> Int[np.ndarray,
         context = context[derangement(len(context), run.config.seed)]
     return restore(
         run.llm.model,
-        run.decoder.params if method == "frozen" else _adapted(run),
+        _parameters(run, method),
         finetune.prompt(run),
         context,
         task.masks,
@@ -136,8 +139,22 @@ def _filled(run: Run, task: _Task, method: str, control: str) -> Int[np.ndarray,
     )
 
 
-def _adapted(run: Run) -> Any:
-    """The language model's parameters with the adapters merged, held as it holds its own."""
+def _cross_entropy(run: Run, task: _Task, method: str, control: str) -> list[Result]:
+    """Mean -log p of each picture's hidden words where the method has a p: the language model's is over all its tokens."""
+    if control != "none" or method == "nearest":
+        return []
+    if method == "most_frequent":
+        nats = frequency_nats(run.tokens("train").local_ids, task.true, task.masks, len(run.local_words))
+        return [mean("hidden_word_nats", nats)]
+    texts, model, params = finetune.prompt(run).texts(task.true, task.masks), run.llm.model, _parameters(run, method)
+    loss = jax.jit(lambda params, text: adapter_loss(model, params, {}, 1.0, text))
+    return [mean("hidden_word_nats", [float(loss(params, jax.tree.map(lambda x: x[i : i + 1], texts))) for i in range(len(task.true))])]
+
+
+def _parameters(run: Run, method: str) -> Any:
+    """The language model's parameters: frozen, or with the adapters merged and held as it holds its own."""
+    if method == "frozen":
+        return run.decoder.params
     scale, sizes = finetune.lora(run.config).scale, run.llm.model.config
 
     @jax.jit
