@@ -56,6 +56,18 @@ def test_every_prompt_runs_once_within_budget(shards, prefix_lengths):
     assert len(shapes) <= 40
 
 
+@pytest.mark.parametrize("shared, most", [(0, 2), (20, 5)])
+def test_shapes_stay_few_however_many_calls(shared, most):
+    """Programs that a run compiles, in buckets of suffix length: without a shared beginning, and with one."""
+    rng = np.random.default_rng(0)
+    begin, shapes = rng.integers(1, 99, shared).tolist(), set()
+    for _ in range(100):
+        ends = [rng.integers(1, 4000, rng.integers(1, 301)).tolist() for _ in range(rng.integers(1, 200))]
+        for wave in plan_batches(share_prefixes([begin + end for end in ends]), 4096):
+            shapes |= {(len(wave.prefixes), wave.length, len(b.prefixes), len(b.rows), b.length) for b in wave.batches}
+    assert len(shapes) <= most * len({bucket_length(n) for n in range(1, 301)})
+
+
 def test_long_prompts_of_one_length_fill_the_budget():
     prompts = share_prefixes([[i, *range(127)] for i in range(64)])
     (wave,) = plan_batches(prompts, 4096)
@@ -71,9 +83,9 @@ def test_short_queries_after_long_prefixes_share_them_in_one_batch():
     assert len(batch.rows) == 32 and len(batch.prefixes) == 8
 
 
-def test_buckets_waste_under_a_quarter():
+def test_buckets_waste_under_an_eighth():
     lengths = np.arange(1, 5000)
     padded = np.array([bucket_length(int(n)) for n in lengths])
     assert (padded >= lengths).all()
-    assert ((padded - lengths) / padded < 0.25)[lengths > 32].all()
-    assert len(set(padded[lengths <= 4096])) <= 36
+    assert ((padded - lengths) / padded < 0.125)[lengths > 64].all()
+    assert len(set(padded[lengths <= 4096])) <= 60

@@ -5,7 +5,6 @@ in static shapes.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
@@ -21,9 +20,10 @@ from v2l_jax.incontext.generation_rules import AllowedTokens, RowRules, shared_r
 from v2l_jax.incontext.prompt_batches import Batch, Prompt, Wave, plan_batches, share_prefixes
 from v2l_jax.incontext.sampling import Sampling
 from v2l_jax.incontext.stop_strings import StopStrings
-from v2l_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicate
+from v2l_jax.parallel.mesh import batch_sharding, batch_shards, replicate
 from v2l_jax.progress import progress_bar
 from v2l_jax.towers.llama import Llama
+from v2l_jax.towers.llama_sharding import place_params
 
 TokenIds = Sequence[int]
 
@@ -33,15 +33,16 @@ class Decoder:
 
     Attributes:
       model: the network.
-      params: its parameters; over a mesh that the caller has not placed them on, they are replicated.
-      mesh: batches are split over its batch axes; None is one device.
+      params: its parameters; over a mesh that the caller has not placed them on, they are placed by
+        `llama_sharding.TENSOR_RULES`.
+      mesh: batches are split over its batch axes, matrices and key/value heads over its "tensor" axis; None is one device.
       token_budget: tokens of a batch, padding included.
       compilations: how many programs have been compiled, one a distinct shape.
     """
 
     def __init__(self, model: Llama, params: Any, mesh: Mesh | None = None, token_budget: int = 4096):
         self.model = model
-        self.params = params if mesh is None or _is_placed(params, mesh) else replicate(params, mesh)
+        self.params = params if mesh is None or _is_placed(params, mesh) else place_params(params, mesh)
         self.mesh = mesh
         self.token_budget = token_budget
         self.compilations = 0
@@ -245,8 +246,7 @@ class Decoder:
         **static: Hashable,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Runs a batched function over all prompts; yields (prompt index, its row of the result)."""
-        shards = math.prod(size for axis, size in self.mesh.shape.items() if axis in BATCH_AXES) if self.mesh else 1
-        waves = plan_batches(prompts, self.token_budget, shards, extra_tokens)
+        waves = plan_batches(prompts, self.token_budget, batch_shards(self.mesh) if self.mesh else 1, extra_tokens)
         waiting: tuple[Batch, jax.Array] | None = None
         for wave, batch in progress_bar([(w, b) for w in waves for b in w.batches], description, "batch"):
             if batch is wave.batches[0]:
@@ -262,8 +262,10 @@ class Decoder:
     def _contexts(self, wave: Wave) -> tuple:
         if not wave.length:
             return ()
-        tokens, lengths = _padded_tokens(wave.prefixes, wave.length)
-        return (self._prefill(self.params, tokens, lengths),)
+        arrays = _padded_tokens(wave.prefixes, wave.length)
+        if self.mesh and len(wave.prefixes) % batch_shards(self.mesh) == 0:
+            arrays = jax.device_put(arrays, batch_sharding(self.mesh))
+        return (self._prefill(self.params, *arrays),)
 
     def _rows(self, prompts: Sequence[Prompt], wave: Wave, batch: Batch, inputs: Callable) -> tuple:
         suffixes = [prompts[i].suffix if i >= 0 else () for i in batch.rows]
@@ -275,7 +277,7 @@ class Decoder:
     def _counted(self, function: Callable, *static: str) -> Callable:
         def traced(*args, **kwargs):
             self.compilations += 1
-            return function(self.model, *args, **kwargs)
+            return function(self.model, self.mesh, *args, **kwargs)
 
         return jax.jit(traced, static_argnames=static)
 

@@ -6,25 +6,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.incontext.generation_rules import RowRules, SharedRules
 from v2l_jax.incontext.sampling import Sampling, draw, gumbel_noise
 from v2l_jax.incontext.token_trie import TokenTrie
 from v2l_jax.towers.llama import KVCache, Llama, with_room
+from v2l_jax.towers.llama_sharding import cache_spec
 
 _LOGITS_CHUNK = 512  # rows of [rows, vocabulary] logits held at a time
 
 
 def prefill_prefixes(
-    model: Llama, params: Any, tokens: Int[Array, "prefixes length"], lengths: Int[Array, " prefixes"]
+    model: Llama, mesh: Mesh | None, params: Any, tokens: Int[Array, "prefixes length"], lengths: Int[Array, " prefixes"]
 ) -> KVCache:
     """Keys and values of right-padded prefixes, each computed once."""
-    return model.apply({"params": params}, tokens, _positions(tokens, lengths), keep=True)[1]
+    return _placed(model.apply({"params": params}, tokens, _positions(tokens, lengths), keep=True)[1], mesh)
 
 
 def score_candidates(
     model: Llama,
+    mesh: Mesh | None,
     params: Any,
     contexts: tuple[KVCache, ...],
     chosen: Int[Array, " chosen"],
@@ -38,6 +41,7 @@ def score_candidates(
 
     Args:
       model: the network.
+      mesh: what keys and values are spread over; None is one device.
       params: its parameters.
       contexts: computed prefixes; empty where there are none.
       chosen: which prefix each of equally long runs of rows begins with.
@@ -48,8 +52,8 @@ def score_candidates(
       candidate_lengths: tokens of each continuation; 0 for none.
     """
     batch, count, steps = candidates.shape
-    contexts = _select(contexts, chosen)
-    logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, keep=steps > 1)
+    contexts = _select(contexts, chosen, mesh)
+    logits, cache = _prefill(model, mesh, params, contexts, tokens, lengths, starts, keep=steps > 1)
     first = jnp.take_along_axis(jax.nn.log_softmax(logits), candidates[:, :, 0], axis=1)
     scores = jnp.where(candidate_lengths > 0, first, 0.0)
     if steps == 1:
@@ -66,6 +70,7 @@ def score_candidates(
 
 def choose_by_trie(
     model: Llama,
+    mesh: Mesh | None,
     params: Any,
     contexts: tuple[KVCache, ...],
     chosen: Int[Array, " chosen"],
@@ -79,7 +84,7 @@ def choose_by_trie(
     """Greedy walk down each row's trie; returns the answers at the leaves.
 
     Args:
-      model, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
+      model, mesh, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
       trie: allowed tokens of each row.
       steps: the most forward passes after the first; 0 where first tokens decide.
     """
@@ -93,13 +98,14 @@ def choose_by_trie(
         child = trie.children[at, node, best]
         return allowed[at, best], child, trie.tokens[at, child, 0] < 0
 
-    contexts = _select(contexts, chosen)
-    leaves, _ = _decode(model, params, contexts, tokens, lengths, starts, pick, jnp.zeros_like(at), steps, jnp.zeros_like(at, bool))
+    contexts = _select(contexts, chosen, mesh)
+    leaves, _ = _decode(model, mesh, params, contexts, tokens, lengths, starts, pick, jnp.zeros_like(at), steps, jnp.zeros_like(at, bool))
     return trie.answers[at, leaves]
 
 
 def generate(
     model: Llama,
+    mesh: Mesh | None,
     params: Any,
     contexts: tuple[KVCache, ...],
     chosen: Int[Array, " chosen"],
@@ -115,7 +121,7 @@ def generate(
     """Tokens of each row, with the one that ended it, -1 after that.
 
     Args:
-      model, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
+      model, mesh, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
       rows: what each row may write.
       shared: what all rows may write and where they end.
       max_new_tokens: the most tokens of a row.
@@ -135,14 +141,14 @@ def generate(
         state, ended = shared.follow(state, token)
         return token, state, ended | (step + 1 >= rows.limits)
 
-    contexts = _select(contexts, chosen)
+    contexts = _select(contexts, chosen, mesh)
     state, done = jnp.zeros_like(starts), rows.limits == 0
-    _, new = _decode(model, params, contexts, tokens, lengths, starts, pick, state, max_new_tokens - 1, done)
+    _, new = _decode(model, mesh, params, contexts, tokens, lengths, starts, pick, state, max_new_tokens - 1, done)
     return new
 
 
 def _decode(
-    model: Llama, params: Any, contexts, tokens, lengths, starts, pick: Callable, state: Any, steps: int, done: Array
+    model: Llama, mesh: Mesh | None, params: Any, contexts, tokens, lengths, starts, pick: Callable, state: Any, steps: int, done: Array
 ) -> tuple[Any, Int[Array, "batch new"]]:
     """Prefill, then one token a row and step until all rows are done; done rows keep their state.
 
@@ -150,7 +156,7 @@ def _decode(
       pick: (state, logits, step) -> (token, next state, done), a row each.
       steps: forward passes after the prefill, at most.
     """
-    logits, cache = _prefill(model, params, contexts, tokens, lengths, starts, keep=steps > 0)
+    logits, cache = _prefill(model, mesh, params, contexts, tokens, lengths, starts, keep=steps > 0)
     new = jnp.full((tokens.shape[0], steps + 1), -1, jnp.int32)
 
     def advance(step, logits, state, done, new):
@@ -174,11 +180,13 @@ def _decode(
     return state, new
 
 
-def _prefill(model, params, contexts, tokens, lengths, starts, keep: bool) -> tuple[Float[Array, "batch vocab"], KVCache | None]:
+def _prefill(
+    model, mesh, params, contexts, tokens, lengths, starts, keep: bool
+) -> tuple[Float[Array, "batch vocab"], KVCache | None]:
     """Logits after the last token of each row; the rows' keys and values where they are to be kept."""
     hidden, cache = model.apply({"params": params}, tokens, _positions(tokens, lengths, starts), contexts, keep=keep)
     last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
-    return model.apply({"params": params}, last, method="logits"), cache
+    return model.apply({"params": params}, last, method="logits"), cache and _placed(cache, mesh)
 
 
 def _positions(tokens: Array, lengths: Array, starts: Array | int = 0) -> Int[Array, "rows length"]:
@@ -187,9 +195,18 @@ def _positions(tokens: Array, lengths: Array, starts: Array | int = 0) -> Int[Ar
     return jnp.where(offsets < lengths[:, None], jnp.asarray(starts)[..., None] + offsets, -1)
 
 
-def _select(contexts: tuple[KVCache, ...], chosen: Int[Array, " chosen"]) -> tuple[KVCache, ...]:
+def _select(contexts: tuple[KVCache, ...], chosen: Int[Array, " chosen"], mesh: Mesh | None) -> tuple[KVCache, ...]:
     """The prefixes that a batch begins with, one for each run of rows."""
-    return tuple(KVCache(c.keys[:, chosen], c.values[:, chosen], c.positions[chosen], c.cursor) for c in contexts)
+    return tuple(_placed(KVCache(c.keys[:, chosen], c.values[:, chosen], c.positions[chosen], c.cursor), mesh) for c in contexts)
+
+
+def _placed(cache: KVCache, mesh: Mesh | None) -> KVCache:
+    """Keeps keys and values where their rows and heads are computed."""
+    if mesh is None:
+        return cache
+    spec = cache_spec(cache.keys.shape, mesh)
+    keep = lambda array, spec: lax.with_sharding_constraint(array, NamedSharding(mesh, spec))  # noqa: E731
+    return KVCache(keep(cache.keys, spec), keep(cache.values, spec), keep(cache.positions, PartitionSpec(spec[1])), cache.cursor)
 
 
 def _log_probs(model, params, hidden: Float[Array, "rows hidden"], targets: Int[Array, " rows"]) -> Float[Array, " rows"]:

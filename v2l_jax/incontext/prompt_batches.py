@@ -59,10 +59,10 @@ class Wave:
 
 
 def bucket_length(length: int) -> int:
-    """The padded length of a sequence: powers of two up to 8, then steps of 8, then four sizes an octave."""
+    """The padded length of a sequence: powers of two up to 8, then steps of 8, then eight sizes an octave."""
     if length <= 8:
         return _power_of_two(length)
-    step = max(8, _power_of_two(length) // 8)
+    step = max(8, _power_of_two(length) // 16)
     return -(-length // step) * step
 
 
@@ -136,8 +136,8 @@ def plan_batches(prompts: Sequence[Prompt], token_budget: int, shards: int = 1, 
             chosen = prefixes[start : start + size]
             limit = _RowLimit(token_budget, length, shards, extra_tokens)
             batches = _wave_batches(prompts, [by_prefix[prefix] for prefix in chosen], limit)
-            filler = ((),) * (min(_power_of_two(len(chosen)), size) - len(chosen))
-            waves.append(Wave((*chosen, *filler), length, tuple(batches)))
+            padded = min(-(-_power_of_two(len(chosen)) // shards) * shards, size)  # so that devices share the prefixes
+            waves.append(Wave((*chosen, *((),) * (padded - len(chosen))), length, tuple(batches)))
     return waves
 
 

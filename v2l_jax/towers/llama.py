@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.errors import CheckpointError
 from v2l_jax.towers import llama_weights
 from v2l_jax.towers.llama_config import LlamaConfig, config_from_gguf, config_from_huggingface
+from v2l_jax.towers.llama_sharding import place_params
 from v2l_jax.towers.segment_attention import Segment, attention, causal_attention, product_precision
 from v2l_jax.weights.gguf_files import read_gguf
 from v2l_jax.weights.safetensors_files import read_safetensors
@@ -192,8 +194,8 @@ def _project(config: LlamaConfig, weights: Mapping[str, Array], hidden: Array, r
 def _mlp(config: LlamaConfig, weights: Mapping[str, Array], hidden: Array, dtype: DTypeLike) -> Array:
     """Gated MLP (SwiGLU, arXiv 2002.05202)."""
     x = _rms_norm(hidden, weights["mlp_norm"], config.norm_eps)
-    gate, up = jnp.split(_matmul(x, weights["gate_up"].reshape(config.hidden_size, -1), dtype), 2, axis=-1)
-    return _matmul(nn.silu(gate) * up, weights["down"], dtype)
+    gate_up = _matmul(x, weights["gate_up"], dtype)
+    return _matmul(nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :], weights["down"], dtype)
 
 
 def _window(config: LlamaConfig, layer: Int[Array, ""]) -> Int[Array, ""] | None:
@@ -204,7 +206,7 @@ def _window(config: LlamaConfig, layer: Int[Array, ""]) -> Int[Array, ""] | None
 
 
 def _matmul(x: Array, matrix: Array, dtype: DTypeLike) -> Array:
-    """Product over the last axis of x, inputs in `dtype`, result in float32."""
+    """Product over the last axis of x and the first of the matrix, inputs in `dtype`, result in float32."""
     return lax.dot_general(
         x.astype(dtype),
         matrix.astype(dtype),
@@ -226,13 +228,16 @@ def _rotate(x: Array, cos: Array, sin: Array) -> Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def load_llama(path: pathlib.Path | str, dtype: DTypeLike = jnp.float32) -> tuple[LlamaConfig, dict[str, Any]]:
+def load_llama(
+    path: pathlib.Path | str, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
+) -> tuple[LlamaConfig, dict[str, Any]]:
     """Reads a checkpoint of the LLaMA family.
 
     Args:
       path: a Hugging Face directory (config.json beside model.safetensors or its shards), a .gguf file, or a directory with
         one .gguf file.
       dtype: what matrices are stored in (see `scannable`); norm scales and biases stay float32.
+      mesh: where the parameters go, by `llama_sharding.TENSOR_RULES`; None is the default device.
 
     Returns:
       The sizes, and the parameters of `Llama(config, dtype)` as device arrays: `Llama.apply({"params": params}, ...)`.
@@ -257,4 +262,4 @@ def load_llama(path: pathlib.Path | str, dtype: DTypeLike = jnp.float32) -> tupl
         tensors, names = gguf.tensors, llama_weights.GGUF_NAMES
         interleaved = gguf.metadata["general.architecture"] == "llama"
     params = llama_weights.params_from_tensors(config, tensors, names, dtype, interleaved)
-    return config, jax.tree.map(jnp.asarray, scannable(params))
+    return config, place_params(scannable(params), mesh)
