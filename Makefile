@@ -1,15 +1,17 @@
 # make quickstart   the whole road on real weights and real photos; ends with a page to open
 # make test         the tests (those that compare with PyTorch skip, by name, where it is missing)
 # make test-parity  installs CPU PyTorch and runs the comparisons with it
+# make test-tpu     brings the TPU compiler (no TPU needed) and compiles for one
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 WORKDIR ?= runs/quickstart
 INSTALLED := $(VENV)/.installed
 PARITY := $(VENV)/.installed-parity
+TPU_COMPILER := .venv-tpu
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: quickstart test test-parity benchmark clean
+.PHONY: quickstart test test-parity test-tpu tpu-compiler clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,5 +34,12 @@ test: $(INSTALLED)
 test-parity: $(PARITY)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parity tests
 
+# In a folder of its own: where libtpu is installed, every JAX program looks for a TPU first.
+tpu-compiler: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TPU_COMPILER) --constraint constraints.txt libtpu
+
+test-tpu: tpu-compiler
+	PYTHONPATH=$(TPU_COMPILER) $(BIN)/python -m pytest -q tests/launch/test_aot.py
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(TPU_COMPILER) runs

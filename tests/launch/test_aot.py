@@ -1,0 +1,59 @@
+"""Programs compile for TPUs that are not there; the compiler is large, so `make test-tpu` brings it and the rest skips by name."""
+
+import importlib.util
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from launch.aot import sweep_topologies
+
+ROOT = pathlib.Path(__file__).parents[2]
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed: make test-tpu runs this test"
+)
+
+
+def run(*flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "launch.aot", *flags]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
+
+
+def test_sweeps_double_up_to_the_topology():
+    assert sweep_topologies("v5e:16x16") == ["v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16"]
+    assert sweep_topologies("v4:2x2x4") == ["v4:2x2x2", "v4:2x2x4"]
+    assert sweep_topologies("v5e:2x2") == ["v5e:2x2"]
+
+
+def test_help_and_a_missing_config():
+    assert "--topology" in run("--help").stdout
+    assert run().returncode != 0
+
+
+@needs_compiler
+def test_a_train_step_compiles_for_four_chips():
+    result = run("--config=tests/tiny_config.py", "--topology=v5e:2x2", "--config.sharding=()")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "train on v5e:2x2: 4 × v5e, batch 8" in result.stdout and "of 16.00 GB: fits" in result.stdout
+    reduced = [float(size) for size in re.findall(r"× all-reduce of ([\d.]+) MB among 4", result.stdout)]
+    assert reduced, result.stdout  # gradients are summed over the chips
+    assert re.search(r"bound by (compute|memory|network)", result.stdout)
+
+
+@needs_compiler
+def test_llama_70b_compiles_tensor_parallel():
+    flags = ("--program=decode", "--llm=llama-2-70b", "--topology=v5p:2x2x4", "--config.mesh.tensor=8", "--length=256")
+    result = run("--config=configs/imagenet.py", *flags)
+    assert result.returncode == 0, result.stderr[-2000:]
+    held = re.search(r"memory a chip: parameters ([\d.]+) GB, cache ([\d.]+) MB", result.stdout)
+    assert float(held[1]) == pytest.approx(2 * 68.98 / 8, rel=0.01)  # 69 billion parameters, bfloat16, over 8 chips
+    assert float(held[2]) == pytest.approx(2 * 80 * 256 * 8 * 128 * 2 / 8 / 1e6, rel=0.01)  # keys and values of a row
+    assert "bound by memory" in result.stdout and ": fits" in result.stdout
+
+
+@needs_compiler
+def test_an_impossible_mesh_or_topology_is_one_line():
+    assert run("--config=tests/tiny_config.py", "--topology=v5e:2x2", "--config.mesh.tensor=3").stderr.strip().startswith("error: mesh axes")
+    assert "--topology=v99:2x2 is not to be had" in run("--config=tests/tiny_config.py", "--topology=v99:2x2").stderr
