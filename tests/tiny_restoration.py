@@ -17,7 +17,7 @@ from v2l_jax.whole_files import whole_file
 
 RESTORATION = pathlib.Path(__file__).parents[1] / "configs" / "restoration.py"
 SIDE, WORDS, GLOBAL_TOKENS = 4, 60, 5
-_SIZES = dict(
+SIZES = dict(
     model_type="llama", vocab_size=49152, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
     num_key_value_heads=1, max_position_embeddings=96, rms_norm_eps=1e-5, tie_word_embeddings=True,
 )  # fmt: skip
@@ -39,8 +39,8 @@ def get_config(asset, folder: pathlib.Path) -> ConfigDict:
 
 
 def _write_llm(folder: pathlib.Path) -> None:
-    (folder / "config.json").write_text(json.dumps(_SIZES))
-    sizes, rng = config_from_huggingface(_SIZES), np.random.default_rng(0)
+    (folder / "config.json").write_text(json.dumps(SIZES))
+    sizes, rng = config_from_huggingface(SIZES), np.random.default_rng(0)
     width, heads, inner = sizes.hidden_size, sizes.num_heads * sizes.head_dim, sizes.intermediate_size
     shapes = {
         "query": (heads, width), "key": (sizes.head_dim, width), "value": (sizes.head_dim, width), "attention_output": (width, heads),

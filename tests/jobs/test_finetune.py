@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from tests.tiny_restoration import get_config, make_workdir
+from tests.tiny_restoration import SIZES, get_config, make_workdir
 from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.finetuning.peft_files import load_adapters
 from v2l_jax.incontext.restoration import MaskedImages
 from v2l_jax.jobs import finetune, validation
 from v2l_jax.jobs.run import Run
+from v2l_jax.towers.llama_config import config_from_huggingface
 from v2l_jax.training.metric_log import read_metrics
 
 
@@ -31,7 +32,7 @@ def workdir(config, tmp_path_factory):
 
 def test_writes_adapters_in_the_layout_of_peft_and_a_row_for_every_few_steps(config, workdir):
     assert finetune.is_done(config, workdir)
-    lora, adapters = load_adapters(workdir / "finetune" / "adapters", Run(config, workdir).llm.model.config)
+    lora, adapters = load_adapters(workdir / "finetune" / "adapters", config_from_huggingface(SIZES))
     assert lora == finetune.lora(config)
     assert all(np.any(x) for x in jax.tree.leaves(adapters))
     rows = read_metrics(workdir / "finetune" / "metrics.jsonl")
@@ -81,13 +82,6 @@ def test_a_bad_setting_is_named_before_anything_runs(config, key, value):
     bad.finetune[key] = value
     with pytest.raises(ConfigError, match=f"config.finetune.{key} is "):
         validation.check(bad)
-
-
-def test_a_mask_word_of_several_tokens_is_refused(config, workdir):
-    bad = config.copy_and_resolve_references()
-    bad.finetune.mask_text = " unfathomably masked"
-    with pytest.raises(ConfigError, match="is [2-9] tokens of this language model"):
-        finetune.prompt(Run(bad, workdir))
 
 
 def test_settings_say_what_the_adapters_depend_on(config, workdir):
