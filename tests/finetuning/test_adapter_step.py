@@ -11,7 +11,7 @@ from v2l_jax.errors import NanLossError
 from v2l_jax.finetuning.adapter_step import adapter_loss, adapter_optimizer, initial_state, make_adapter_step
 from v2l_jax.finetuning.lora import Lora
 from v2l_jax.finetuning.peft_files import save_adapters
-from v2l_jax.parallel.mesh import make_mesh, replicate
+from v2l_jax.parallel.mesh import make_mesh, replicate, shard_batch
 from v2l_jax.towers.llama import Llama, load_llama
 from v2l_jax.towers.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.training.checkpoints import Checkpointer
@@ -88,9 +88,19 @@ def test_steps_on_one_batch_lower_its_loss(params):
 
 def test_padding_and_chunks_change_nothing(params):
     batch = _batch()
-    padded = {"tokens": np.pad(batch["tokens"], ((0, 0), (0, 3)), constant_values=-1), "targets": np.pad(batch["targets"], ((0, 0), (0, 2)), constant_values=-1)}
+    padded = {name: np.pad(rows, ((0, 0), (0, 3)), constant_values=-1) for name, rows in batch.items()}
     loss = jax.jit(lambda batch, chunk: adapter_loss(MODEL, params, _state().adapters, 4.0, batch, chunk), static_argnums=1)
     np.testing.assert_allclose(loss(padded, 7), loss(batch, 256), rtol=1e-6)
+
+
+def test_eight_devices_step_like_one(params):
+    mesh, state = make_mesh({"data": -1}), _state()
+    state = state.replace(adapters=jax.tree.map(lambda x: x + 0.01, state.adapters))
+    spread, metrics = STEP(replicate(jax.tree.map(jnp.copy, state), mesh), shard_batch(_batch(), mesh), replicate(params, mesh))
+    alone, expected = STEP(state, _batch(), params)
+    np.testing.assert_allclose(metrics["gradient_norm"], expected["gradient_norm"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
+    assert int(spread.step) == int(alone.step) == 1
 
 
 def test_a_killed_run_ends_like_one_that_was_not(params, tmp_path):

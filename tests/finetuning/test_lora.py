@@ -14,7 +14,8 @@ from v2l_jax.towers.llama_weights import HUGGINGFACE_NAMES, params_from_tensors
 CONFIG = LlamaConfig(50, 32, 48, 2, 6, 2, 8, 128, 1e-5, rotary_frequencies(8, 10000.0), tied_embeddings=True)
 MODEL = Llama(CONFIG)
 _OWN_NAMES = {
-    "q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "attention_output", "gate_proj": "gate", "up_proj": "up", "down_proj": "down",
+    "q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "attention_output",
+    "gate_proj": "gate", "up_proj": "up", "down_proj": "down",
 }  # fmt: skip
 
 

@@ -91,7 +91,8 @@ def test_training_batches_go_on_where_they_stopped_and_split_over_processes():
     batches = MaskedImages(PROMPT, IDS, 0.3, 4, 3, np.arange(4))
     expected = [next(batches) for _ in range(5)]
     assert batches.get_state() == 5
-    resumed, parts = MaskedImages(PROMPT, IDS, 0.3, 4, 3, np.arange(4)), [MaskedImages(PROMPT, IDS, 0.3, 4, 3, r) for r in (np.array([1, 2]), np.array([0, 3]))]
+    resumed = MaskedImages(PROMPT, IDS, 0.3, 4, 3, np.arange(4))
+    parts = [MaskedImages(PROMPT, IDS, 0.3, 4, 3, rows) for rows in (np.array([1, 2]), np.array([0, 3]))]
     resumed.set_state(3)
     jax.tree.map(np.testing.assert_array_equal, [next(resumed), next(resumed)], expected[3:])
     for batch in expected:

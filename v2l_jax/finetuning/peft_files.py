@@ -97,7 +97,9 @@ def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora,
     }
     expected = 2 * len(lora.targets) * config.num_layers
     if len(tensors) != expected:
-        raise CheckpointError(f"{folder / TENSOR_FILE} has {len(tensors)} tensors, but {config.num_layers} layers need {expected}: other LLM?")
+        raise CheckpointError(
+            f"{folder / TENSOR_FILE} has {len(tensors)} tensors, but {config.num_layers} layers need {expected}; they are for another LLM"
+        )
     return lora, adapters
 
 

@@ -19,7 +19,6 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
-from scipy import ndimage
 
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import ConfigError, DataError
@@ -241,8 +240,12 @@ def frequency_nats(
     return (nats * masks).sum(1) / masks.sum(1)
 
 
-def copy_nearest(ids: Int[np.ndarray, "images n"], masks: Bool[np.ndarray, "images n"], grid: tuple[int, int]) -> Int[np.ndarray, "images n"]:
+def copy_nearest(
+    ids: Int[np.ndarray, "images n"], masks: Bool[np.ndarray, "images n"], grid: tuple[int, int]
+) -> Int[np.ndarray, "images n"]:
     """A baseline: each hidden word becomes the nearest known one of its image (Euclidean distance on the grid)."""
+    from scipy import ndimage
+
     filled = np.empty_like(ids)
     for row, (words, mask) in enumerate(zip(ids, masks)):
         nearest = ndimage.distance_transform_edt(mask.reshape(grid), return_distances=False, return_indices=True)

@@ -115,10 +115,11 @@ def trained_adapters(context: Run) -> Adapters:
       CheckpointError: it left nothing yet.
       ConfigError: it left adapters of other settings.
     """
-    if not (adapters_folder(context.workdir) / CONFIG_FILE).exists():
-        raise CheckpointError(f"no adapters in {adapters_folder(context.workdir)}; run the finetune job first: --config.jobs=\"('finetune',)\"")
+    there = adapters_folder(context.workdir)
+    if not (there / CONFIG_FILE).exists():
+        raise CheckpointError(f"no adapters in {there}; run the finetune job first: --config.jobs=\"('finetune',)\"")
     _check_same(context.config, context.workdir)
-    return load_adapters(adapters_folder(context.workdir), context.llm.model.config)[1]
+    return load_adapters(there, context.llm.model.config)[1]
 
 
 def _evaluator(
@@ -163,5 +164,6 @@ def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
     differing = sorted(key for key in asked.keys() | there.keys() if asked.get(key) != there.get(key))
     if differing:
         raise ConfigError(
-            f"{folder(workdir)} holds adapters of other settings (differs at {', '.join(differing[:5])}); delete that folder, or name another --workdir"
+            f"{folder(workdir)} holds adapters of other settings (differs at {', '.join(differing[:5])}); "
+            "delete that folder, or name another --workdir"
         )

@@ -44,7 +44,8 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
     """Nothing filled in, the baselines, then the frozen and the adapted language model with the controls of each."""
     c, f = config.evaluate.restoration, config.finetune
     fixed = {"images": c.images, "masked": f.masked}
-    trained = {"adapters": f"rank {f.rank}, alpha {f.alpha:g}, {' '.join(f.targets)}, {f.steps} steps of {f.batch_size}, seed {config.seed}"}
+    size, length = f"rank {f.rank}, alpha {f.alpha:g}, {' '.join(f.targets)}", f"{f.steps} steps of {f.batch_size}"
+    trained = {"adapters": f"{size}, {length}, rate {f.learning_rate:g}, seed {config.seed}"}
     rows = [{"method": method, "control": "none", **fixed} for method in ("masked", "most_frequent", "nearest")]
     for method, more in (("frozen", {}), ("lora", trained)):
         rows += [{"method": method, "control": control, **fixed, **more} for control in ("none", *c.controls)]
@@ -59,7 +60,8 @@ def check(config: ConfigDict) -> None:
     available, wanted = len(loading.photos(config).held_out), max(config.evaluate.restoration.images, 2)
     if wanted > available:
         raise DataError(
-            f"config.evaluate.restoration.images asks for {wanted} held-out photos, but there are {available}; ask for fewer, or raise config.data.held_out"
+            f"config.evaluate.restoration.images asks for {wanted} held-out photos, but there are {available}; "
+            "ask for fewer, or raise config.data.held_out"
         )
 
 
