@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from v2l_jax.errors import DataError
-from v2l_jax.metrics.captions import bleu_4, bleu_4_interval, caption_results, score_captions, tokenize
+from v2l_jax.metrics.captions import bleu_4, bootstrap_interval, caption_results, score_captions, tokenize
 
 # What Stanford's PTBTokenizer 3.4.1 makes of them, as COCO calls it.
 TOKENIZED = {
@@ -149,16 +149,28 @@ def test_a_reference_itself_scores_full_marks():
     assert bleu_4(scores.bleu_counts.sum(axis=0)) == pytest.approx(1, abs=1e-6)
 
 
-def test_bootstrap_interval():
+def test_bootstrap_interval_of_bleu():
     counts = score_captions(CAPTIONS * 10, REFERENCES * 10).bleu_counts
-    low, high = bleu_4_interval(counts, seed=1)
+    low, high = bootstrap_interval(counts, bleu_4, seed=1)
     assert low < bleu_4(counts.sum(axis=0)) < high
-    assert bleu_4_interval(counts, seed=1) == (low, high) != bleu_4_interval(counts, seed=2)
-    wide = bleu_4_interval(counts[:8], seed=1)
+    assert bootstrap_interval(counts, bleu_4, seed=1) == (low, high) != bootstrap_interval(counts, bleu_4, seed=2)
+    wide = bootstrap_interval(counts[:8], bleu_4, seed=1)
     assert high - low < wide[1] - wide[0]
-    same = bleu_4_interval(np.repeat(counts[2:3], 5, axis=0))
+    same = bootstrap_interval(np.repeat(counts[2:3], 5, axis=0), bleu_4)
     assert same == pytest.approx((float(bleu_4(counts[2])),) * 2, rel=1e-6) and same[0] > 0.1
-    assert bleu_4_interval(counts[:1]) is None
+    assert bootstrap_interval(counts[:1], bleu_4) is None
+
+
+def test_bootstrap_interval_of_a_mean_is_the_normal_one_on_many_samples():
+    values = np.random.default_rng(0).exponential(size=(4000, 1))
+    interval = bootstrap_interval(values, lambda sums: sums[:, 0] / 4000)
+    half = 1.96 * values.std() / math.sqrt(4000)
+    assert interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
+
+
+def test_interval_of_cider_stays_above_zero():
+    cider = caption_results(score_captions(["a dog runs", *["x"] * 20], [["a dog runs"], *([f"y{i}"] for i in range(20))]))[0]
+    assert cider.value > 0.1 and cider.ci95[0] == 0
 
 
 def test_results_carry_counts_and_intervals():

@@ -15,10 +15,10 @@ def rows(kind, **changes):
     return made
 
 
-def test_controls_stand_in_order_and_the_bound_has_a_cosine_alone():
+def test_controls_stand_in_order_and_the_true_caption_has_a_cosine_alone():
     (table,) = captioning_tables(rows("conse"), "conse")
     assert table.head == ("", "CIDEr", "BLEU-4", "ROUGE-L", "ConSE score")
-    assert [row[0].partition(":")[0] for row in table.rows] == ["The picture's words", "Control", "Control", "Control", "Bound"]
+    assert [row[0].partition(":")[0] for row in table.rows] == ["The picture's words", "Control", "Control", "Control", "The true caption"]
     assert table.rows[0][1:] == ("0.300\n0.280–0.320",) * 3 + ("0.3000\n0.2800–0.3200",)
     assert table.rows[2][1].startswith("0.100") and table.rows[3][1].startswith("0.250")
     assert table.rows[4][1:] == ("–", "–", "–", "0.9000\n0.8800–0.9200")

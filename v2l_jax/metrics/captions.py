@@ -5,16 +5,16 @@ scores are the same on every machine, and a test holds it against the Java progr
 addresses of the web, emoticons and rare abbreviations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import math
 import re
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 import numpy as np
 
 from v2l_jax.errors import DataError
-from v2l_jax.metrics.results import Interval, Result, Scalar, mean
+from v2l_jax.metrics.results import Interval, Result, Scalar
 
 _BRACKETS = {"(": " -lrb- ", ")": " -rrb- ", "[": " -lsb- ", "]": " -rsb- ", "{": " -lcb- ", "}": " -rcb- "}
 _SPELLED = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "—": " ", "–": " ", "…": " ", "€": "$", "£": "#"} | _BRACKETS)
@@ -91,18 +91,36 @@ def bleu_4(counts: Int[np.ndarray, "*sets 10"]) -> Float[np.ndarray, "*sets"]:
     return np.asarray(np.exp(np.log(matched / total).mean(axis=-1)) * np.exp(np.minimum(0, 1 - 1 / ratio)))
 
 
-def bleu_4_interval(counts: Int[np.ndarray, "captions 10"], seed: int = 0) -> Interval | None:
-    """95 % percentile interval of corpus BLEU-4 over captions drawn with replacement; None below two captions."""
-    captions = len(counts)
+def bootstrap_interval(
+    samples: Shaped[np.ndarray, "captions columns"],
+    statistic: Callable[[np.ndarray], np.ndarray],
+    seed: int = 0,
+) -> Interval | None:
+    """95 % percentile interval over captions drawn with replacement; None below two captions.
+
+    Args:
+      samples: numbers of each caption.
+      statistic: sums over the captions of each draw, [draws, columns] -> [draws].
+      seed: of the draws.
+    """
+    captions = len(samples)
     if captions < 2:
         return None
     draws = np.random.default_rng(seed).multinomial(captions, np.full(captions, 1 / captions), size=_RESAMPLES)
-    low, high = np.percentile(bleu_4(draws @ counts), [2.5, 97.5])
+    low, high = np.percentile(statistic(draws @ samples), [2.5, 97.5])
     return float(low), float(high)
 
 
 def caption_results(scores: CaptionScores, **measured_on: Scalar) -> list[Result]:
-    """CIDEr and ROUGE-L as means with Student's t intervals, BLEU-4 over the corpus with a bootstrap interval."""
+    """CIDEr and ROUGE-L as means over captions, BLEU-4 over the corpus, all with bootstrap intervals.
+
+    Most captions have a CIDEr near 0 and a few a high one, so an interval symmetric about the mean would reach below 0.
+    """
     counts = scores.bleu_counts
-    bleu = Result("bleu_4", float(bleu_4(counts.sum(axis=0))), len(counts), bleu_4_interval(counts), measured_on)
-    return [mean("cider", scores.cider, **measured_on), bleu, mean("rouge_l", scores.rouge_l, **measured_on)]
+
+    def mean(metric: str, values: np.ndarray) -> Result:
+        interval = bootstrap_interval(values[:, None], lambda sums: sums[:, 0] / len(values))
+        return Result(metric, float(values.mean()), len(values), interval, measured_on)
+
+    bleu = Result("bleu_4", float(bleu_4(counts.sum(axis=0))), len(counts), bootstrap_interval(counts, bleu_4), measured_on)
+    return [mean("cider", scores.cider), bleu, mean("rouge_l", scores.rouge_l)]

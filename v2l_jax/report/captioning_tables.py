@@ -12,13 +12,16 @@ _LEAD = (
     "what stands above the controls was read off the words: no words, and another picture's words. The nearest word with an article "
     "before it needs no language model. BLEU-4 counts runs of four words, so captions of two or three words cannot score in it."
 )
-_NOT_CLIP = " The ConSE score is the cosine of picture and caption in a ConSE tower, not in CLIP."
+_NOT_CLIP = (
+    " The ConSE score is the cosine of picture and caption in a ConSE tower, not in CLIP. The tower that chose the words judges here, "
+    "so where it mistakes a picture, a caption made of its words scores above the true one."
+)
 ROW_LABELS = {
     "none": "The picture's words",
     "no_tokens": "Control: no words",
     "shuffled": "Control: another picture's words",
     "nearest_word": "Control: no language model, “A” and the nearest word",
-    "reference": "Bound: the true caption",
+    "reference": "The true caption",
 }
 """What a row shows, by its "control"; rows stand in this order."""
 
