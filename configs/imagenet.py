@@ -14,7 +14,10 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.jobs = ("codebook", "train", "tokenize", "evaluate", "report")
-    config.mesh = ConfigDict({"data": -1})
+    # Devices: whole copies × parts of the batch × parts of batch and training state × parts of the codebook search; -1 = the rest.
+    config.mesh = ConfigDict({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
+    # What lies where: the first (regex, dimensions' axes) that fits a name decides; a dimension that does not divide is not split.
+    config.sharding = (("^frozen/.*local_words$", ("tensor",)), ("^frozen/", ()), ("kernel$", ("...", "fsdp")))
 
     config.llm = "hf://meta-llama/Llama-2-7b-hf"
     config.llm_options = ConfigDict()
@@ -76,7 +79,11 @@ def get_config() -> ConfigDict:
     config.train.steps = 0
     config.train.epochs = 100.0
     config.train.batch_size = 256  # 8 images × 32 devices
+    config.train.micro_batches = 1  # parts of a batch whose gradients are added up one after the other
+    config.train.optimizer = "adam"  # or "lamb", "lars", for large batches
     config.train.learning_rate = 4.5e-4
+    config.train.learning_rate_scaling = "none"  # or "linear", "sqrt": in batch_size / base_batch_size
+    config.train.base_batch_size = 256  # what learning_rate is meant for
     config.train.warmup_steps = 0
     config.train.warmup_epochs = 5.0
     config.train.perceptual = "lpips-vgg16"
@@ -89,6 +96,10 @@ def get_config() -> ConfigDict:
     config.train.encoder_scale = 1.0  # of the learning rate
     config.train.projector_fit_every = 0
     config.train.projector_fit_until = 0
+    config.train.ema_decay = 0.0  # of the moving average of the weights that is evaluated and kept; 0 = none
+    config.train.skip_spikes_above = 0.0  # leave out steps whose gradient is so many times its usual norm; 0 = none
+    config.train.skip_spikes_start = 100  # steps before the first that may be left out
+    config.train.remat = "none"  # activations: "blocks" keeps those between blocks, "all" recomputes all; saves memory
     config.train.crop_scale = ()  # no augmentation
     config.train.flip = False
     config.train.loader_workers = 16
@@ -96,6 +107,8 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 5_000
     config.train.checkpoint_every = 2_500
     config.train.keep_last = 2
+    config.train.keep_every = 0  # also keep the checkpoints of every so many steps; 0 = none
+    config.train.hang_minutes = 0  # no step for so long: print every thread's stack and exit; 0 = wait for ever
 
     config.evaluate = ConfigDict()
     config.evaluate.tasks = ("reconstruction", "few_shot")

@@ -12,7 +12,10 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.jobs = ("codebook", "train", "tokenize", "evaluate", "report")
-    config.mesh = ConfigDict({"data": -1})
+    # Devices: whole copies × parts of the batch × parts of batch and training state × parts of the codebook search; -1 = the rest.
+    config.mesh = ConfigDict({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
+    # What lies where: the first (regex, dimensions' axes) that fits a name decides; a dimension that does not divide is not split.
+    config.sharding = (("^frozen/.*local_words$", ("tensor",)), ("^frozen/", ()), ("kernel$", ("...", "fsdp")))
 
     config.llm = "smollm2-135m-instruct"  # the frozen language model: a registered asset, hf://organisation/model, or a local path
     config.llm_options = ConfigDict()
@@ -83,7 +86,11 @@ def get_config() -> ConfigDict:
     config.train.steps = 240
     config.train.epochs = 0.0  # instead of steps
     config.train.batch_size = 8
+    config.train.micro_batches = 1  # parts of a batch whose gradients are added up one after the other
+    config.train.optimizer = "adam"  # or "lamb", "lars", for large batches
     config.train.learning_rate = 1e-3
+    config.train.learning_rate_scaling = "none"  # or "linear", "sqrt": in batch_size / base_batch_size
+    config.train.base_batch_size = 8  # what learning_rate is meant for
     config.train.warmup_steps = 10
     config.train.warmup_epochs = 0.0
     config.train.perceptual = "lpips-vgg16"  # "" trains without
@@ -98,6 +105,10 @@ def get_config() -> ConfigDict:
     config.train.encoder_scale = 0.2  # of the learning rate
     config.train.projector_fit_every = 20
     config.train.projector_fit_until = 220
+    config.train.ema_decay = 0.0  # of the moving average of the weights that is evaluated and kept; 0 = none
+    config.train.skip_spikes_above = 0.0  # leave out steps whose gradient is so many times its usual norm; 0 = none
+    config.train.skip_spikes_start = 100  # steps before the first that may be left out
+    config.train.remat = "none"  # activations: "blocks" keeps those between blocks, "all" recomputes all; saves memory
     config.train.crop_scale = (0.5, 1.0)
     config.train.flip = True
     config.train.loader_workers = 0
@@ -105,6 +116,8 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 80
     config.train.checkpoint_every = 80
     config.train.keep_last = 2
+    config.train.keep_every = 0  # also keep the checkpoints of every so many steps; 0 = none
+    config.train.hang_minutes = 0  # no step for so long: print every thread's stack and exit; 0 = wait for ever
 
     config.evaluate = ConfigDict()
     config.evaluate.tasks = ("reconstruction", "few_shot")

@@ -15,7 +15,8 @@ from v2l_jax.tokenizer.losses import LossWeights
 from v2l_jax.tokenizer.reference import discriminator_from_reference, parameter_path, tokenizer_from_reference
 from v2l_jax.towers.vgg import lpips
 from v2l_jax.training.state import TrainState
-from v2l_jax.training.step import Players, make_train_step
+from v2l_jax.training.players import Players
+from v2l_jax.training.step import make_train_step
 
 _COLUMNS = (
     "loss",

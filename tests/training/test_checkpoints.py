@@ -101,6 +101,14 @@ def test_keeps_the_last_few_and_the_best(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "6"]
 
 
+def test_keeps_one_every_so_many_steps(tmp_path):
+    with Checkpointer(tmp_path, keep_last=1, keep_every=3) as checkpointer:
+        for step in range(1, 9):
+            checkpointer.save(step, make_state(step))
+        checkpointer.wait()
+        assert checkpointer.steps() == [3, 6, 8]
+
+
 def test_lower_is_better_and_ties_keep_the_newer(tmp_path):
     with Checkpointer(tmp_path, keep_last=1, keep_best=2, best_metric="lpips") as checkpointer:
         for step, lpips in enumerate([0.5, 0.2, float("nan"), 0.2, 0.9, 0.8]):

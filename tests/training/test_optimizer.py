@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from v2l_jax.training.optimizer import label_parameters, make_optimizer, warmup_cosine
+from v2l_jax.training.optimizer import label_parameters, make_optimizer, scaled_rate, warmup_cosine
 
 
 def test_schedule():
@@ -55,3 +56,33 @@ def test_late_parameters_wait_and_then_move_slower():
         ratio = updates["encoder"]["kernel"] / updates["decoder"]["kernel"]
         np.testing.assert_allclose(ratio, expected, rtol=1e-6)
         assert (updates["decoder"]["kernel"] < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reference"),
+    [
+        ("adam", lambda rate: optax.adam(rate, b1=0.5, b2=0.9, eps=1e-7)),
+        ("lamb", lambda rate: optax.lamb(rate, b1=0.5, b2=0.9, eps=1e-7)),
+        ("lars", lambda rate: optax.lars(rate, weight_decay=0.0)),
+    ],
+)
+def test_kinds_are_optax_own(kind, reference):
+    random = np.random.RandomState(0)
+    params = {"kernel": jnp.asarray(random.randn(4, 3), jnp.float32), "bias": jnp.zeros(3)}
+    ours, theirs = make_optimizer(lambda step: jnp.float32(0.1), kind), reference(0.1)
+    our_params, our_state, their_params, their_state = params, ours.init(params), params, theirs.init(params)
+    for step in range(3):
+        gradients = jax.tree.map(lambda leaf: jnp.asarray(random.randn(*leaf.shape), jnp.float32), params)
+        updates, our_state = ours.update(gradients, our_state, our_params, step=jnp.int32(step))
+        our_params = optax.apply_updates(our_params, updates)
+        updates, their_state = theirs.update(gradients, their_state, their_params)
+        their_params = optax.apply_updates(their_params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), our_params, their_params)
+    assert float(jnp.abs(our_params["kernel"] - params["kernel"]).max()) > 0
+
+
+def test_rate_scales_with_the_batch():
+    assert scaled_rate(1e-3, "none", 4096, 256) == 1e-3
+    assert scaled_rate(1e-3, "linear", 4096, 256) == pytest.approx(1.6e-2)
+    assert scaled_rate(1e-3, "sqrt", 4096, 256) == pytest.approx(4e-3)
+    assert scaled_rate(1e-3, "sqrt", 64, 256) == pytest.approx(5e-4)

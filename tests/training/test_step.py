@@ -16,6 +16,8 @@ from v2l_jax.parallel.mesh import replicate, shard_batch
 from v2l_jax.tokenizer.discriminator import PatchDiscriminator
 from v2l_jax.tokenizer.losses import LossWeights
 from v2l_jax.tokenizer.v2l import V2LTokenizer
+from v2l_jax.training.players import rematerialize
+from v2l_jax.training.spikes import SpikeGuard, SpikeState
 from v2l_jax.training.state import TrainState
 from v2l_jax.training.step import make_train_step
 
@@ -181,3 +183,51 @@ def test_bfloat16_step_stays_near_the_float32_one(tiny):
     for name in ("reconstruction_loss", "perceptual_loss", "quantizer_loss", "discriminator_loss"):
         assert metrics[name].dtype == jnp.float32
         np.testing.assert_allclose(metrics[name], expected[name], rtol=0.05, err_msg=name)
+
+
+def test_micro_batches_add_up_to_the_batch(tiny):
+    """Before the GAN plays, whose BatchNorm sees a part at a time. The words in use are those of the whole batch."""
+    state, metrics = tiny.make_step(micro_batches=4, remat="blocks")(tiny.start(), tiny.batch, tiny.frozen)
+    expected_state, (expected,) = _run(tiny, 0, steps=1)
+    assert metrics.keys() == expected.keys()
+    for name in metrics:
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-5, atol=1e-7, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6), jax.device_get(state), expected_state)
+
+
+def test_spike_leaves_everything_but_the_counters_as_it_was(tiny):
+    step = tiny.make_step(spike_guard=SpikeGuard(2.0, start=1), ema_decay=0.9)
+
+    def start(usual):
+        state = tiny.start(_DISC_START + 1)
+        spikes = SpikeState(usual_norm=jnp.float32(usual), skipped=jnp.int32(3))
+        return state.replace(spikes=spikes, ema_params=jax.tree.map(lambda p: jnp.zeros_like(p), state.params))
+
+    before = jax.device_get(start(1e-6))
+    after, metrics = jax.device_get(step(start(1e-6), tiny.batch, tiny.frozen))
+    assert metrics["skipped"] == 1 and after.spikes.skipped == 4 and after.step == before.step + 1
+    same = {"step": before.step, "spikes": before.spikes}
+    jax.tree.map(np.testing.assert_array_equal, after.replace(**same), before)
+    after, metrics = jax.device_get(step(start(1e6), tiny.batch, tiny.frozen))
+    assert metrics["skipped"] == 0 and after.spikes.skipped == 3
+    decay = (1 + 2) / (10 + 2)  # less than 0.9 on the third step
+    jax.tree.map(lambda e, p: np.testing.assert_allclose(e, (1 - decay) * p, rtol=1e-5), after.ema_params, after.params)
+    jax.tree.map(np.testing.assert_array_equal, after.best_params, after.ema_params)
+
+
+@pytest.mark.parametrize("remat", ["none", "blocks", "all"])
+def test_rematerialization_keeps_less_and_changes_nothing(tiny, remat):
+    """What is kept for the backward pass, counted in the residuals of the tokenizer's pull-back."""
+    def loss(params):
+        result = tiny.model.apply({"params": params, "frozen": tiny.frozen["model"]}, *inputs, method="reconstruct")
+        return jnp.sum(result.image**2)
+
+    inputs = (jnp.asarray(tiny.batch["image"]), jnp.zeros((8, 3), jnp.int32))
+    kept = lambda policy: sum(  # noqa: E731
+        leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda p: jax.vjp(rematerialize(loss, policy), p)[1], tiny.params))
+    )
+    assert remat == "none" or kept(remat) < 0.5 * kept("none")
+    assert kept("all") <= kept("blocks")
+    gradients = jax.jit(jax.grad(rematerialize(loss, remat)))(tiny.params)
+    expected = jax.jit(jax.grad(loss))(tiny.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradients, expected)

@@ -14,13 +14,15 @@ from ml_collections import ConfigDict
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.transforms import ImageTransform
 from v2l_jax.jobs import codebook, loading
-from v2l_jax.parallel.mesh import replicate
+from v2l_jax.parallel.mesh import place, replicate
+from v2l_jax.parallel.sharding import tree_shardings
 from v2l_jax.tokenizer.discriminator import PatchDiscriminator
 from v2l_jax.tokenizer.losses import LossWeights
 from v2l_jax.tokenizer.v2l import V2LTokenizer
 from v2l_jax.towers import vgg
 from v2l_jax.training.checkpoints import Checkpointer
-from v2l_jax.training.optimizer import make_optimizer, warmup_cosine
+from v2l_jax.training.optimizer import make_optimizer, scaled_rate, warmup_cosine
+from v2l_jax.training.spikes import SpikeGuard
 from v2l_jax.training.state import TrainState
 from v2l_jax.training.step import ProjectorFit, StepFunction, make_train_step
 
@@ -53,7 +55,7 @@ def tokenizer_for(config: ConfigDict, local: Codebook, global_: Codebook) -> V2L
 
 def frozen_words(local: Codebook, global_: Codebook) -> dict[str, Any]:
     """The model's "frozen" collection: word vectors, which nothing trains."""
-    return {"local_words": jnp.asarray(local.embeddings), "global_words": jnp.asarray(global_.embeddings)}
+    return {"local_words": np.asarray(local.embeddings), "global_words": np.asarray(global_.embeddings)}
 
 
 def total_steps(config: ConfigDict, num_images: int) -> int:
@@ -62,12 +64,13 @@ def total_steps(config: ConfigDict, num_images: int) -> int:
 
 
 def optimizers(config: ConfigDict, num_images: int) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
-    """The tokenizer's and the discriminator's Adam, on one schedule (SPEC 1.3)."""
+    """The tokenizer's and the discriminator's optimizer, on one schedule (Zhu et al. 2024, section 4.1)."""
     c = config.train
     warmup = c.warmup_steps or int(c.warmup_epochs * num_images) // c.batch_size
-    schedule = warmup_cosine(c.learning_rate, warmup, total_steps(config, num_images))
+    rate = scaled_rate(c.learning_rate, c.learning_rate_scaling, c.batch_size, c.base_batch_size)
+    schedule = warmup_cosine(rate, warmup, total_steps(config, num_images))
     late = {"late": ENCODER, "late_start": c.encoder_start, "late_scale": c.encoder_scale}
-    return make_optimizer(schedule, **late), make_optimizer(schedule)
+    return make_optimizer(schedule, c.optimizer, **late), make_optimizer(schedule, c.optimizer)
 
 
 def initial_state(config: ConfigDict, model: V2LTokenizer, num_images: int) -> TrainState:
@@ -78,17 +81,48 @@ def initial_state(config: ConfigDict, model: V2LTokenizer, num_images: int) -> T
     semantic = jnp.ones((1, model.word_dim))
     params = model.init(for_model, image, semantic, config.model.global_tokens)["params"]
     disc_variables = PatchDiscriminator().init(for_discriminator, image, train=False)
-    return TrainState.create(params, disc_variables, *optimizers(config, num_images), for_training)
+    return TrainState.create(
+        params,
+        disc_variables,
+        *optimizers(config, num_images),
+        for_training,
+        ema=config.train.ema_decay > 0,
+        spikes=config.train.skip_spikes_above > 0,
+    )
 
 
-def train_step(config: ConfigDict, model: V2LTokenizer, num_images: int) -> StepFunction:
-    """The compiled step of this config."""
+def placed_state(config: ConfigDict, model: V2LTokenizer, num_images: int, mesh: Mesh) -> TrainState:
+    """`initial_state`, each leaf made where `config.sharding` puts it; the same numbers on any mesh."""
+
+    def make() -> TrainState:
+        return initial_state(config, model, num_images)
+
+    shardings = tree_shardings(jax.eval_shape(make), mesh, config.sharding, misfits="replicate")
+    return jax.jit(make, out_shardings=shardings)()
+
+
+def frozen_inputs(config: ConfigDict, words: dict[str, Any]) -> dict[str, Any]:
+    """What the step gets beside the state: word vectors, and LPIPS where the config trains with it."""
+    lpips = {"lpips": vgg.load_lpips(loading.locate(config.train.perceptual))} if config.train.perceptual else {}
+    return {"model": words} | lpips
+
+
+def placed_frozen(config: ConfigDict, words: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """`frozen_inputs`, each leaf where `config.sharding` puts it."""
+    tree = {"frozen": frozen_inputs(config, words)}
+    return place(tree, tree_shardings(tree, mesh, config.sharding, misfits="replicate"))["frozen"]
+
+
+def train_step(
+    config: ConfigDict, model: V2LTokenizer, num_images: int, state_sharding: TrainState | None = None
+) -> StepFunction:
+    """The compiled step of this config; `state_sharding` as in `make_train_step`, whose devices share the search for words."""
     c = config.train
     weights = LossWeights(c.weight_quantizer, c.weight_perceptual, c.weight_adversarial, c.disc_start)
     lpips = vgg.lpips if c.perceptual else None
     discriminator = PatchDiscriminator(dtype=model.dtype)
     return make_train_step(
-        model,
+        model.clone(mesh=state_sharding.step.mesh if state_sharding else None),
         discriminator,
         lpips,
         weights,
@@ -96,13 +130,12 @@ def train_step(config: ConfigDict, model: V2LTokenizer, num_images: int) -> Step
         k=config.model.global_tokens,
         perceptual_images=c.perceptual_images or None,
         projector_fit=ProjectorFit(c.projector_fit_every, c.projector_fit_until) if c.projector_fit_every else None,
+        micro_batches=c.micro_batches,
+        remat=c.remat,
+        ema_decay=c.ema_decay,
+        spike_guard=SpikeGuard(c.skip_spikes_above, c.skip_spikes_start) if c.skip_spikes_above else None,
+        state_sharding=state_sharding,
     )
-
-
-def frozen_inputs(config: ConfigDict, words: dict[str, Any]) -> dict[str, Any]:
-    """What the step gets beside the state: word vectors, and LPIPS where the config trains with it."""
-    lpips = {"lpips": vgg.load_lpips(loading.locate(config.train.perceptual))} if config.train.perceptual else {}
-    return {"model": words} | lpips
 
 
 def image_transform(config: ConfigDict, augment: bool) -> ImageTransform:
@@ -116,14 +149,21 @@ def image_transform(config: ConfigDict, augment: bool) -> ImageTransform:
     )
 
 
-def checkpointer(config: ConfigDict, workdir: pathlib.Path) -> Checkpointer:
-    """The run's checkpoints: the last ones, and the best by held-out LPIPS or, without LPIPS, PSNR."""
+def checkpointer(config: ConfigDict, workdir: pathlib.Path, every_process: bool = True) -> Checkpointer:
+    """The run's checkpoints: the last ones, and the best by held-out LPIPS or, without LPIPS, PSNR.
+
+    Args:
+      config, workdir: of the run.
+      every_process: whether all processes of a job use it together, or this one alone.
+    """
     metric = "lpips" if config.train.perceptual else "psnr"
     return Checkpointer(
         workdir / "checkpoints",
         keep_last=config.train.keep_last,
+        keep_every=config.train.keep_every,
         best_metric=metric,
         higher_is_better=metric == "psnr",
+        every_process=every_process,
     )
 
 
@@ -141,8 +181,8 @@ def trained_tokenizer(config: ConfigDict, workdir: pathlib.Path, num_images: int
     """The best checkpoint of the run; `num_images` are the training photos, as in `initial_state`."""
     local, global_ = Codebook.load(codebook.local_path(workdir)), Codebook.load(codebook.global_path(workdir))
     model = tokenizer_for(config, local, global_)
-    with checkpointer(config, workdir) as checkpoints:
+    with checkpointer(config, workdir, every_process=False) as checkpoints:
         like = jax.eval_shape(lambda: initial_state(config, model, num_images))
-        params = checkpoints.restore(like, step=checkpoints.best_step()).state.params
-    params = replicate(jax.tree.map(np.asarray, params), mesh)
-    return TrainedTokenizer(model, {"params": params, "frozen": frozen_words(local, global_)}, local, global_)
+        params = checkpoints.restore(like, step=checkpoints.best_step()).state.best_params
+    variables = replicate({"params": jax.tree.map(np.asarray, params), "frozen": frozen_words(local, global_)}, mesh)
+    return TrainedTokenizer(model, variables, local, global_)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -57,7 +58,18 @@ class Photos:
 
 
 def mesh(config: ConfigDict) -> Mesh:
-    """The device mesh of `config.mesh`."""
+    """The devices that this process works on alone: all, or its own where several processes run the job.
+
+    Then only their "tensor" axis is as in `config.mesh`, if it divides.
+    """
+    if jax.process_count() == 1:
+        return shared_mesh(config)
+    tensor = math.gcd(max(config.mesh.tensor, 1), jax.local_device_count())
+    return make_mesh({"data": -1, "tensor": tensor}, jax.local_devices())
+
+
+def shared_mesh(config: ConfigDict) -> Mesh:
+    """The devices of all processes, arranged by `config.mesh`."""
     return make_mesh(dict(config.mesh))
 
 

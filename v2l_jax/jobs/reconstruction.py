@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from v2l_jax.data.loader import make_loader
@@ -24,10 +24,15 @@ from v2l_jax.towers import vgg
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Quality of reconstructions: per-image values by metric, and how much of the local vocabulary was used."""
+    """Quality of reconstructions: per-image values by metric, and how often each local word was used."""
 
     per_image: dict[str, Float[np.ndarray, " images"]]
-    usage: CodebookUsage
+    word_counts: Int[np.ndarray, " words"]
+
+    @property
+    def usage(self) -> CodebookUsage:
+        """How much of the local vocabulary was used."""
+        return summarise(self.word_counts)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "k"))
@@ -75,8 +80,8 @@ def score(
     config: ConfigDict, model: V2LTokenizer, variables: Any, source: Source, mesh: Mesh, lpips: Any = None
 ) -> Scores:
     """Quality of the reconstructions of a whole source; arguments as in `reconstruct`."""
-    values, counts = [], 0
+    values, counts = [], np.zeros(model.num_local_words, np.int64)
     for tokens, _, scores in reconstruct(config, model, variables, source, mesh, lpips):
         values.append(scores)
         counts = counts + np.asarray(count_words(tokens.local_ids, model.num_local_words))
-    return Scores(jax.tree.map(lambda *x: np.concatenate(x), *values), summarise(counts))
+    return Scores(jax.tree.map(lambda *x: np.concatenate(x), *values), counts)

@@ -1,5 +1,6 @@
 """Runs the jobs of a config in order, each in its workdir, each once."""
 
+import contextlib
 import importlib
 import os
 import pathlib
@@ -10,6 +11,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax.jobs import evaluate, validation, workdir as workdirs
+from v2l_jax.parallel.processes import first_says, is_first, wait_for_all
+
 
 def start() -> None:
     """Gives JAX a compile cache that outlives the process."""
@@ -22,6 +25,9 @@ def start() -> None:
 def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Runs `config.jobs` in order.
 
+    Of several processes all take part in a job that says `EVERY_PROCESS`; the first does each of the others on its own devices
+    while the rest wait. They need to see one workdir.
+
     Args:
       config: the whole experiment; see configs/quickstart.py.
       workdir: where the run's files go; a job whose output is there is skipped.
@@ -31,17 +37,21 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
       V2LError: whatever stopped a job, in one line.
     """
     validation.check(config)
-    workdirs.prepare(workdir, config)
+    if is_first():
+        workdirs.prepare(workdir, config)
+    wait_for_all("workdir")
     if "evaluate" in config.jobs and not evaluate.is_done(config, workdir):
         evaluate.check(config)
     for number, name in enumerate(config.jobs, 1):
         job = importlib.import_module(f"v2l_jax.jobs.{name}")
         headline = f"[{number}/{len(config.jobs)}] {name}"
-        if job.is_done(config, workdir):
+        if first_says(job.is_done(config, workdir)):
             logging.info("%s: done before, in %s", headline, workdir)
             continue
         logging.info("%s: %s", headline, (job.__doc__ or "").splitlines()[0])
         began = time.monotonic()
-        with workdirs.timed(workdir, name):
-            job.run(config, workdir)
+        with workdirs.timed(workdir, name) if is_first() else contextlib.nullcontext():
+            if is_first() or getattr(job, "EVERY_PROCESS", False):
+                job.run(config, workdir)
+        wait_for_all(name)
         logging.info("%s: %.0f s", headline, time.monotonic() - began)

@@ -16,11 +16,15 @@ from v2l_jax.data.sources import Subset, WithVectors
 from v2l_jax.jobs import building, codebook, features, loading
 from v2l_jax.jobs.reconstruction import score
 from v2l_jax.jobs.workdir import write_json
-from v2l_jax.parallel.mesh import local_rows, replicate
+from v2l_jax.metrics.codebook_usage import summarise
+from v2l_jax.parallel.mesh import local_rows
+from v2l_jax.parallel.processes import is_first, sum_over_processes, wait_for_all, whole_on_own_devices
 from v2l_jax.training.loop import fit
 from v2l_jax.training.metric_log import MetricLog
 
 EVALUATION_IMAGES = 128
+EVERY_PROCESS = True
+"""Several processes share this job; see `runner.run_jobs`."""
 
 
 def _marker(workdir: pathlib.Path) -> pathlib.Path:
@@ -35,16 +39,21 @@ def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains to the end, from the newest checkpoint; writes checkpoints/, metrics.jsonl, and training.json at the end."""
-    mesh, photos = loading.mesh(config), loading.photos(config)
+    mesh, photos = loading.shared_mesh(config), loading.photos(config)
     local, global_ = Codebook.load(codebook.local_path(workdir)), Codebook.load(codebook.global_path(workdir))
     for book in (local, global_):
         book.check_made_for(loading.text_tokenizer(config).fingerprint)
+    if is_first():  # the others find the files
+        for split, source in (("train", photos.train), ("held_out", photos.held_out)):
+            features.cached(config, workdir, split, source)
+    wait_for_all("features")
     train = WithVectors(photos.train, features.cached(config, workdir, "train", photos.train))
     held_out = WithVectors(photos.held_out, features.cached(config, workdir, "held_out", photos.held_out))
     model = building.tokenizer_for(config, local, global_)
-    state = replicate(jax.jit(lambda: building.initial_state(config, model, len(train)))(), mesh)
+    state = building.placed_state(config, model, len(train), mesh)
     logging.info("%s", _sizes(state))
-    frozen = replicate(building.frozen_inputs(config, building.frozen_words(local, global_)), mesh)
+    frozen = building.placed_frozen(config, building.frozen_words(local, global_), mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     loader = make_loader(
         train,
         building.image_transform(config, augment=True),
@@ -57,7 +66,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     with building.checkpointer(config, workdir) as checkpoints:
         state = fit(
             state,
-            building.train_step(config, model, len(train)),
+            building.train_step(config, model, len(train), shardings),
             loader,
             frozen,
             num_steps=num_steps,
@@ -70,9 +79,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             evaluate=_evaluator(config, model, frozen, held_out, mesh),
             show=("loss", "reconstruction_loss", "words_used"),
             description="training the local tokenizer",
+            hang_seconds=60 * config.train.hang_minutes,
         )
         best = checkpoints.best_step()
-    write_json(_marker(workdir), {"steps": num_steps, "best_step": best, "corrupt_files_replaced": dict(loader.replaced)})
+    report = {"steps": num_steps, "best_step": best, "corrupt_files_replaced": dict(loader.replaced)}
+    if state.spikes is not None:
+        report["skipped_steps"] = int(state.spikes.skipped)
+    if is_first():
+        write_json(_marker(workdir), report)
 
 
 def _sizes(state: Any) -> str:
@@ -81,15 +95,21 @@ def _sizes(state: Any) -> str:
 
 
 def _evaluator(config: ConfigDict, model: Any, frozen: Any, held_out: Any, mesh: Any) -> Callable[[Any], dict[str, float]]:
-    """Returns `state -> held-out metrics`, over the same photos each time."""
-    some = Subset(held_out, np.linspace(0, len(held_out) - 1, min(EVALUATION_IMAGES, len(held_out))).astype(int))
+    """Returns `state -> held-out metrics`, over the same photos each time; several processes share these."""
+    chosen = np.linspace(0, len(held_out) - 1, min(EVALUATION_IMAGES, len(held_out))).astype(int)
+    own_photos = Subset(held_out, chosen[jax.process_index() :: jax.process_count()])
+    own_mesh = loading.mesh(config)
 
     def evaluate(state: Any) -> dict[str, float]:
-        variables = {"params": state.params, "frozen": frozen["model"]}
-        scores = score(config, model, variables, some, mesh, frozen.get("lpips"))
-        return {name: float(np.mean(values)) for name, values in scores.per_image.items()} | {
-            "codebook_usage": scores.usage.fraction,
-            "perplexity": scores.usage.perplexity,
+        params, given = whole_on_own_devices((state.best_params, frozen), mesh, own_mesh)
+        variables = {"params": params, "frozen": given["model"]}
+        scores = score(config, model, variables, own_photos, own_mesh, given.get("lpips"))
+        sums = {name: values.sum(dtype=np.float64) for name, values in scores.per_image.items()}
+        sums, counts = sum_over_processes((sums, scores.word_counts))
+        usage = summarise(counts)
+        return {name: float(value) / len(chosen) for name, value in sums.items()} | {
+            "codebook_usage": usage.fraction,
+            "perplexity": usage.perplexity,
         }
 
     return evaluate

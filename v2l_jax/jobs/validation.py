@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 from v2l_jax.errors import ConfigError
 from v2l_jax.jobs.evaluators import TASKS
 from v2l_jax.jobs.rules import COUNT, DTYPE, FLAG, NAME, POSITIVE, TEMPLATE, TEXT, WEIGHT, Rule, each, number, one_of
+from v2l_jax.training.optimizer import OPTIMIZERS, SCALINGS
+from v2l_jax.training.players import REMAT_POLICIES
 
 JOBS = ("codebook", "train", "tokenize", "finetune", "evaluate", "report")
 
@@ -18,10 +20,20 @@ _RANGE = Rule(
     lambda v: isinstance(v, tuple) and (v == () or (len(v) == 2 and 0 < v[0] <= v[1] <= 1)),
 )
 
+_AXIS = Rule("a positive integer, or -1 for what the others leave", lambda v: isinstance(v, int) and (v == -1 or v > 0))
+_SHARDING_RULE = Rule(
+    "a regex and a tuple of an axis, axes or None for each dimension",
+    lambda v: isinstance(v, (tuple, list)) and len(v) == 2 and isinstance(v[0], str) and isinstance(v[1], (tuple, list)),
+)
+
 RULES: dict[str, Rule] = {
     "seed": COUNT,
     "jobs": each(one_of(*JOBS), least=1),
-    "mesh.*": number(-1, integer=True),
+    "mesh.replica": _AXIS,
+    "mesh.data": _AXIS,
+    "mesh.fsdp": _AXIS,
+    "mesh.tensor": _AXIS,
+    "sharding": each(_SHARDING_RULE),
     "llm": NAME,
     "llm_options.tokenizer": TEXT,
     "llm_options.dtype": DTYPE,
@@ -74,7 +86,11 @@ RULES: dict[str, Rule] = {
     "train.steps": COUNT,
     "train.epochs": number(0),
     "train.batch_size": POSITIVE,
+    "train.micro_batches": POSITIVE,
+    "train.optimizer": one_of(*OPTIMIZERS),
     "train.learning_rate": number(0, 1),
+    "train.learning_rate_scaling": one_of(*SCALINGS),
+    "train.base_batch_size": POSITIVE,
     "train.warmup_steps": COUNT,
     "train.warmup_epochs": number(0),
     "train.perceptual": TEXT,
@@ -87,6 +103,10 @@ RULES: dict[str, Rule] = {
     "train.encoder_scale": number(0, 1),
     "train.projector_fit_every": COUNT,
     "train.projector_fit_until": COUNT,
+    "train.ema_decay": number(0, 0.999999),
+    "train.skip_spikes_above": Rule("0, or a number above 1", lambda v: number(0).allows(v) and (v == 0 or v > 1)),
+    "train.skip_spikes_start": POSITIVE,
+    "train.remat": one_of(*REMAT_POLICIES),
     "train.crop_scale": _RANGE,
     "train.flip": FLAG,
     "train.loader_workers": COUNT,
@@ -94,6 +114,8 @@ RULES: dict[str, Rule] = {
     "train.eval_every": POSITIVE,
     "train.checkpoint_every": POSITIVE,
     "train.keep_last": POSITIVE,
+    "train.keep_every": COUNT,
+    "train.hang_minutes": number(0),
     "evaluate.batch_size": POSITIVE,
     "evaluate.tasks": each(one_of(*TASKS)),
 }
@@ -148,6 +170,11 @@ def _check_together(config: ConfigDict) -> None:
         )
     if config.data.kind == "folders" and not config.data.labelled:
         raise ConfigError("config.data.kind is 'folders', so config.data.labelled must name at least one folder")
+    if config.train.batch_size % config.train.micro_batches:
+        raise ConfigError(
+            f"config.train.batch_size is {config.train.batch_size}, but must be a multiple of "
+            f"config.train.micro_batches, {config.train.micro_batches}"
+        )
     if bool(config.train.steps) == bool(config.train.epochs):
         raise ConfigError("set one of config.train.steps and config.train.epochs, and leave the other 0")
     sections = {"finetune": "finetune" in config} | {f"evaluate.{task}": task in config.evaluate for task in config.evaluate.tasks}

@@ -17,7 +17,21 @@ from ml_collections import ConfigDict
 from v2l_jax.errors import ConfigError, V2LError
 from v2l_jax.whole_files import whole_file
 
-_MAY_DIFFER = ("jobs", "evaluate", "finetune", "llm", "llm_options", "mesh")
+_MAY_DIFFER = (
+    "jobs",
+    "evaluate",
+    "finetune",
+    "llm",
+    "llm_options",
+    "mesh",
+    "sharding",
+    "train.hang_minutes",
+    "train.keep_every",
+    "train.keep_last",
+    "train.loader_workers",
+    "train.remat",
+)
+_ANY_OF_THESE = tuple(f"{name}." for name in _MAY_DIFFER)
 _PACKAGES = ("v2l_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
@@ -35,8 +49,8 @@ def read_json(path: pathlib.Path, default: Any) -> Any:
 def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Makes the folder and writes config.json and environment.json.
 
-    What is measured, by which language model, and how (`_MAY_DIFFER`) may change from call to call: a codebook knows its
-    tokenizer and a result what it was measured on. What made the words and the tokenizer may not.
+    What is measured, by which language model, on which devices, and how (`_MAY_DIFFER`) may change from call to call: a codebook
+    knows its tokenizer and a result what it was measured on. What made the words and the tokenizer may not.
 
     Raises:
       V2LError: the folder cannot be written.
@@ -46,7 +60,8 @@ def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         existing = read_json(workdir / "config.json", asked)
-        differing = sorted(key for key in _differences(existing, asked) if key.partition(".")[0] not in _MAY_DIFFER)
+        existing["train"] = asked["train"] | existing["train"]  # options that came later are off where nobody asks for them
+        differing = sorted(key for key in _differences(existing, asked) if not f"{key}.".startswith(_ANY_OF_THESE))
         if differing:
             raise ConfigError(
                 f"{workdir} holds a run of another config (differs at {', '.join(differing[:5])}); "

@@ -9,10 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from v2l_jax.tokenizer.convolution import conv_general_dilated
 
+BLOCK_OUTPUT = "block_output"
+"""Names what residual and attention blocks hand on, for rematerialization policies."""
 
 # What PyTorch's layers, and so the published model, start from: uniform within ± fan_in^-0.5.
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -88,7 +91,7 @@ class ResidualBlock(nn.Module):
         hidden = conv3x3(self.channels, self.dtype, "conv2")(hidden)
         if x.shape[-1] != self.channels:
             x = dense(self.channels, self.dtype, "shortcut")(x)
-        return x + hidden
+        return checkpoint_name(x + hidden, BLOCK_OUTPUT)
 
 
 class SelfAttention(nn.Module):
@@ -101,7 +104,8 @@ class SelfAttention(nn.Module):
         batch, height, width, channels = x.shape
         hidden = GroupNorm(self.dtype, name="norm")(x).reshape(batch, height * width, channels)
         query, key, value = (dense(channels, self.dtype, name)(hidden) for name in ("query", "key", "value"))
-        return x + dense(channels, self.dtype, "out")(attend(query, key, value, heads=1)).reshape(x.shape)
+        attended = dense(channels, self.dtype, "out")(attend(query, key, value, heads=1)).reshape(x.shape)
+        return checkpoint_name(x + attended, BLOCK_OUTPUT)
 
 
 class CrossAttention(nn.Module):

@@ -21,6 +21,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
 from v2l_jax.errors import CheckpointError, ConfigError
+from v2l_jax.parallel.processes import first_says, is_first, wait_for_all
 from v2l_jax.parallel.sharding import leaf_name
 from v2l_jax.training.checksums import CorruptFolderError, verify_checksums, write_checksums
 from v2l_jax.training.retention import KeepLastAndBest
@@ -55,9 +56,11 @@ class Checkpointer:
       directory: where `<step>/` folders go; made if missing.
       keep_last: how many of the newest to keep; at least 1.
       keep_best: how many of the best by `best_metric` to keep besides.
+      keep_every: keep those of every so many steps besides; 0 keeps none for that.
       best_metric: name of an evaluation metric; None keeps no best.
       higher_is_better: whether a larger value of `best_metric` is better.
       config_digest: identifies the config; restoring under another one is logged as a warning.
+      every_process: of several processes all call this one's methods, together; False: this process alone does.
 
     Raises:
       CheckpointError: the directory cannot be written.
@@ -70,24 +73,31 @@ class Checkpointer:
         *,
         keep_last: int = 2,
         keep_best: int = 1,
+        keep_every: int = 0,
         best_metric: str | None = None,
         higher_is_better: bool = False,
         config_digest: str = "",
+        every_process: bool = True,
     ):
         if keep_last < 1:
             raise ConfigError(f"keep_last is {keep_last}: at least the newest checkpoint must be kept")
         standard_logging.getLogger("absl").addFilter(_drop_orbax_chatter)
         self.directory = pathlib.Path(directory).absolute()
         self._config_digest = config_digest
+        self._every_process = every_process
         self._saving: int | None = None
         _check_writable(self.directory)
-        self._retention = KeepLastAndBest(keep_last, keep_best if best_metric else 0, best_metric, higher_is_better)
+        self._retention = KeepLastAndBest(
+            keep_last, keep_best if best_metric else 0, best_metric, higher_is_better, keep_every
+        )
+        alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()}, "alone")
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=True,
                 lightweight_initialize=True,
                 preservation_policy=self._retention,
+                multiprocessing_options=ocp.options.MultiprocessingOptions() if every_process else alone,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
             ),
         )
@@ -202,7 +212,7 @@ class Checkpointer:
         folder = self.directory / str(step)
         if not folder.is_dir():
             raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are steps {self.steps()}")
-        verify_checksums(folder)
+        self._verify(folder)
         try:
             run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
             leaves, position = run["leaves"], _decode_position(run["data_position"])
@@ -218,12 +228,25 @@ class Checkpointer:
             raise CorruptFolderError(_first_line(error)) from error
         return Checkpoint(step, state, position, run["metrics"], run["unlogged"])
 
+    def _verify(self, folder: pathlib.Path) -> None:
+        """Raises CorruptFolderError, on every process alike; one reads the files."""
+        reason = ""
+        if is_first() or not self._every_process:
+            try:
+                verify_checksums(folder)
+            except CorruptFolderError as error:
+                reason = str(error) or "unknown reason"
+        corrupt = first_says(bool(reason)) if self._every_process else bool(reason)
+        if corrupt:
+            raise CorruptFolderError(reason or "see the first process")
+
     def _set_aside(self, step: int) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             target = self.directory / f"{step}.corrupt"
             shutil.rmtree(target, ignore_errors=True)
             (self.directory / str(step)).rename(target)
-        ocp.multihost.sync_global_processes("v2l_jax:set_aside_corrupt_checkpoint")
+        if self._every_process:
+            wait_for_all("set aside a corrupt checkpoint")
         self._manager.reload()
 
     def _read_metrics(self, step: int) -> dict[str, float]:
@@ -237,7 +260,7 @@ class Checkpointer:
 
     def _write_checksums(self) -> None:
         """Runs when all items are written and the folder does not have its final name yet."""
-        if jax.process_index() != 0:
+        if not is_first():
             return
         for draft in self._drafts():
             write_checksums(draft)
@@ -296,7 +319,7 @@ def _check_same_leaves(folder: pathlib.Path, saved: Mapping[str, list], wanted: 
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])
+    sharding = getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype, sharding=sharding)
 
 

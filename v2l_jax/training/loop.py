@@ -18,9 +18,11 @@ from jaxtyping import PyTree
 
 from v2l_jax.errors import CheckpointError, DataError, NanLossError
 from v2l_jax.parallel.mesh import shard_batch
+from v2l_jax.parallel.processes import is_first
 from v2l_jax.progress import progress_bar
 from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.metric_log import MetricLog
+from v2l_jax.training.watchdog import Watchdog
 
 PREEMPTED_EXIT_CODE = 128 + signal.SIGTERM
 """How a run that was told to stop (SIGTERM) exits once it has saved: 143. Launchers start it again."""
@@ -48,10 +50,12 @@ def fit(
     sample: Callable[[PyTree, int], None] | None = None,
     show: Sequence[str] = ("loss", "psnr"),
     description: str = "training",
+    hang_seconds: float = 0.0,
 ) -> PyTree:
     """Trains until `num_steps` steps are done, going on from the newest checkpoint where there is one.
 
-    A run that was interrupted anywhere ends bit for bit like one that was not: state, data position and metric rows.
+    A run that was interrupted anywhere ends bit for bit like one that was not: state, data position and metric rows. Of several
+    processes each calls this with the same arguments and its own part of the data; all stop at the same step.
 
     Args:
       state: pytree with an int32 scalar `step` (steps done), placed on the devices; it may be donated.
@@ -71,6 +75,8 @@ def fit(
       sample: `(state, step) -> None`, to draw pictures.
       show: metrics shown live beside the progress bar.
       description: what the progress bar says.
+      hang_seconds: where a step, an evaluation or a save takes longer, every thread's stack goes to stderr and the process ends
+        with code 1; 0 waits for ever. The first step compiles.
 
     Returns:
       The state after `num_steps` steps.
@@ -113,19 +119,21 @@ def fit(
     if first >= num_steps:
         return state
 
-    bar = progress_bar(range(first + 1, num_steps + 1), description, "step", total=num_steps)
+    bar = progress_bar(range(first + 1, num_steps + 1), description if is_first() else "", "step", total=num_steps)
     bar.n = bar.initial = first
-    with _sigterm() as stop_asked, _finish_saving(checkpointer), contextlib.closing(bar):
+    with _sigterm() as stop_asked, _finish_saving(checkpointer), contextlib.closing(bar), Watchdog(hang_seconds) as watchdog:
         for step in bar:
+            watchdog.feed()
             state, metrics = step_fn(state, shard_batch(_next_batch(loader, step), mesh), frozen)
             recorder.add(step, metrics)
             if step % log_every == 0:
                 bar.set_postfix_str(recorder.postfix(show), refresh=False)
-            stopping = stop_asked.is_set() and step < num_steps
+            stopping = stop_asked(step) and step < num_steps
             evaluating = due(step, eval_every) and (evaluate is not None or sample is not None)
             if stopping or evaluating or due(step, checkpoint_every):
                 recorder.settle()
                 _check_finite(state, step, checkpointer)
+                watchdog.feed()
                 save(state, step, evaluate_and_sample(state, step) if evaluating and not stopping else {})
             if stopping:
                 if checkpointer is not None:
@@ -206,15 +214,21 @@ def _nan_error(what: str, checkpointer: Checkpointer | None) -> NanLossError:
 
 
 @contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """Turns SIGTERM into an event while the loop runs; only the main thread can."""
+def _sigterm() -> Iterator[Callable[[int], bool]]:
+    """Turns SIGTERM into a question while the loop runs: whether to stop after this step. Only the main thread can.
+
+    Of several processes one or all may get the signal; JAX's coordinator picks a step that none has passed yet.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield lambda step: asked.is_set()
         return
     previous = signal.signal(signal.SIGTERM, lambda *_: asked.set())
     try:
-        yield asked
+        yield lambda step: asked.is_set()
     finally:
         signal.signal(signal.SIGTERM, previous)
 

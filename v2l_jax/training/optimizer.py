@@ -1,4 +1,4 @@
-"""Adam, its learning-rate schedule, and which parameters it moves (Zhu et al. 2024, section 4.1)."""
+"""Adam or its large-batch kin, the learning-rate schedule, and which parameters move (Zhu et al. 2024, section 4.1)."""
 
 import re
 from collections.abc import Callable
@@ -10,11 +10,25 @@ import optax
 
 Schedule = Callable[[Any], jax.Array]
 
+OPTIMIZERS = ("adam", "lamb", "lars")
+SCALINGS = ("none", "linear", "sqrt")
+
+
+def scaled_rate(learning_rate: float, scaling: str, batch_size: int, base_batch_size: int) -> float:
+    """The learning rate for a batch of another size than the one it was chosen for.
+
+    Args:
+      learning_rate: what suits `base_batch_size`.
+      scaling: "none"; "linear" in the batch size (Goyal et al. 2017, for SGD); "sqrt" of it (Krizhevsky 2014; Malladi et al.
+        2022, for Adam).
+      batch_size: images a step, over all devices.
+      base_batch_size: images a step that `learning_rate` is meant for.
+    """
+    return learning_rate * (batch_size / base_batch_size) ** {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[scaling]
+
 
 def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int) -> Schedule:
     """Linear from 0 over `warmup_steps`, then half a cosine down to 0 at `total_steps`.
-
-    The rate is absolute: like the published code, it is not scaled by the batch size (8 × 32 = 256 in the paper).
 
     Args:
       learning_rate: the peak, reached at step `warmup_steps`.
@@ -33,6 +47,7 @@ def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int) -> 
 
 def make_optimizer(
     schedule: Schedule,
+    kind: str = "adam",
     b1: float = 0.5,
     b2: float = 0.9,
     eps: float = 1e-7,
@@ -41,13 +56,15 @@ def make_optimizer(
     late_start: int = 0,
     late_scale: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam whose rate follows the training step, not the number of its own updates.
+    """An optimizer whose rate follows the training step, not the number of its own updates.
 
     The discriminator starts late; both optimizers must still be at the same point of the schedule. `update` therefore
     takes the training step as a keyword argument: `tx.update(grads, opt_state, params, step=state.step)`.
 
     Args:
       schedule: step to learning rate.
+      kind: "adam"; "lamb", Adam with each layer's update as long as its weights (You et al. 2020); "lars", momentum 0.9 on
+        gradients 0.001 as long as the layer's weights (You et al. 2017). Neither decays weights.
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to the root of the second moment.
@@ -58,10 +75,16 @@ def make_optimizer(
       late_scale: factor on the rate of the late parameters.
     """
     descend = _descend_by(schedule, late, late_start, late_scale)
-    adam = optax.chain(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), descend)
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    chains = {
+        "adam": (adam, descend),
+        "lamb": (adam, optax.scale_by_trust_ratio(), descend),
+        "lars": (optax.scale_by_trust_ratio(trust_coefficient=0.001), descend, optax.trace(decay=0.9)),
+    }
+    optimizer = optax.chain(*chains[kind])
     if trainable == ".*":
-        return adam
-    transforms = {"train": adam, "freeze": optax.set_to_zero()}
+        return optimizer
+    transforms = {"train": optimizer, "freeze": optax.set_to_zero()}
     partial = optax.multi_transform(transforms, lambda params: label_parameters(params, trainable))
     return optax.with_extra_args_support(partial)
 

@@ -1,4 +1,4 @@
-"""Which checkpoints to keep: the newest few, and the best by a metric."""
+"""Which checkpoints to keep: the newest few, the best by a metric, and one every so often."""
 
 import dataclasses
 import math
@@ -15,6 +15,7 @@ class KeepLastAndBest:
       best: how many of the best by `metric` to keep besides.
       metric: name of the metric; None ranks nothing.
       higher_is_better: whether a larger value is better.
+      every: keep the steps that it divides besides; 0 keeps none for that.
       scores: step to its metrics; steps without the metric, or with NaN, are not ranked.
     """
 
@@ -22,6 +23,7 @@ class KeepLastAndBest:
     best: int
     metric: str | None
     higher_is_better: bool
+    every: int = 0
     scores: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
 
     def ranked(self, steps: Sequence[int]) -> list[int]:
@@ -35,4 +37,5 @@ class KeepLastAndBest:
         del context
         steps = sorted(info.step for info in checkpoints)
         kept = {*steps[-self.last :], *self.ranked(steps)[: self.best]}
+        kept.update(step for step in steps if self.every and step % self.every == 0)
         return [info.step in kept for info in checkpoints]

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from v2l_jax.training.spikes import SpikeState
+
 
 @struct.dataclass
 class TrainState:
@@ -23,6 +25,8 @@ class TrainState:
       opt_state: optimizer state of `params`.
       disc_opt_state: optimizer state of `disc_params`.
       rng: raw uint32[2] PRNG key (`jax.random.PRNGKey`); fold in `step` before use.
+      ema_params: moving average of `params`; None where none is kept.
+      spikes: `training.spikes.SpikeState`; None where no step is left out.
     """
 
     step: Any
@@ -32,6 +36,13 @@ class TrainState:
     opt_state: Any
     disc_opt_state: Any
     rng: Any
+    ema_params: Any = None
+    spikes: Any = None
+
+    @property
+    def best_params(self) -> Any:
+        """The parameters to evaluate and keep: the moving average where there is one."""
+        return self.params if self.ema_params is None else self.ema_params
 
     @classmethod
     def create(
@@ -41,6 +52,8 @@ class TrainState:
         tx: optax.GradientTransformation,
         disc_tx: optax.GradientTransformation,
         rng: jax.Array,
+        ema: bool = False,
+        spikes: bool = False,
     ) -> "TrainState":
         """Returns the state before the first step.
 
@@ -50,6 +63,8 @@ class TrainState:
           tx: optimizer of the tokenizer.
           disc_tx: optimizer of the discriminator.
           rng: raw PRNG key, uint32[2].
+          ema: keep a moving average of `params`, which starts as a copy of them.
+          spikes: remember gradient norms.
         """
         return cls(
             step=jnp.zeros((), jnp.int32),
@@ -59,4 +74,6 @@ class TrainState:
             opt_state=tx.init(params),
             disc_opt_state=disc_tx.init(disc_variables["params"]),
             rng=rng,
+            ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+            spikes=SpikeState.create() if spikes else None,
         )

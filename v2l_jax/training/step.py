@@ -7,22 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jax.sharding import NamedSharding, PartitionSpec
 
 from v2l_jax.tokenizer.discriminator import PatchDiscriminator
-from v2l_jax.tokenizer.losses import (
-    LossWeights,
-    adaptive_weight,
-    discriminator_loss,
-    generator_loss,
-    reconstruction_loss,
-)
+from v2l_jax.tokenizer.losses import LossWeights
 from v2l_jax.tokenizer.projector_fit import fit_projector
-from v2l_jax.tokenizer.v2l import Reconstruction, V2LTokenizer
+from v2l_jax.tokenizer.v2l import V2LTokenizer
+from v2l_jax.training.accumulation import accumulate
+from v2l_jax.training.players import Metrics, Players
+from v2l_jax.training.spikes import SpikeGuard
 from v2l_jax.training.state import TrainState
 
 Batch = dict[str, Any]
-Metrics = dict[str, Any]
 StepFunction = Callable[[TrainState, Batch, dict[str, Any]], tuple[TrainState, Metrics]]
 
 
@@ -33,11 +29,14 @@ class ProjectorFit:
     every: int
     until: int
 
-    def apply(self, model: V2LTokenizer, step: Any, params: Any, image: jax.Array, frozen_words: Any) -> Any:
-        """Parameters with the projector refitted where it is due."""
+    def apply(self, model: V2LTokenizer, step: Any, params: Any, image: jax.Array, frozen_words: Any, parts: int) -> Any:
+        """Parameters with the projector refitted where it is due; the images are encoded in `parts`."""
+
+        def encode(carry: None, image: jax.Array) -> tuple[None, tuple, jax.Array]:
+            return carry, (), model.apply({"params": params, "frozen": frozen_words}, image, method="encode")
 
         def fit() -> Any:
-            features = model.apply({"params": params, "frozen": frozen_words}, image, method="encode")
+            features = accumulate(encode, None, image, parts)[2]
             return fit_projector(frozen_words["local_words"], features.reshape(-1, features.shape[-1]))
 
         due = (step % self.every == 0) & (step < self.until)
@@ -56,7 +55,11 @@ def make_train_step(
     refresh_reconstruction: bool = True,
     projector_fit: ProjectorFit | None = None,
     perceptual_images: int | None = None,
-    state_sharding: Any = None,
+    micro_batches: int = 1,
+    remat: str = "none",
+    ema_decay: float = 0.0,
+    spike_guard: SpikeGuard | None = None,
+    state_sharding: TrainState | None = None,
 ) -> StepFunction:
     """Returns the compiled step `(state, batch, frozen) -> (state, metrics)`; the given state is donated.
 
@@ -64,8 +67,9 @@ def make_train_step(
     input images [b, s, s, 3]}. `frozen`: {"model": the model's "frozen" collection (local_words [v, d], global_words
     [g, d], and the tower's parameters where the step runs the tower), "lpips": LPIPS parameters (absent without LPIPS)}.
     `metrics`: float32 scalars loss, reconstruction_loss, quantizer_loss, perceptual_loss, generator_loss,
-    discriminator_loss, adaptive_weight, gradient_norm, words_used (different local words in the batch). The three
-    adversarial ones are 0 until the step counter exceeds `weights.disc_start`; until then the game costs nothing.
+    discriminator_loss, adaptive_weight, gradient_norm, words_used (different local words in the batch) and, with a
+    `spike_guard`, skipped (1 where the step was left out). The three adversarial ones are 0 until the step counter exceeds
+    `weights.disc_start`; until then the game costs nothing.
 
     Args:
       model: the tokenizer.
@@ -78,153 +82,89 @@ def make_train_step(
       refresh_reconstruction: whether the discriminator sees the reconstruction by the just-updated tokenizer (one more
         forward pass, as the published code does) or the one that the tokenizer's own update used.
       projector_fit: when to fit the projector to the encoder's features; None never does, as in the published code.
-      perceptual_images: LPIPS is the mean over this many images, the batch's first; None takes all, as the paper does.
-      state_sharding: sharding of the returned state (a prefix pytree); None lets the compiler choose.
+      perceptual_images: LPIPS is the mean over this many images, the (micro-)batch's first; None takes all, as the paper does.
+      micro_batches: parts of a batch whose gradients are taken one after the other and averaged (`training.accumulation`).
+        Losses are means, so the result is that of the whole batch, but for the adversarial terms: BatchNorm and the adaptive
+        weight see a part at a time.
+      remat: one of `players.REMAT_POLICIES`; see `Players`.
+      ema_decay: of the moving average in `state.ema_params`, less at the start: (1 + step) / (10 + step) at most.
+      spike_guard: leaves out steps with a sudden gradient; `state.spikes` remembers. None takes every step.
+      state_sharding: a NamedSharding for each leaf of the state (FSDP where it splits parameters: each step gathers them for its
+        computations and scatters the gradients); None leaves all to the compiler.
     """
     tx, disc_tx = optax.with_extra_args_support(tx), optax.with_extra_args_support(disc_tx)
-    players = Players(model, discriminator, lpips, weights, perceptual_images)
+    players = Players(model, discriminator, lpips, weights, perceptual_images, remat)
 
-    def step(state: TrainState, batch: Batch, frozen: dict[str, Any]) -> tuple[TrainState, Metrics]:
-        image = batch["image"]
-        global_ids = model.apply({"frozen": frozen["model"]}, batch["semantic"], k, method="global_ids")
-        grads, disc_stats, reconstruction, metrics = players.tokenizer_gradients(state, image, global_ids, frozen)
+    def whole(tree: Any) -> Any:
+        if state_sharding is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(state_sharding.step.mesh, PartitionSpec()))
+
+    def split_as(field: str, tree: Any) -> Any:
+        return tree if state_sharding is None else jax.lax.with_sharding_constraint(tree, getattr(state_sharding, field))
+
+    def train_tokenizer(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, jax.Array, Metrics]:
+        """Returns the state after the tokenizer's update, the reconstructions before it, and metrics."""
+        gathered = state.replace(params=whole(state.params), disc_params=whole(state.disc_params))
+
+        def gradients(disc_stats: Any, part: Batch) -> tuple[Any, Any, jax.Array]:
+            players_now = gathered.replace(disc_batch_stats=disc_stats)
+            grads, disc_stats, fake, metrics = players.tokenizer_gradients(
+                players_now, part["image"], part["global_ids"], frozen
+            )
+            return disc_stats, (grads, metrics), fake
+
+        disc_stats, (grads, metrics), fake = accumulate(gradients, state.disc_batch_stats, batch, micro_batches)
+        metrics |= {
+            "words_used": jnp.sum(metrics["words_used"] > 0).astype(jnp.float32),
+            "gradient_norm": optax.global_norm(grads),
+        }
+        grads = split_as("params", grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
         if projector_fit is not None:
-            params = projector_fit.apply(model, state.step, params, image, frozen["model"])
+            image, words = batch["image"], frozen["model"]
+            params = projector_fit.apply(model, state.step, params, image, words, micro_batches)
+        state = state.replace(params=split_as("params", params), opt_state=opt_state, disc_batch_stats=disc_stats)
+        return state, fake, metrics
 
-        def train_discriminator() -> tuple[Any, Any, Any, jax.Array]:
-            fake = reconstruction
+    def train_discriminator(state: TrainState, batch: Batch, fake: jax.Array, frozen: Any) -> tuple[TrainState, jax.Array]:
+        """Returns the state after the discriminator's update, and its loss."""
+        params, disc_params = whole(state.params), whole(state.disc_params)
+
+        def gradients(disc_stats: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, Any, tuple]:
+            part, fake = part
             if refresh_reconstruction:
-                fake = players.reconstruct(params, image, global_ids, frozen).image
-            loss, grads, stats = players.discriminator_gradients(state.disc_params, disc_stats, image, fake)
-            updates, disc_opt_state = disc_tx.update(grads, state.disc_opt_state, state.disc_params, step=state.step)
-            return optax.apply_updates(state.disc_params, updates), stats, disc_opt_state, loss
+                fake = players.reconstruct(params, part["image"], part["global_ids"], frozen).image
+            loss, grads, disc_stats = players.discriminator_gradients(disc_params, disc_stats, part["image"], fake)
+            return disc_stats, (grads, loss), ()
 
-        def wait() -> tuple[Any, Any, Any, jax.Array]:
-            return state.disc_params, disc_stats, state.disc_opt_state, jnp.zeros(())
+        disc_stats, (grads, loss), _ = accumulate(gradients, state.disc_batch_stats, (batch, fake), micro_batches)
+        grads = split_as("disc_params", grads)
+        updates, opt_state = disc_tx.update(grads, state.disc_opt_state, state.disc_params, step=state.step)
+        disc_params = optax.apply_updates(state.disc_params, updates)
+        return state.replace(disc_params=disc_params, disc_batch_stats=disc_stats, disc_opt_state=opt_state), loss
 
-        playing = state.step > weights.disc_start
-        disc_params, disc_stats, disc_opt_state, disc_loss = jax.lax.cond(playing, train_discriminator, wait)
-        state = state.replace(
-            step=state.step + 1,
-            params=params,
-            disc_params=disc_params,
-            disc_batch_stats=disc_stats,
-            opt_state=opt_state,
-            disc_opt_state=disc_opt_state,
+    def step(state: TrainState, batch: Batch, frozen: dict[str, Any]) -> tuple[TrainState, Metrics]:
+        global_ids = model.apply({"frozen": frozen["model"]}, batch["semantic"], k, method="global_ids")
+        batch = {"image": batch["image"], "global_ids": global_ids}
+        new, fake, metrics = train_tokenizer(state, batch, frozen)
+        new, metrics["discriminator_loss"] = jax.lax.cond(
+            state.step > weights.disc_start,
+            lambda new: train_discriminator(new, batch, fake, frozen),
+            lambda new: (new, jnp.zeros(())),
+            new,
         )
-        return state, metrics | {"discriminator_loss": disc_loss, "gradient_norm": optax.global_norm(grads)}
+        if state.ema_params is not None:
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            new = new.replace(ema_params=optax.incremental_update(new.params, state.ema_params, 1.0 - decay))
+        if spike_guard is not None:
+            skip, spikes = spike_guard.judge(state.spikes, state.step, metrics["gradient_norm"])
+            new = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state, new).replace(spikes=spikes)
+            metrics["skipped"] = skip.astype(jnp.float32)
+        return new.replace(step=state.step + 1), metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, None))
-
-
-@dataclasses.dataclass(frozen=True)
-class Players:
-    """The two networks that train against each other, and what they are scored by; see `make_train_step`."""
-
-    model: V2LTokenizer
-    discriminator: PatchDiscriminator
-    lpips: Callable | None
-    weights: LossWeights
-    perceptual_images: int | None = None
-
-    def reconstruct(
-        self, params: Any, image: Float[Array, "b h w 3"], global_ids: Int[Array, "b k"], frozen: dict[str, Any]
-    ) -> Reconstruction:
-        """The tokenizer's forward pass."""
-        variables = {"params": params, "frozen": frozen["model"]}
-        return self.model.apply(variables, image, global_ids, method="reconstruct")
-
-    def tokenizer_gradients(
-        self, state: TrainState, image: Float[Array, "b h w 3"], global_ids: Int[Array, "b k"], frozen: dict[str, Any]
-    ) -> tuple[Any, Any, Float[Array, "b h w 3"], Metrics]:
-        """Gradients of the tokenizer's loss.
-
-        The network is differentiated once. The image losses and the generator's loss are first differentiated as far as
-        the reconstruction; these two gradients give the adaptive weight, through the last convolution alone, and their
-        weighted sum is what goes back through the network.
-
-        Returns:
-          Gradients, the discriminator's running statistics after it scored the reconstruction, that, and metrics.
-        """
-
-        def forward(params: Any) -> tuple[Any, Reconstruction]:
-            result = self.reconstruct(params, image, global_ids, frozen)
-            return (result.image, result.quantizer_loss), result
-
-        (fake, quantizer_loss), pull_back, result = jax.vjp(forward, state.params, has_aux=True)
-        (image_loss, metrics), image_gradient = self._image_loss_and_gradient(fake, image, frozen)
-
-        def play() -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-            loss, stats, gradient = self._generator_loss_and_gradient(state, fake)
-            at_kernel = self._last_kernel_gradient(state.params, result.last_features, frozen)
-            weight = self.weights.adversarial * adaptive_weight(at_kernel(image_gradient), at_kernel(gradient))
-            return loss, weight, weight * gradient, stats
-
-        def wait() -> tuple[jax.Array, jax.Array, jax.Array, Any]:
-            return jnp.zeros(()), jnp.zeros(()), jnp.zeros_like(fake), state.disc_batch_stats
-
-        playing = state.step > self.weights.disc_start
-        adversarial_loss, weight, adversarial_gradient, disc_stats = jax.lax.cond(playing, play, wait)
-        (grads,) = pull_back((image_gradient + adversarial_gradient, jnp.float32(self.weights.quantizer)))
-        metrics |= {
-            "loss": image_loss + self.weights.quantizer * quantizer_loss + weight * adversarial_loss,
-            "quantizer_loss": quantizer_loss,
-            "generator_loss": adversarial_loss,
-            "adaptive_weight": weight,
-            "words_used": _count_different(result.tokens.local_ids, self.model.num_local_words),
-        }
-        return grads, disc_stats, fake, metrics
-
-    def discriminator_gradients(
-        self, params: Any, batch_stats: Any, image: Float[Array, "b h w 3"], fake: Float[Array, "b h w 3"]
-    ) -> tuple[Float[Array, ""], Any, Any]:
-        """The discriminator's loss on images and reconstructions, its gradients, its new running statistics."""
-
-        def loss(params: Any) -> tuple[jax.Array, Any]:
-            real_logits, stats = self._score(params, batch_stats, image)
-            fake_logits, stats = self._score(params, stats, fake)
-            return discriminator_loss(real_logits, fake_logits), stats
-
-        (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return value, grads, stats
-
-    def _score(self, params: Any, batch_stats: Any, image: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        logits, updated = self.discriminator.apply(variables, image, train=True, mutable=["batch_stats"])
-        return logits, updated["batch_stats"]
-
-    def _image_loss_and_gradient(self, fake: jax.Array, image: jax.Array, frozen: dict[str, Any]) -> Any:
-        def loss(fake: jax.Array) -> tuple[jax.Array, Metrics]:
-            reconstruction = reconstruction_loss(image, fake)
-            perceptual = jnp.zeros(())
-            if self.lpips is not None:
-                some = slice(self.perceptual_images)
-                perceptual = jnp.mean(self.lpips(frozen["lpips"], image[some], fake[some]))
-            metrics = {"reconstruction_loss": reconstruction, "perceptual_loss": perceptual}
-            return reconstruction + self.weights.perceptual * perceptual, metrics
-
-        return jax.value_and_grad(loss, has_aux=True)(fake)
-
-    def _generator_loss_and_gradient(self, state: TrainState, fake: jax.Array) -> tuple[jax.Array, Any, jax.Array]:
-        def loss(fake: jax.Array) -> tuple[jax.Array, Any]:
-            logits, stats = self._score(state.disc_params, state.disc_batch_stats, fake)
-            return generator_loss(logits), stats
-
-        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(fake)
-        return value, stats, gradient
-
-    def _last_kernel_gradient(self, params: Any, last_features: jax.Array, frozen: dict[str, Any]) -> Callable:
-        """Returns the map from a gradient at the reconstruction to one at the last convolution's kernel."""
-
-        def to_image(kernel: jax.Array) -> jax.Array:
-            last = {"conv_out": params["conv_out"] | {"kernel": kernel}}
-            return self.model.apply({"params": last, "frozen": frozen["model"]}, last_features, method="to_image")
-
-        _, pull_back = jax.vjp(to_image, params["conv_out"]["kernel"])
-        return lambda gradient: pull_back(gradient)[0]
-
-
-def _count_different(ids: jax.Array, vocabulary: int) -> jax.Array:
-    return jnp.sum(jnp.zeros(vocabulary).at[ids.ravel()].set(1.0))
+    shardings = {}
+    if state_sharding is not None:
+        shardings = {"in_shardings": (state_sharding, None, None), "out_shardings": (state_sharding, None)}
+    return jax.jit(step, donate_argnums=0, **shardings)
