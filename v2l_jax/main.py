@@ -3,8 +3,12 @@
 Runs `config.jobs` in order: codebook (words and their vectors), train (the local tokenizer), tokenize (photos to
 words), evaluate (numbers), report (a page). A job whose output is in the workdir is skipped; a killed one goes on
 where it was. `--config.jobs=evaluate,report` runs only those.
+
+On several hosts start the same command on each, with --distributed, over one shared workdir. A run that is told to stop
+(SIGTERM) saves and exits with 143: start it again.
 """
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -18,6 +22,10 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Experiment file, such as configs/quickstart.py; override a value with --config.path.to.key=value."
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run makes. Default: runs/<config name>.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts' processes; the cluster (TPU, Slurm, MPI) says where they are.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster says it; implies --distributed.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 
 
 def main(argv: list[str]) -> None:
@@ -32,9 +40,13 @@ def main(argv: list[str]) -> None:
     workdir = pathlib.Path(_WORKDIR.value or os.path.join("runs", path.stem))
     try:
         from v2l_jax.jobs import runner
+        from v2l_jax.parallel import processes
 
         runner.start()
-        runner.run_jobs(_CONFIG.value, workdir)
+        several = _DISTRIBUTED.value or _COORDINATOR.value is not None
+        given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        with processes.joined(*given) if several else contextlib.nullcontext():
+            runner.run_jobs(_CONFIG.value, workdir)
     except V2LError as error:
         logging.flush()
         sys.exit(f"error: {error}")
@@ -53,7 +65,8 @@ if __name__ == "__main__":
     sys.argv[0] = "python -m v2l_jax.main"
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print(__doc__)
-        print("\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in ("config", "workdir")))
+        names = ("config", "workdir", "distributed", "coordinator", "num_processes", "process_id")
+        print("\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in names))
         sys.exit(0)
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)

@@ -1,0 +1,89 @@
+"""Many hosts as several processes of this machine: the losses of one process, a stop that all follow, a death that all follow."""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests import synthetic_config
+from v2l_jax.training.metric_log import read_metrics
+
+ROOT = pathlib.Path(__file__).parents[2]
+LOSSES = ("loss", "reconstruction_loss", "quantizer_loss", "generator_loss", "discriminator_loss")
+
+
+def start(*arguments, **options):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    pipe = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, **pipe, **options)
+
+
+def launch(processes, workdir, flags):
+    logs = f"--logs={workdir / 'logs'}"
+    return start("launch.local", f"--processes={processes}", "--cpu_devices=2", logs, "--", *flags)
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=300)
+    return process.returncode, errors
+
+
+def rows(workdir):
+    path = workdir / "metrics.jsonl"
+    return read_metrics(path) if path.exists() else []
+
+
+def wait_for_rows(workdir, count, process):
+    deadline = time.monotonic() + 240
+    while len(rows(workdir)) < count:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1][-3000:]
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one")
+    code, errors = finish(start("v2l_jax.main", *synthetic_config.fill(workdir)))
+    assert code == 0, errors[-3000:]
+    return rows(workdir)
+
+
+def test_two_processes_then_four_give_the_losses_of_one(tmp_path, one_process):
+    """Two processes are told to stop, save and exit with 143; four go on: same order of photos, same losses, same evaluation."""
+    flags = synthetic_config.fill(tmp_path / "run")
+    two = launch(2, tmp_path / "run", flags)
+    wait_for_rows(tmp_path / "run", 5, two)
+    two.send_signal(signal.SIGTERM)
+    code, errors = finish(two)
+    assert code == 143, errors[-3000:]
+    stopped = int(re.search(r"saved at step (\d+) of", errors)[1])
+    assert 5 <= stopped < synthetic_config.get_config().train.steps
+    code, errors = finish(launch(4, tmp_path / "run", flags))
+    assert code == 0, errors[-3000:]
+    assert f"goes on from step {stopped} of" in errors
+    found = rows(tmp_path / "run")
+    assert [(row["step"], row["split"]) for row in found] == [(row["step"], row["split"]) for row in one_process]
+    for row, expected in zip(found, one_process):
+        names = LOSSES if row["split"] == "train" else ("psnr", "ssim", "codebook_usage", "perplexity")
+        for name in names:
+            np.testing.assert_allclose(row[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=f"{name}, step {row['step']}")
+    assert (tmp_path / "run" / "training.json").exists()
+
+
+def test_a_process_that_dies_takes_the_job_down_and_is_named(tmp_path):
+    flags = [*synthetic_config.fill(tmp_path / "run"), "--config.train.steps=100000"]
+    job = launch(2, tmp_path / "run", flags)
+    pid = next(int(line.split("pid ")[1].split(",")[0]) for line in job.stderr if line.startswith("process 1:"))
+    wait_for_rows(tmp_path / "run", 2, job)
+    os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    code, errors = finish(job)
+    assert time.monotonic() - began < 60
+    assert code == 128 + signal.SIGKILL
+    assert f"process 1 (pid {pid}) was killed by SIGKILL" in errors
