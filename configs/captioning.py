@@ -7,6 +7,8 @@ pictures with a short description beside each (Debian: apt install tuxpaint-stam
 
   --config.evaluate.captioning.source=stamps --config.evaluate.captioning.images=/usr/share/tuxpaint/stamps/animals
   --config.evaluate.captioning.name=tuxpaint-animals --config.evaluate.captioning.queries=60
+
+60 stamps with their controls take about three minutes on 2 cores.
 """
 
 from configs import quickstart
