@@ -76,7 +76,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             log_every=config.train.log_every,
             checkpoint_every=config.train.checkpoint_every,
             eval_every=config.train.eval_every,
-            evaluate=_evaluator(config, model, frozen, held_out, mesh),
+            evaluate=evaluator(config, model, frozen, held_out, mesh),
             show=("loss", "reconstruction_loss", "words_used"),
             description="training the local tokenizer",
             hang_seconds=60 * config.train.hang_minutes,
@@ -94,7 +94,7 @@ def _sizes(state: Any) -> str:
     return f"{count(state.params):,} tokenizer and {count(state.disc_params):,} discriminator parameters"
 
 
-def _evaluator(config: ConfigDict, model: Any, frozen: Any, held_out: Any, mesh: Any) -> Callable[[Any], dict[str, float]]:
+def evaluator(config: ConfigDict, model: Any, frozen: Any, held_out: Any, mesh: Any) -> Callable[[Any], dict[str, float]]:
     """Returns `state -> held-out metrics`, over the same photos each time; several processes share these."""
     chosen = np.linspace(0, len(held_out) - 1, min(EVALUATION_IMAGES, len(held_out))).astype(int)
     own_photos = Subset(held_out, chosen[jax.process_index() :: jax.process_count()])

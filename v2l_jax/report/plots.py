@@ -80,6 +80,27 @@ def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
     return _inline(figure, identifier, f"{label}: {'; '.join(summaries)}.")
 
 
+def batch_size_plot(points: Sequence[tuple[int, float]], law: Line | None, identifier: str) -> str:
+    """Draws steps to a target against batch size, both on logarithmic axes: a dot a run, and the fitted law dashed.
+
+    `identifier` must be unique on the page.
+    """
+    figure, axes = _new_figure(height=230)
+    if law is not None:
+        axes.plot(law.steps, law.values, "--", color=_CONTROL, linewidth=1.6)
+    sizes, steps = zip(*points)
+    axes.plot(sizes, steps, "o", color=_REAL, markersize=6)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis, values in ((axes.xaxis, sizes), (axes.yaxis, steps)):
+        ticks = sorted({min(values), max(values), sorted(values)[len(values) // 2]})
+        axis.set_ticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("images a step", color=_MUTED, fontsize=_FONT_SIZE)
+    spoken = "; ".join(f"{size} images: {value:.0f} steps" for size, value in points)
+    return _inline(figure, identifier, f"Steps to the target by batch size. {spoken}.")
+
+
 def _shots(shots: int) -> str:
     return f"{shots} shot" if shots == 1 else f"{shots} shots"
 

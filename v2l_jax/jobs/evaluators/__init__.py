@@ -17,4 +17,5 @@ TASKS = (
     "vqa",
     "denoising",
     "restoration",
+    "scaling",
 )
