@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.episodes import Episode
 
 _WORD = re.compile(r"[^\W_]+")
@@ -76,6 +77,11 @@ def choose_words(
             weak = np.flatnonzero(scores[1:] < choice.adaptive * scores[0]) if choice.adaptive > 0 else ()
             chosen.append(tuple(texts[i] for i in row[: weak[0] + 1 if len(weak) else None]))
     return chosen
+
+
+def single_words(book: Codebook) -> Codebook:
+    """The codebook's unigrams, words of one token."""
+    return book.take(np.flatnonzero([len(ids) == 1 for ids in book.token_ids]))
 
 
 @partial(jax.jit, static_argnames="count")

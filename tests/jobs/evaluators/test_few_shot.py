@@ -120,12 +120,20 @@ def test_all_settings_with_prompts_that_are_too_long_are_named_before_anything_r
 
 def test_options_pick_words_and_label_them(config):
     c = config.evaluate.few_shot
-    label = lambda **options: (c.update(options), few_shot.words_label(few_shot.token_choice(c, 5)))[1]  # noqa: E731
+    label = lambda **options: (c.update(options), few_shot.words_label(few_shot.token_choice(c, 5), c.single_words))[1]  # noqa: E731
     assert few_shot.token_choice(c, 5) == TokenChoice(5) and label(mmr=0.3) == "nearest"
     assert label(selection="diverse", mmr=0.7) == "diverse (mmr 0.7)"
     assert label(adaptive=0.8) == "diverse (mmr 0.7), adaptive 0.8"
     assert few_shot.token_choice(c, 7) == TokenChoice(7, merge=True, mmr=0.7, adaptive=0.8)
-    assert label(selection="nearest") == "nearest, adaptive 0.8"
+    assert label(selection="nearest", single_words=True) == "nearest, single, adaptive 0.8"
+
+
+def test_single_words_alone(run):
+    run.config.evaluate.few_shot.update(single_words=True, tokens=6)
+    shown = {word for words in few_shot.Asked(run).words(6) for word in words}
+    tokenizer = loading.text_tokenizer(run.config)
+    single = {text for group in WORDS.values() for text in group if len(tokenizer.encode(text)) == 1}
+    assert shown == single and len(single) < 18
 
 
 def test_table_1_needs_one_of_its_columns(config):

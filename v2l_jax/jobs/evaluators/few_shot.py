@@ -22,7 +22,7 @@ from v2l_jax.data.episodes import (
 )
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.incontext.classification import Scoring, check_lengths, classify, derangement, hits, make_prompts
-from v2l_jax.incontext.token_choice import TokenChoice, choose_words, nearest_last
+from v2l_jax.incontext.token_choice import TokenChoice, choose_words, nearest_last, single_words
 from v2l_jax.jobs import loading
 from v2l_jax.jobs.rules import CONTROLS, COUNT, FLAG, NAME, POSITIVE, SHARE, TEXT, Rule, each, number, one_of, one_or_more
 from v2l_jax.jobs.run import Run
@@ -41,6 +41,7 @@ RULES: dict[str, Rule] = {
     "tokens": one_or_more(POSITIVE),
     "rule": one_or_more(one_of("likelihood", "greedy", "constrained")),
     "calibrate": FLAG,
+    "single_words": FLAG,
     "selection": one_of("nearest", "diverse"),
     "mmr": SHARE,
     "adaptive": SHARE,
@@ -65,7 +66,7 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
             "tokens": tokens,
             "rule": rule,
             "calibrate": c.calibrate and rule == "likelihood",
-            "words": words_label(token_choice(c, tokens)),
+            "words": words_label(token_choice(c, tokens), c.single_words),
             "ordering": c.ordering,
             "episodes": f"{c.episodes} by seed {config.seed}",
         }
@@ -93,9 +94,10 @@ def token_choice(c: ConfigDict, tokens: int) -> TokenChoice:
     return TokenChoice(tokens, diverse, float(c.mmr) if diverse else 1.0, float(c.adaptive))
 
 
-def words_label(choice: TokenChoice) -> str:
+def words_label(choice: TokenChoice, single: bool) -> str:
     """What results call a choice of words: "nearest" is the paper's way."""
     selection = f"diverse (mmr {choice.mmr:g})" if choice.merge else "nearest"
+    selection += ", single" if single else ""
     return selection + (f", adaptive {choice.adaptive:g}" if choice.adaptive else "")
 
 
@@ -168,7 +170,9 @@ class Asked:
     def words(self, tokens: int) -> list[tuple[str, ...]]:
         """The words of all photos."""
         if tokens not in self._words:
-            book, choice = self.run.global_words, token_choice(self.run.config.evaluate.few_shot, tokens)
+            c = self.run.config.evaluate.few_shot
+            book, choice = self.run.global_words, token_choice(c, tokens)
+            book = single_words(book) if c.single_words else book
             self._words[tokens] = choose_words(self.vectors, np.asarray(book.embeddings), book.texts, choice)
         return self._words[tokens]
 

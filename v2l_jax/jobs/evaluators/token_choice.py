@@ -18,7 +18,7 @@ from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.codebook.filter import count_hits, keep_frequent
 from v2l_jax.data.episodes import Episode, draw_episodes
 from v2l_jax.incontext.classification import Scoring, check_lengths, classify, hits
-from v2l_jax.incontext.token_choice import TokenChoice, choose_words, nearest_last
+from v2l_jax.incontext.token_choice import TokenChoice, choose_words, nearest_last, single_words
 from v2l_jax.jobs import codebook, loading
 from v2l_jax.jobs.evaluators.few_shot import named_labels
 from v2l_jax.jobs.rules import POSITIVE, SHARE, Rule, each, number
@@ -170,7 +170,7 @@ class Study:
         if name == "own":
             return own
         if name == "single words":
-            return own.take(np.flatnonzero([len(ids) == 1 for ids in own.token_ids]))
+            return single_words(own)
         candidates = Codebook.load(codebook.candidates_path(self.run.workdir))
         counts = count_hits(self.run.split_features("train"), candidates.embeddings, c.filter_top)
         return candidates.take(keep_frequent(counts, c.filter_min_hits))
