@@ -264,3 +264,10 @@ def test_terminal_stays_quiet(tmp_path, capfd, caplog):
             checkpointer.restore(make_state())
     assert capfd.readouterr() == ("", "")
     assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_one_process_alone_reads_what_all_wrote(tmp_path):
+    save_steps(tmp_path, [1, 2])
+    damage(tmp_path / "2", "truncated")
+    with Checkpointer(tmp_path, every_process=False) as checkpointer:
+        assert_same(checkpointer.restore(make_state()).state, make_state(1))

@@ -94,6 +94,7 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(
+                create=False,  # `_check_writable` did
                 cleanup_tmp_directories=True,
                 lightweight_initialize=True,
                 preservation_policy=self._retention,
