@@ -93,8 +93,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             show=("loss",),
             description="training adapters",
         )
-    if jax.process_index() == 0:
-        save_adapters(adapters_folder(workdir), state.adapters, settings, config.llm)
+    save_adapters(adapters_folder(workdir), state.adapters, settings, config.llm)
 
 
 def lora(config: ConfigDict) -> Lora:
