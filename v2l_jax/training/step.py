@@ -92,79 +92,111 @@ def make_train_step(
       state_sharding: a NamedSharding for each leaf of the state (FSDP where it splits parameters: each step gathers them for its
         computations and scatters the gradients); None leaves all to the compiler.
     """
-    tx, disc_tx = optax.with_extra_args_support(tx), optax.with_extra_args_support(disc_tx)
-    players = Players(model, discriminator, lpips, weights, perceptual_images, remat)
+    step = _Step(
+        players=Players(model, discriminator, lpips, weights, perceptual_images, remat),
+        tx=optax.with_extra_args_support(tx),
+        disc_tx=optax.with_extra_args_support(disc_tx),
+        k=k,
+        refresh_reconstruction=refresh_reconstruction,
+        projector_fit=projector_fit,
+        micro_batches=micro_batches,
+        ema_decay=ema_decay,
+        spike_guard=spike_guard,
+        state_sharding=state_sharding,
+    )
+    shardings = {}
+    if state_sharding is not None:
+        shardings = {"in_shardings": (state_sharding, None, None), "out_shardings": (state_sharding, None)}
+    return jax.jit(step.__call__, donate_argnums=0, **shardings)
 
-    def whole(tree: Any) -> Any:
-        if state_sharding is None:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(state_sharding.step.mesh, PartitionSpec()))
 
-    def split_as(field: str, tree: Any) -> Any:
-        return tree if state_sharding is None else jax.lax.with_sharding_constraint(tree, getattr(state_sharding, field))
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """What `make_train_step` compiles; its arguments say what the fields are."""
 
-    def train_tokenizer(state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, jax.Array, Metrics]:
-        """Returns the state after the tokenizer's update, the reconstructions before it, and metrics."""
-        gathered = state.replace(params=whole(state.params), disc_params=whole(state.disc_params))
+    players: Players
+    tx: optax.GradientTransformationExtraArgs
+    disc_tx: optax.GradientTransformationExtraArgs
+    k: int
+    refresh_reconstruction: bool
+    projector_fit: ProjectorFit | None
+    micro_batches: int
+    ema_decay: float
+    spike_guard: SpikeGuard | None
+    state_sharding: TrainState | None
 
-        def gradients(disc_stats: Any, part: Batch) -> tuple[Any, Any, jax.Array]:
-            players_now = gathered.replace(disc_batch_stats=disc_stats)
-            grads, disc_stats, fake, metrics = players.tokenizer_gradients(
-                players_now, part["image"], part["global_ids"], frozen
-            )
-            return disc_stats, (grads, metrics), fake
-
-        disc_stats, (grads, metrics), fake = accumulate(gradients, state.disc_batch_stats, batch, micro_batches)
-        metrics |= {
-            "words_used": jnp.sum(metrics["words_used"] > 0).astype(jnp.float32),
-            "gradient_norm": optax.global_norm(grads),
-        }
-        grads = split_as("params", grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, step=state.step)
-        params = optax.apply_updates(state.params, updates)
-        if projector_fit is not None:
-            image, words = batch["image"], frozen["model"]
-            params = projector_fit.apply(model, state.step, params, image, words, micro_batches)
-        state = state.replace(params=split_as("params", params), opt_state=opt_state, disc_batch_stats=disc_stats)
-        return state, fake, metrics
-
-    def train_discriminator(state: TrainState, batch: Batch, fake: jax.Array, frozen: Any) -> tuple[TrainState, jax.Array]:
-        """Returns the state after the discriminator's update, and its loss."""
-        params, disc_params = whole(state.params), whole(state.disc_params)
-
-        def gradients(disc_stats: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, Any, tuple]:
-            part, fake = part
-            if refresh_reconstruction:
-                fake = players.reconstruct(params, part["image"], part["global_ids"], frozen).image
-            loss, grads, disc_stats = players.discriminator_gradients(disc_params, disc_stats, part["image"], fake)
-            return disc_stats, (grads, loss), ()
-
-        disc_stats, (grads, loss), _ = accumulate(gradients, state.disc_batch_stats, (batch, fake), micro_batches)
-        grads = split_as("disc_params", grads)
-        updates, opt_state = disc_tx.update(grads, state.disc_opt_state, state.disc_params, step=state.step)
-        disc_params = optax.apply_updates(state.disc_params, updates)
-        return state.replace(disc_params=disc_params, disc_batch_stats=disc_stats, disc_opt_state=opt_state), loss
-
-    def step(state: TrainState, batch: Batch, frozen: dict[str, Any]) -> tuple[TrainState, Metrics]:
-        global_ids = model.apply({"frozen": frozen["model"]}, batch["semantic"], k, method="global_ids")
+    def __call__(self, state: TrainState, batch: Batch, frozen: dict[str, Any]) -> tuple[TrainState, Metrics]:
+        model, weights = self.players.model, self.players.weights
+        global_ids = model.apply({"frozen": frozen["model"]}, batch["semantic"], self.k, method="global_ids")
         batch = {"image": batch["image"], "global_ids": global_ids}
-        new, fake, metrics = train_tokenizer(state, batch, frozen)
+        new, fake, metrics = self._train_tokenizer(state, batch, frozen)
         new, metrics["discriminator_loss"] = jax.lax.cond(
             state.step > weights.disc_start,
-            lambda new: train_discriminator(new, batch, fake, frozen),
+            lambda new: self._train_discriminator(new, batch, fake, frozen),
             lambda new: (new, jnp.zeros(())),
             new,
         )
         if state.ema_params is not None:
-            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            decay = jnp.minimum(self.ema_decay, (1.0 + state.step) / (10.0 + state.step))
             new = new.replace(ema_params=optax.incremental_update(new.params, state.ema_params, 1.0 - decay))
-        if spike_guard is not None:
-            skip, spikes = spike_guard.judge(state.spikes, state.step, metrics["gradient_norm"])
+        if self.spike_guard is not None:
+            skip, spikes = self.spike_guard.judge(state.spikes, state.step, metrics["gradient_norm"])
             new = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state, new).replace(spikes=spikes)
             metrics["skipped"] = skip.astype(jnp.float32)
         return new.replace(step=state.step + 1), metrics
 
-    shardings = {}
-    if state_sharding is not None:
-        shardings = {"in_shardings": (state_sharding, None, None), "out_shardings": (state_sharding, None)}
-    return jax.jit(step, donate_argnums=0, **shardings)
+    def _train_tokenizer(self, state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, jax.Array, Metrics]:
+        """Returns the state after the tokenizer's update, the reconstructions before it, and metrics."""
+        gathered = state.replace(params=self._whole(state.params), disc_params=self._whole(state.disc_params))
+
+        def gradients(disc_stats: Any, part: Batch) -> tuple[Any, Any, jax.Array]:
+            now = gathered.replace(disc_batch_stats=disc_stats)
+            grads, disc_stats, fake, metrics = self.players.tokenizer_gradients(
+                now, part["image"], part["global_ids"], frozen
+            )
+            return disc_stats, (grads, metrics), fake
+
+        disc_stats, (grads, metrics), fake = accumulate(gradients, state.disc_batch_stats, batch, self.micro_batches)
+        metrics |= {
+            "words_used": jnp.sum(metrics["words_used"] > 0).astype(jnp.float32),
+            "gradient_norm": optax.global_norm(grads),
+        }
+        grads = self._split_as("params", grads)
+        updates, opt_state = self.tx.update(grads, state.opt_state, state.params, step=state.step)
+        params = optax.apply_updates(state.params, updates)
+        if self.projector_fit is not None:
+            image, words = batch["image"], frozen["model"]
+            params = self.projector_fit.apply(self.players.model, state.step, params, image, words, self.micro_batches)
+        params = self._split_as("params", params)
+        return state.replace(params=params, opt_state=opt_state, disc_batch_stats=disc_stats), fake, metrics
+
+    def _train_discriminator(
+        self, state: TrainState, batch: Batch, fake: jax.Array, frozen: Any
+    ) -> tuple[TrainState, jax.Array]:
+        """Returns the state after the discriminator's update, and its loss."""
+        params, disc_params = self._whole(state.params), self._whole(state.disc_params)
+
+        def gradients(disc_stats: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, Any, tuple]:
+            part, fake = part
+            if self.refresh_reconstruction:
+                fake = self.players.reconstruct(params, part["image"], part["global_ids"], frozen).image
+            loss, grads, disc_stats = self.players.discriminator_gradients(disc_params, disc_stats, part["image"], fake)
+            return disc_stats, (grads, loss), ()
+
+        disc_stats, (grads, loss), _ = accumulate(gradients, state.disc_batch_stats, (batch, fake), self.micro_batches)
+        grads = self._split_as("disc_params", grads)
+        updates, opt_state = self.disc_tx.update(grads, state.disc_opt_state, state.disc_params, step=state.step)
+        disc_params = optax.apply_updates(state.disc_params, updates)
+        return state.replace(disc_params=disc_params, disc_batch_stats=disc_stats, disc_opt_state=opt_state), loss
+
+    def _whole(self, tree: Any) -> Any:
+        """Gathers parameters that `state_sharding` splits, for computations on every device."""
+        if self.state_sharding is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.state_sharding.step.mesh, PartitionSpec()))
+
+    def _split_as(self, field: str, tree: Any) -> Any:
+        """Splits gradients or parameters as that field of the state is."""
+        if self.state_sharding is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, getattr(self.state_sharding, field))
