@@ -1,7 +1,7 @@
 """python -m v2l_jax.main --config=configs/quickstart.py [--workdir=runs/quickstart] [--config.key=value …]
 
 Runs `config.jobs` in order: codebook (words and their vectors), train (the local tokenizer), tokenize (photos to
-words), evaluate (numbers), report (a page). A job whose output is in the workdir is skipped; a killed one goes on
+words), finetune (adapters), evaluate (numbers), report (a page). A job whose output is in the workdir is skipped; a killed one goes on
 where it was. `--config.jobs=evaluate,report` runs only those.
 
 On several hosts start the same command on each, with --distributed, over one shared workdir. A run that is told to stop

@@ -95,15 +95,20 @@ def locate(path: str) -> pathlib.Path:
 
 
 def language_model(config: ConfigDict) -> LanguageModel:
-    """Loads `config.llm`: a registered asset, hf://organisation/model, or a local path."""
-    dtype = matmul_dtype(config.llm_options.dtype)
-    sizes, params = load_llama(locate(config.llm), dtype)
+    """Loads `config.llm`, a registered asset, hf://organisation/model, or a local path, each leaf straight to its shards."""
+    dtype, devices = matmul_dtype(config.llm_options.dtype), mesh(config)
+    sizes, params = load_llama(locate(config.llm), dtype, devices if devices.size > 1 else None)
     return LanguageModel(config.llm, Llama(sizes, dtype), params, text_tokenizer(config))
 
 
 def text_tokenizer(config: ConfigDict) -> TextTokenizer:
-    """Loads the tokenizer of `config.llm` alone."""
-    return load_text_tokenizer(locate(config.llm_options.tokenizer or config.llm))
+    """Loads the tokenizer of `config.llm` alone; once a process."""
+    return _text_tokenizer(locate(config.llm_options.tokenizer or config.llm))
+
+
+@functools.lru_cache(maxsize=2)
+def _text_tokenizer(path: pathlib.Path) -> TextTokenizer:
+    return load_text_tokenizer(path)
 
 
 def image_text_tower(config: ConfigDict) -> ImageTextTower:
