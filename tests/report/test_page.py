@@ -148,6 +148,12 @@ def test_accuracy_table_holds_the_results(page):
     assert ["5", "65.2 % 60.2–70.2", "50.0 % 45.0–55.0", "50 %", "", "200"] in page.rows()
 
 
+def test_a_control_may_be_missing_at_some_shots(data):
+    kept = [row for row in data.results if (row.get("shots"), row.get("control")) != (5, "shuffled")]
+    rows = Page(render_page(dataclasses.replace(data, results=kept))).rows()
+    assert ["5", "65.2 % 60.2–70.2", "not measured", "50 %", "", "200"] in rows
+
+
 def test_reconstruction_table_and_times(page):
     assert ["PSNR higher is closer, pixel by pixel", "19.42 dB", "19.10–19.70", "120"] in page.rows()
     assert ["evaluate", "3.2 s", "", ""] in page.rows() and ["Together", "5 min 04 s", "", ""] in page.rows()
