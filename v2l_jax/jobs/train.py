@@ -79,7 +79,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             evaluate=evaluator(config, model, frozen, held_out, mesh),
             show=("loss", "reconstruction_loss", "words_used"),
             description="training the local tokenizer",
-            hang_seconds=60 * config.train.hang_minutes,
+            hang_seconds=60.0 * config.train.hang_minutes,
         )
         best = checkpoints.best_step()
     report = {"steps": num_steps, "best_step": best, "corrupt_files_replaced": dict(loader.replaced)}
