@@ -1,6 +1,7 @@
 # make quickstart   the whole road on real weights and real photos; ends with a page to open
 # make test         the tests (those that compare with PyTorch skip, by name, where it is missing)
 # make test-parity  installs CPU PyTorch and runs the comparisons with it
+# make test-processes  several processes as one job: wants the machine for itself
 # make test-tpu     brings the TPU compiler (no TPU needed) and compiles for one
 PYTHON ?= python3.11
 VENV := .venv
@@ -11,7 +12,7 @@ PARITY := $(VENV)/.installed-parity
 TPU_COMPILER := .venv-tpu
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: quickstart test test-parity test-tpu tpu-compiler clean
+.PHONY: quickstart test test-parity test-processes test-tpu tpu-compiler clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,10 +30,13 @@ quickstart: $(INSTALLED)
 	@echo "Open $(WORKDIR)/report.html"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not processes" tests
 
 test-parity: $(PARITY)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parity tests
+
+test-processes: $(INSTALLED)
+	$(BIN)/python -m pytest -q -m processes tests
 
 # In a folder of its own: where libtpu is installed, every JAX program looks for a TPU first.
 tpu-compiler: $(INSTALLED)

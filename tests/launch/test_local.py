@@ -17,6 +17,8 @@ from v2l_jax.training.metric_log import read_metrics
 ROOT = pathlib.Path(__file__).parents[2]
 LOSSES = ("loss", "reconstruction_loss", "quantizer_loss", "generator_loss", "discriminator_loss")
 
+pytestmark = pytest.mark.processes
+
 
 def start(*arguments, **options):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
