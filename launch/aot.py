@@ -8,6 +8,7 @@ Needs the TPU compiler, not a TPU: `make tpu-compiler`, then PYTHONPATH=.venv-tp
 """
 
 import dataclasses
+import math
 import os
 import re
 import sys
@@ -140,18 +141,11 @@ def sweep_topologies(topology: str) -> list[str]:
     kind, _, shape = topology.partition(":")
     sides = [int(side) for side in re.findall(r"\d+", shape)]
     found = [topology]
-    while _product(sides) > 8:
+    while math.prod(sides) > 8:
         largest = max(range(len(sides)), key=lambda i: (sides[i], -i))
         sides[largest] //= 2
         found.append(f"{kind}:{'x'.join(map(str, sides))}")
     return found[::-1]
-
-
-def _product(sides: list[int]) -> int:
-    total = 1
-    for side in sides:
-        total *= side
-    return total
 
 
 def sweep(config: ConfigDict, topology: str) -> Iterator[str]:

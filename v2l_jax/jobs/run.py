@@ -119,13 +119,18 @@ class Run:
         """The k nearest global words of each photo of a split, nearest first."""
         return self.nearest_words(self.split_features(split), k)
 
-    def nearest_words(self, vectors: Float[np.ndarray, "images dim"], k: int) -> list[tuple[str, ...]]:
-        """The k global words nearest to each of the tower's image vectors, nearest first."""
-        return [tuple(self.global_words.texts[i] for i in row) for row in self.nearest_ids(vectors, k)]
+    def nearest_words(
+        self, vectors: Float[np.ndarray, "images dim"], k: int, book: Codebook | None = None
+    ) -> list[tuple[str, ...]]:
+        """The k words of a codebook, the global one by default, nearest to each of the tower's image vectors, nearest first."""
+        book = book or self.global_words
+        return [tuple(book.texts[i] for i in row) for row in self.nearest_ids(vectors, k, book)]
 
-    def nearest_ids(self, vectors: Float[np.ndarray, "images dim"], k: int) -> np.ndarray:
-        """Rows of the global codebook nearest to each image vector: int32 [images, k], nearest first."""
-        table = jnp.asarray(self.global_words.embeddings)
+    def nearest_ids(
+        self, vectors: Float[np.ndarray, "images dim"], k: int, book: Codebook | None = None
+    ) -> np.ndarray:
+        """Rows of a codebook, the global one by default, nearest to each image vector: int32 [images, k], nearest first."""
+        table = jnp.asarray((book or self.global_words).embeddings)
         nearest = jax.jit(nearest_global_words, static_argnums=2)
         parts = [vectors[i : i + _IMAGES_A_BATCH] for i in range(0, len(vectors), _IMAGES_A_BATCH)]
         return np.concatenate([np.asarray(nearest(jnp.asarray(part), table, k)) for part in parts])

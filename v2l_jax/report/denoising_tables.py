@@ -1,9 +1,9 @@
 """Denoising results as tables in the layout of Table 4 of Zhu et al. 2024, the paper's rows beside ours."""
 
-import math
 from collections.abc import Sequence
 
 from v2l_jax.metrics.results import Result
+from v2l_jax.report.cells import result_cell
 from v2l_jax.report.data import Table
 
 LEAD = (
@@ -25,11 +25,11 @@ ROW_LABELS = {
 """What a row shows, by its "control"; rows stand in this order."""
 
 _METRICS = {
-    "lpips": ("LPIPS, lower is better", 4, 1),
-    "fid": ("FID, lower is better", 2, 1),
-    "psnr": ("PSNR in dB, higher is better", 2, 1),
-    "ssim": ("SSIM, higher is better", 3, 1),
-    "token_accuracy": ("Words restored exactly, in % of those asked for", 1, 100),
+    "lpips": ("LPIPS, lower is better", 4, 1.0),
+    "fid": ("FID, lower is better", 2, 1.0),
+    "psnr": ("PSNR in dB, higher is better", 2, 1.0),
+    "ssim": ("SSIM, higher is better", 3, 1.0),
+    "token_accuracy": ("Words restored exactly, in % of those asked for", 1, 100.0),
 }
 
 _PAPER_COLUMNS = ("inpainting", "outpainting", "deblurring", "rotation", "shift")
@@ -67,13 +67,13 @@ def denoising_tables(results: Sequence[Result]) -> list[Table]:
     return tables
 
 
-def _our_rows(rows: Sequence[Result], columns: Sequence[str], decimals: int, scale: int) -> list[tuple[str, ...]]:
+def _our_rows(rows: Sequence[Result], columns: Sequence[str], decimals: int, scale: float) -> list[tuple[str, ...]]:
     body = []
     llms = list(dict.fromkeys(str(r.measured_on.get("llm", "")) for r in rows))
     for llm in llms:
         for control, label in ROW_LABELS.items():
             found = {
-                r.measured_on["corruption"]: _written(r, decimals, scale)
+                r.measured_on["corruption"]: result_cell(r, decimals, scale)
                 for r in rows
                 if r.measured_on["control"] == control and str(r.measured_on.get("llm", "")) == llm
             }
@@ -92,11 +92,3 @@ def _paper_rows(metric: str, columns: Sequence[str], decimals: int) -> list[tupl
 
 def _paper_cell(values: Sequence[float], column: str, decimals: int) -> str:
     return f"{values[_PAPER_COLUMNS.index(column)]:.{decimals}f}"
-
-
-def _written(result: Result, decimals: int, scale: int) -> str:
-    """The value, and its interval on a second line."""
-    if not math.isfinite(result.value):
-        return "undefined"
-    interval = "" if result.ci95 is None else "\n" + "–".join(f"{end * scale:.{decimals}f}" for end in result.ci95)
-    return f"{result.value * scale:.{decimals}f}" + interval

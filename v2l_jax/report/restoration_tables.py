@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from v2l_jax.metrics.results import Result
+from v2l_jax.report.cells import result_cell
 from v2l_jax.report.data import Table
 
 LEAD = (
@@ -27,11 +28,11 @@ ROW_LABELS = {
 """(method, control) → what a row shows; rows stand in this order."""
 
 _COLUMNS = {
-    "token_accuracy": ("Hidden words restored exactly, %", 2, 100),
-    "hidden_word_nats": ("Cross-entropy of a hidden word in nats, lower is better", 2, 1),
-    "lpips": ("LPIPS, lower is better", 4, 1),
-    "psnr": ("PSNR in dB", 2, 1),
-    "ssim": ("SSIM", 3, 1),
+    "token_accuracy": ("Hidden words restored exactly, %", 2, 100.0),
+    "hidden_word_nats": ("Cross-entropy of a hidden word in nats, lower is better", 2, 1.0),
+    "lpips": ("LPIPS, lower is better", 4, 1.0),
+    "psnr": ("PSNR in dB", 2, 1.0),
+    "ssim": ("SSIM", 3, 1.0),
 }
 
 
@@ -55,9 +56,8 @@ def _table(results: Sequence[Result], llm: str, masked: float) -> Table:
 
 
 def _written(result: Result | None, metric: str) -> str:
-    """The value, and its interval on a second line."""
+    """A table cell; empty where nothing was measured."""
     if result is None or not math.isfinite(result.value):
         return ""
     _, decimals, scale = _COLUMNS[metric]
-    interval = "" if result.ci95 is None else "\n" + "–".join(f"{end * scale:.{decimals}f}" for end in result.ci95)
-    return f"{result.value * scale:.{decimals}f}" + interval
+    return result_cell(result, decimals, scale)

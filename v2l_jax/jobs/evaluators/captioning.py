@@ -5,8 +5,6 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
@@ -29,7 +27,6 @@ from v2l_jax.metrics.clip_score import pair_scores
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.report.captioning_tables import captioning_lead, captioning_tables
 from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
-from v2l_jax.tokenizer.quantizer import nearest_global_words
 from v2l_jax.whole_files import whole_file
 
 RULES: dict[str, Rule] = {
@@ -48,7 +45,6 @@ RULES: dict[str, Rule] = {
 }
 
 _PICTURE_SIDE = 320
-_BLOCK = 256  # pictures compared with the vocabulary at a time
 _WITHOUT_LLM = ("nearest_word", "reference")
 
 
@@ -90,7 +86,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     data = _captioned(run.config)
     asked_vectors, shown_vectors = run.features("captioning-asked", data.asked), run.features("captioning-shown", data.shown)
     vocabulary = _vocabulary(run)
-    asked, shown = (_nearest_words(vocabulary, vectors, c.tokens) for vectors in (asked_vectors, shown_vectors))
+    asked, shown = (run.nearest_words(vectors, c.tokens, vocabulary) for vectors in (asked_vectors, shown_vectors))
     prompts = {
         control: make_prompts(data.episodes, *_words(control, asked, shown, run.config.seed))
         for control in (setting["control"] for setting in missing)
@@ -118,13 +114,6 @@ def _vocabulary(run: Run) -> Codebook:
         return run.global_words
     candidates = Codebook.load(codebook.candidates_path(run.workdir))
     return candidates.take(first_spellings(candidates.texts)) if run.config.codebook.merge_spellings else candidates
-
-
-def _nearest_words(vocabulary: Codebook, vectors: Float[np.ndarray, "images dim"], k: int) -> list[Words]:
-    """The k words nearest to each picture, nearest first."""
-    nearest, table = jax.jit(nearest_global_words, static_argnums=2), jnp.asarray(vocabulary.embeddings)
-    blocks = [nearest(jnp.asarray(vectors[i : i + _BLOCK]), table, k) for i in range(0, len(vectors), _BLOCK)]
-    return [tuple(vocabulary.texts[i] for i in row) for block in blocks for row in np.asarray(block)]
 
 
 def _words(control: str, asked: list[Words], shown: list[Words], seed: int) -> tuple[list[Words], list[Words]]:

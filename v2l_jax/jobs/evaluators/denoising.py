@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from v2l_jax.data.corruptions import CORRUPTIONS, Corruption, corrupt, hole
 from v2l_jax.errors import ConfigError, DataError
+from v2l_jax.incontext.classification import derangement
 from v2l_jax.incontext.denoising import (
     FILLING,
     Examples,
@@ -167,18 +168,10 @@ def _restored(
     if control == "no_tokens":
         examples = examples.without()
     if control == "shuffled":
-        examples = examples.of_images(_derangement(len(shown), run.config.seed))
+        examples = examples.of_images(derangement(len(shown), run.config.seed))
     pieces, vocabulary = PromptPieces.encode(run.llm.tokenizer, protocol.window), LocalVocabulary.of(run.local_words)
     label = name if control == "none" else f"{name}, {_CAPTIONS[control].removeprefix('… ')}"
     return restore(run.decoder, pieces, vocabulary, shown, examples, name, protocol, label)
-
-
-def _derangement(count: int, seed: int) -> Int[np.ndarray, " count"]:
-    """A random order in which nothing stays in its place."""
-    order = np.random.default_rng(seed).permutation(count)
-    others = np.empty(count, np.int64)
-    others[order] = np.roll(order, 1)
-    return others
 
 
 def _folder(run: Run) -> pathlib.Path:
