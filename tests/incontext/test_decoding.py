@@ -10,6 +10,7 @@ from scipy import stats
 
 from v2l_jax.errors import DataError, V2LError
 from v2l_jax.incontext.decoding import Decoder
+from v2l_jax.incontext.prefix_cache import PrefixCache
 from v2l_jax.incontext.prompt_batches import bucket_length, plan_batches, share_prefixes
 from v2l_jax.incontext.sampling import Sampling
 from v2l_jax.incontext.stop_strings import StopStrings
@@ -88,6 +89,31 @@ def test_generate_equals_one_prompt_at_a_time(decoder, log_probs):
     prompts = _prompts()
     answers = decoder.generate(prompts, 6)
     assert answers == [_greedy(log_probs, p, 6) for p in prompts]
+
+
+def test_cached_prefixes_change_no_answer(decoder, log_probs):
+    prompts = _prompts()
+    prefixes = [p[: n % len(p) or 1] for p, n in zip(prompts, (19, 17, 1, 19, 17, 6, 8, 20, 30, 3))]
+    prefixes += [[i] * 3 for i in range(5)]  # that nothing begins with
+    cache = decoder.cache_prefixes(prefixes)
+    assert cache.cache.keys.shape[1] >= len({tuple(p) for p in prefixes}) > 256 // 32  # more than one batch computes
+    assert decoder.generate(prompts, 6, prefix_cache=cache) == [_greedy(log_probs, p, 6) for p in prompts]
+
+
+def test_only_the_ends_are_computed_behind_cached_prefixes(decoder):
+    prompts = _prompts()
+    cache = decoder.cache_prefixes([p[:8] for p in prompts])
+    wrong = PrefixCache(cache.rows, cache.cache._replace(values=cache.cache.values + 1))
+    assert decoder.generate(prompts, 6, prefix_cache=wrong) != decoder.generate(prompts, 6, prefix_cache=cache)
+
+
+def test_a_prompt_that_no_cached_prefix_begins_is_named(decoder):
+    cache = decoder.cache_prefixes([[1, 2, 3]])
+    for prompt in ([1, 2, 4], [1, 2, 3]):  # another beginning; nothing after the prefix
+        with pytest.raises(ValueError, match="no cached prefix begins"):
+            decoder.generate([[1, 2, 3, 4], prompt], 1, prefix_cache=cache)
+    with pytest.raises(DataError, match="prompt 1: 97"):
+        decoder.cache_prefixes([[1], [1] * 97])
 
 
 def test_generation_ends_at_stop_tokens(decoder, log_probs):

@@ -34,6 +34,7 @@ def _answers(decoder):
     return {
         "greedy": decoder.generate(prompts, 6, stop_strings=stops, stop_ids=[3]),
         "sampled": decoder.generate(ends, 6, sampling=Sampling(1.5, top_k=20, top_p=0.9, seed=1)),
+        "cached": decoder.generate(prompts, 6, prefix_cache=decoder.cache_prefixes([p[:n] for p, n in zip(prompts, range(30, 46))])),
         "masked": decoder.generate(prompts, 4, allowed=allowed, vocabulary=range(2, 64)),
         "chosen": decoder.choose(prompts, [[[5, 6], [5, 7, 8], [9]]] * len(prompts)).tolist(),
         "scores": np.concatenate(decoder.score_continuations(prompts, candidates)),
@@ -54,7 +55,7 @@ def test_eight_devices_answer_as_one_does(params, one_device, axes):
     answers = _answers(decoder)
     np.testing.assert_allclose(answers.pop("scores"), one_device["scores"], atol=1e-4)
     assert answers == {name: one_device[name] for name in answers}
-    assert all(len({tuple(a) for a in answers[kind]}) > 10 for kind in ("greedy", "sampled", "masked"))
+    assert all(len({tuple(a) for a in answers[kind]}) > 10 for kind in ("greedy", "cached", "sampled", "masked"))
 
 
 def test_real_weights_on_eight_devices(asset):

@@ -15,14 +15,15 @@ from jaxtyping import Float, Int
 
 from v2l_jax.errors import DataError
 from v2l_jax.incontext import token_trie
-from v2l_jax.incontext.decoding_steps import choose_by_trie, generate, prefill_prefixes, score_candidates
+from v2l_jax.incontext.decoding_steps import choose_by_trie, generate, joined, prefill_prefixes, score_candidates
 from v2l_jax.incontext.generation_rules import AllowedTokens, RowRules, shared_rules
-from v2l_jax.incontext.prompt_batches import Batch, Prompt, Wave, plan_batches, share_prefixes
+from v2l_jax.incontext.prefix_cache import PrefixCache
+from v2l_jax.incontext.prompt_batches import Batch, Prompt, Wave, bucket_length, plan_batches, share_prefixes
 from v2l_jax.incontext.sampling import Sampling
 from v2l_jax.incontext.stop_strings import StopStrings
 from v2l_jax.parallel.mesh import batch_sharding, batch_shards, replicate
 from v2l_jax.progress import progress_bar
-from v2l_jax.towers.llama import Llama
+from v2l_jax.towers.llama import KVCache, Llama
 from v2l_jax.towers.llama_sharding import place_params
 
 TokenIds = Sequence[int]
@@ -47,6 +48,7 @@ class Decoder:
         self.token_budget = token_budget
         self.compilations = 0
         self._prefill = self._counted(prefill_prefixes)
+        self._join = jax.jit(joined)
         self._score = self._counted(score_candidates)
         self._choose = self._counted(choose_by_trie, "steps")
         self._generate = self._counted(generate, "max_new_tokens", "sampling")
@@ -134,6 +136,7 @@ class Decoder:
         allowed: Sequence[Sequence[Sequence[int]]] | None = None,
         vocabulary: Sequence[int] | None = None,
         sampling: Sampling | None = None,
+        prefix_cache: PrefixCache | None = None,
         description: str = "generating",
     ) -> list[list[int]]:
         """Continues every prompt, greedily unless `sampling` says how to draw.
@@ -149,6 +152,7 @@ class Decoder:
             probabilities that `sampling` cuts are normalised over them.
           vocabulary: ids permitted at every step of every prompt.
           sampling: how tokens are drawn; a draw depends on its seed, the prompt's place in `prompts` and the step.
+          prefix_cache: prefixes that are not to be computed again; every prompt begins with one, and has more.
           description: for the progress bar.
 
         Returns:
@@ -158,7 +162,7 @@ class Decoder:
           DataError: a prompt is empty or too long for the model's context, or a step permits no token.
         """
         rules = dict(stop_ids=stop_ids, stop_strings=stop_strings, allowed=allowed, vocabulary=vocabulary, sampling=sampling)
-        answers = self._generated(prompts, max_new_tokens, description, **rules)
+        answers = self._generated(prompts, max_new_tokens, description, prefix_cache, **rules)
         return [stop_strings.tokens_before(ids) for ids in answers] if stop_strings else answers
 
     def generate_text(
@@ -176,8 +180,26 @@ class Decoder:
         Raises:
           DataError: as for `generate`.
         """
-        answers = self._generated(prompts, max_new_tokens, description, stop_strings=stop_strings, **rules)
+        answers = self._generated(prompts, max_new_tokens, description, None, stop_strings=stop_strings, **rules)
         return [stop_strings.text_before(ids) for ids in answers]
+
+    def cache_prefixes(self, prefixes: Sequence[TokenIds]) -> PrefixCache:
+        """Computes prefixes whose prompts `generate` will be asked to finish, in as many batches as the token budget wants.
+
+        Args:
+          prefixes: token ids, at least one each.
+
+        Raises:
+          DataError: a prefix is empty or too long for the model's context.
+        """
+        self.check_lengths(prefixes, 0)
+        distinct = list(dict.fromkeys(map(tuple, prefixes)))
+        length = bucket_length(max(map(len, distinct)))
+        batches, shards = -(-len(distinct) // max(1, self.token_budget // length)), batch_shards(self.mesh) if self.mesh else 1
+        size = -(-len(distinct) // batches // shards) * shards  # batches of equal size waste the least
+        padded = distinct + [()] * (-len(distinct) % size)
+        parts = [self._computed(padded[start : start + size], length) for start in range(0, len(padded), size)]
+        return PrefixCache({prefix: row for row, prefix in enumerate(distinct)}, self._join(parts))
 
     def check_lengths(self, prompts: Sequence[TokenIds], new_tokens: int | Sequence[int]) -> None:
         """Checks that prompts and their answers fit the model's context.
@@ -206,6 +228,7 @@ class Decoder:
         prompts: Sequence[TokenIds],
         max_new_tokens: int,
         description: str,
+        prefix_cache: PrefixCache | None,
         stop_ids: Sequence[int] = (),
         stop_strings: StopStrings | None = None,
         allowed: Sequence[Sequence[Sequence[int]]] | None = None,
@@ -225,7 +248,9 @@ class Decoder:
 
         answers: list[list[int]] = [[] for _ in prompts]
         static = dict(max_new_tokens=max_new_tokens, sampling=sampling and dataclasses.replace(sampling, seed=0))
-        for index, row in self._run(self._generate, share_prefixes(prompts), inputs, description, constants=(shared,), **static):
+        cut = prefix_cache.cut(prompts) if prefix_cache else share_prefixes(prompts)
+        options = dict(constants=(shared,), prefix_cache=prefix_cache, **static)
+        for index, row in self._run(self._generate, cut, inputs, description, **options):
             ended = np.flatnonzero((row < 0) | np.isin(row, list(stop_ids)))
             answers[index] = row[: ended[0] if len(ended) else None].tolist()
         return answers
@@ -243,6 +268,7 @@ class Decoder:
         description: str,
         extra_tokens: int = 0,
         constants: tuple = (),
+        prefix_cache: PrefixCache | None = None,
         **static: Hashable,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Runs a batched function over all prompts; yields (prompt index, its row of the result)."""
@@ -250,22 +276,27 @@ class Decoder:
         waiting: tuple[Batch, jax.Array] | None = None
         for wave, batch in progress_bar([(w, b) for w in waves for b in w.batches], description, "batch"):
             if batch is wave.batches[0]:
-                contexts = self._contexts(wave)
+                contexts, places = self._contexts(wave, prefix_cache)
             arrays = self._rows(prompts, wave, batch, inputs)
-            result = function(self.params, contexts, batch.prefixes, *arrays, *constants, **static)
+            result = function(self.params, contexts, places[batch.prefixes], *arrays, *constants, **static)
             if waiting is not None:  # the host prepares a batch while the device runs the one before
                 yield from _collect(*waiting)
             waiting = (batch, result)
         if waiting is not None:
             yield from _collect(*waiting)
 
-    def _contexts(self, wave: Wave) -> tuple:
-        if not wave.length:
-            return ()
-        arrays = _padded_tokens(wave.prefixes, wave.length)
-        if self.mesh and len(wave.prefixes) % batch_shards(self.mesh) == 0:
+    def _contexts(self, wave: Wave, prefix_cache: PrefixCache | None) -> tuple[tuple[KVCache, ...], Int[np.ndarray, " prefixes"]]:
+        """What holds the wave's prefixes, and in which row each is."""
+        places = np.arange(max(len(wave.prefixes), 1), dtype=np.int32)
+        if prefix_cache is not None:
+            return (prefix_cache.cache,), np.asarray([prefix_cache.rows.get(p, 0) for p in wave.prefixes], np.int32)
+        return ((self._computed(wave.prefixes, wave.length),) if wave.length else ()), places
+
+    def _computed(self, prefixes: Sequence[TokenIds], length: int) -> KVCache:
+        arrays = _padded_tokens(prefixes, length)
+        if self.mesh and len(prefixes) % batch_shards(self.mesh) == 0:
             arrays = jax.device_put(arrays, batch_sharding(self.mesh))
-        return (self._prefill(self.params, *arrays),)
+        return self._prefill(self.params, *arrays)
 
     def _rows(self, prompts: Sequence[Prompt], wave: Wave, batch: Batch, inputs: Callable) -> tuple:
         suffixes = [prompts[i].suffix if i >= 0 else () for i in batch.rows]

@@ -1,6 +1,6 @@
 """The device side of decoding: pure functions of (model, params, arrays), static shapes, no host in the loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,13 @@ def prefill_prefixes(
 ) -> KVCache:
     """Keys and values of right-padded prefixes, each computed once."""
     return _placed(model.apply({"params": params}, tokens, _positions(tokens, lengths), keep=True)[1], mesh)
+
+
+def joined(caches: Sequence[KVCache]) -> KVCache:
+    """The rows of all, one cache's after another's; all have as many slots."""
+    join = lambda axis, *arrays: jnp.concatenate(arrays, axis)  # noqa: E731
+    parts = list(zip(*caches))
+    return KVCache(join(1, *parts[0]), join(1, *parts[1]), join(0, *parts[2]), caches[0].cursor)
 
 
 def score_candidates(

@@ -27,6 +27,7 @@ from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.corruptions import Corruption, hole
 from v2l_jax.errors import ConfigError
 from v2l_jax.incontext.decoding import Decoder
+from v2l_jax.incontext.prefix_cache import PrefixCache
 from v2l_jax.progress import progress_bar
 from v2l_jax.weights.text_tokenizers import TextTokenizer
 
@@ -210,15 +211,20 @@ class WindowPrompts:
           target: positions that outputs show.
           images: which images.
         """
-        inputs, outputs, query = self.inputs[images, :, source], self.outputs[images, :, target], query[images, source]
+        shown = query[images, source]
+        before, after = (_repeated(ids, len(shown)) for ids in (self.pieces.input, self.pieces.output))
+        return np.concatenate([self.prefixes(source, target, images), before, shown, after], axis=-1).tolist()
 
-        def fixed(ids: tuple[int, ...], *shape: int) -> np.ndarray:
-            return np.broadcast_to(np.asarray(ids, np.int32), (*shape, len(ids)))
+    def prefixes(self, source: slice, target: slice, images: slice = slice(None)) -> Int[np.ndarray, "images tokens"]:
+        """What the prompts begin with, whatever the query: instruction and examples; arguments as for a call."""
+        inputs, outputs = self.inputs[images, :, source], self.outputs[images, :, target]
+        before, after = (_repeated(ids, *inputs.shape[:2]) for ids in (self.pieces.input, self.pieces.output))
+        examples = np.concatenate([before, inputs, after, outputs], axis=-1)
+        return np.concatenate([_repeated(self.pieces.instruction, len(inputs)), examples.reshape(len(inputs), -1)], axis=-1)
 
-        shape = inputs.shape[:2]
-        examples = np.concatenate([fixed(self.pieces.input, *shape), inputs, fixed(self.pieces.output, *shape), outputs], axis=-1)
-        start, before, after = (fixed(ids, len(query)) for ids in (self.pieces.instruction, self.pieces.input, self.pieces.output))
-        return np.concatenate([start, examples.reshape(len(query), -1), before, query, after], axis=-1).tolist()
+
+def _repeated(ids: tuple[int, ...], *shape: int) -> Int[np.ndarray, "*shape tokens"]:
+    return np.broadcast_to(np.asarray(ids, np.int32), (*shape, len(ids)))
 
 
 def restore(
@@ -257,28 +263,36 @@ def restore(
     query = vocabulary.token_ids[shown].reshape(len(shown), -1)
     allowed = np.sort(vocabulary.token_ids).tolist()
 
-    def predict(questions: list[list[int]], description: str) -> np.ndarray:
-        return np.asarray(decoder.generate(questions, protocol.window, vocabulary=allowed, description=description), np.int32)
+    def predict(questions: list[list[int]], description: str, prefix_cache: PrefixCache | None = None) -> np.ndarray:
+        options = dict(vocabulary=allowed, prefix_cache=prefix_cache, description=description)
+        return np.asarray(decoder.generate(questions, protocol.window, **options), np.int32)
 
     if corruption in FILLING:
         decoder.check_lengths([prompts(query, source, target, slice(1))[0] for source, target in where], protocol.window)
-        restored = _restore_in_order(predict, prompts, query, where, description)
+        restored = _restore_in_order(decoder, predict, prompts, query, where, description)
     else:
         restored = _restore_at_once(predict, prompts, query, where, description)
     return vocabulary.rows(restored).reshape(shown.shape)
 
 
-_Predict = Callable[[list[list[int]], str], np.ndarray]
+_Predict = Callable[..., np.ndarray]
 _Windows = list[tuple[slice, slice]]
 
 
 def _restore_in_order(
-    predict: _Predict, prompts: WindowPrompts, query: np.ndarray, where: _Windows, description: str
+    decoder: Decoder, predict: _Predict, prompts: WindowPrompts, query: np.ndarray, where: _Windows, description: str
 ) -> np.ndarray:
-    """A window of all pictures at a time; what is predicted is the source of later windows."""
+    """A window of all pictures at a time; what is predicted is the source of later windows.
+
+    Only a prompt's end depends on what was predicted: the examples before it are computed for several windows at once.
+    """
     restored = query.copy()
-    for source, target in progress_bar(where, description, "window"):
-        restored[:, target] = predict(prompts(restored, source, target), "")[:, : target.stop - target.start]
+    longest = max((prompts.prefixes(*window, slice(1)).size for window in where), default=1)
+    at_once = max(1, decoder.token_budget // (longest * len(query)))
+    for index, (source, target) in enumerate(progress_bar(where, description, "window")):
+        if index % at_once == 0:
+            cache = decoder.cache_prefixes([p for window in where[index : index + at_once] for p in prompts.prefixes(*window).tolist()])
+        restored[:, target] = predict(prompts(restored, source, target), "", cache)[:, : target.stop - target.start]
     return restored
 
 

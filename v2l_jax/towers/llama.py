@@ -22,7 +22,8 @@ from v2l_jax.errors import CheckpointError
 from v2l_jax.towers import llama_weights
 from v2l_jax.towers.llama_config import LlamaConfig, config_from_gguf, config_from_huggingface
 from v2l_jax.towers.llama_sharding import place_params
-from v2l_jax.towers.segment_attention import Segment, attention, causal_attention, product_precision
+from v2l_jax.towers.matmul import einsum_in
+from v2l_jax.towers.segment_attention import Segment, attention, causal_attention
 from v2l_jax.weights.gguf_files import read_gguf
 from v2l_jax.weights.safetensors_files import read_safetensors
 
@@ -150,7 +151,8 @@ class Llama(nn.Module):
         hidden = jnp.take(self.embedding, tokens, axis=0).astype(self.residual_dtype)
         xs = (jnp.arange(c.num_layers), dict(self.layers), tuple((k.keys, k.values) for k in contexts))
         carry = (hidden, None if cache is None else (cache.keys, cache.values))
-        (hidden, stacked), kept = lax.scan(block, carry, xs)
+        # Where gradients are taken, a layer is computed again: on the CPU too, writing its activations out takes longer.
+        (hidden, stacked), kept = lax.scan(jax.checkpoint(block, prevent_cse=False), carry, xs)
         if cache is not None:
             cache = KVCache(*stacked, written, cache.cursor + length)
         elif keep:
@@ -207,13 +209,8 @@ def _window(config: LlamaConfig, layer: Int[Array, ""]) -> Int[Array, ""] | None
 
 def _matmul(x: Array, matrix: Array, dtype: DTypeLike) -> Array:
     """Product over the last axis of x and the first of the matrix, inputs in `dtype`, result in float32."""
-    return lax.dot_general(
-        x.astype(dtype),
-        matrix.astype(dtype),
-        (((x.ndim - 1,), (0,)), ((), ())),
-        precision=product_precision(dtype),
-        preferred_element_type=jnp.float32,
-    )
+    batch, out = "abcd"[: x.ndim - 1], "wxyz"[: matrix.ndim - 1]
+    return einsum_in(f"{batch}k,k{out}->{batch}{out}", x, matrix, dtype)
 
 
 def _rms_norm(x: Array, scale: Array, eps: float) -> Array:

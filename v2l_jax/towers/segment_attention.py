@@ -7,6 +7,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from v2l_jax.towers.matmul import einsum_in
+
 _MASKED = -1e30
 _QUERY_BLOCK = 64  # queries that look at the same stretch of keys in a causal prefill
 _MAX_BLOCKS = 16
@@ -24,11 +26,6 @@ class Segment(NamedTuple):
     keys: Array
     values: Array
     positions: Array
-
-
-def product_precision(dtype: DTypeLike) -> lax.Precision:
-    """How exact a product is: float32 means float32 on accelerators too, whose default is a faster, coarser product."""
-    return lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else lax.Precision.DEFAULT
 
 
 def causal_attention(
@@ -91,10 +88,7 @@ def _partial_attention(queries, positions, segment, window, dtype):
     batch, length, kv_heads, group, dim = queries.shape
     rows = segment.keys.shape[0]
     shared = lambda x: x.reshape(rows, batch // rows, *x.shape[1:])  # noqa: E731
-    scores = jnp.einsum(
-        "nrskgd,ntkd->nkrsgt", shared(queries), segment.keys.astype(dtype),
-        precision=product_precision(dtype), preferred_element_type=jnp.float32,
-    )  # fmt: skip
+    scores = einsum_in("nrskgd,ntkd->nkrsgt", shared(queries), segment.keys, dtype)
     query_at, key_at = shared(positions)[..., None], segment.positions[:, None, None, :]
     seen = (key_at >= 0) & (key_at <= query_at)
     if window is not None:
@@ -102,10 +96,7 @@ def _partial_attention(queries, positions, segment, window, dtype):
     scores = jnp.where(seen[:, None, :, :, None, :], scores, _MASKED)
     peak = lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - peak)
-    mixed = jnp.einsum(
-        "nkrsgt,ntkd->nkrsgd", weights.astype(dtype), segment.values.astype(dtype),
-        precision=product_precision(dtype), preferred_element_type=jnp.float32,
-    )  # fmt: skip
+    mixed = einsum_in("nkrsgt,ntkd->nkrsgd", weights, segment.values, dtype)
     by_row = lambda x: jnp.moveaxis(x, 1, 3).reshape(batch, length, kv_heads, group, -1)  # noqa: E731
     return by_row(peak), by_row(weights.sum(-1, keepdims=True)), by_row(mixed)
 
