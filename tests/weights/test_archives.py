@@ -54,6 +54,40 @@ def test_source_distribution(tmp_path):
         extract(path, "p/link", (), tmp_path / "out", limit=10)
 
 
+def make_tar(path, files, mode):
+    with tarfile.open(path, mode) as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def make_deb(path, files):
+    data = make_tar(path.with_suffix(".tar.xz"), {f"./{name}": content for name, content in files.items()}, "w:xz")
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"odd", "data.tar.xz": data.read_bytes()}
+    archive = b"!<arch>\n"
+    for name, content in members.items():
+        archive += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content + b"\n" * (len(content) % 2)
+    path.write_bytes(archive)
+    return path
+
+
+def test_packages_of_npm_and_debian(tmp_path):
+    photos = {"a/1.jpg": b"1", "a/2.jpg": b"22", "b/3.jpg": b"333", "c/4.jpg": b"4"}
+    npm = make_tar(tmp_path / "p-1.tgz", {f"package/img/{name}": content for name, content in photos.items()}, "w:gz")
+    extract(npm, "img/", ("a/*", "c/*"), tmp_path / "npm", limit=10, without=("a/2.jpg",))
+    assert contents(tmp_path / "npm") == {"a/1.jpg": b"1", "c/4.jpg": b"4"}
+    deb = make_deb(tmp_path / "p_1_all.deb", {f"usr/share/{name}": content for name, content in photos.items()})
+    extract(deb, "usr/share/", ("*/3.jpg",), tmp_path / "deb", limit=10)
+    assert contents(tmp_path / "deb") == {"b/3.jpg": b"333"}
+    whole = deb.read_bytes()
+    for damaged in (whole[:-40], b"zip" + whole, whole[:72], whole[:-60] + bytes(60)):
+        deb.write_bytes(damaged)
+        with pytest.raises(AssetError, match="damaged"):
+            extract(deb, "usr/share/", (), tmp_path / "out", limit=10)
+
+
 @pytest.mark.parametrize("name", ["d/../../escaped", "d//absolute", "d/..\\escaped", "d/c:escaped"])
 def test_paths_that_leave_the_folder(tmp_path, name):
     archive = make_zip(tmp_path / "p.zip", {name: b"x"})

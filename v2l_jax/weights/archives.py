@@ -1,6 +1,8 @@
 """Takes one file or folder out of a wheel, zip or tar archive, and nothing else."""
 
+import fnmatch
 import io
+import lzma
 import pathlib
 import tarfile
 import tempfile
@@ -13,15 +15,23 @@ from v2l_jax.errors import AssetError
 _CHUNK = 1 << 20
 
 
-def extract(archive: pathlib.Path, member: str, only: tuple[str, ...], destination: pathlib.Path, limit: int) -> None:
+def extract(
+    archive: pathlib.Path,
+    member: str,
+    only: tuple[str, ...],
+    destination: pathlib.Path,
+    limit: int,
+    without: tuple[str, ...] = (),
+) -> None:
     """Extracts into `destination`, which is created.
 
     Args:
-      archive: a .whl, .zip or .tar.gz file; of a source distribution, the top folder is left away.
+      archive: a .whl, .zip, .tar.gz or .tgz (npm) file, whose top folder is left away, or Debian's .deb.
       member: a file; a folder ("x/", all below it); or a folder of a zip inside ("x/y.zip!z/", "x/y.zip!").
-      only: names to take from the folder; all if empty. Hidden files and __MACOSX are never taken.
+      only: paths to take from the folder, patterns with * among them; all if empty. Hidden files and __MACOSX are never taken.
       destination: the folder that receives the file, or the folder's content.
       limit: bytes the content may have at most.
+      without: paths not to take, though `only` names them.
 
     Raises:
       AssetError: no such member, a path that leaves the destination, more content than `limit`, a damaged archive.
@@ -30,14 +40,14 @@ def extract(archive: pathlib.Path, member: str, only: tuple[str, ...], destinati
     budget = _Budget(limit)
     try:
         if "!" not in member:
-            _copy(archive, member, only, destination, budget)
+            _copy(archive, member, only, without, destination, budget)
             return
         destination.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=destination.parent) as scratch:
             nested = pathlib.Path(scratch) / _file_name(outer)
-            _copy(archive, outer, (), nested.parent, _Budget(archive.stat().st_size * 2))
-            _copy(nested, inner, only, destination, budget)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, ValueError) as error:
+            _copy(archive, outer, (), (), nested.parent, _Budget(archive.stat().st_size * 2))
+            _copy(nested, inner, only, without, destination, budget)
+    except (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, EOFError, NotImplementedError, ValueError) as error:
         raise AssetError(f"{archive.name} is damaged ({error}); download it again") from error
 
 
@@ -59,8 +69,9 @@ def _entries(archive: pathlib.Path, member: str) -> Iterator[tuple[str, IO[bytes
     def wanted(path: str) -> bool:
         return path.startswith(member) if is_folder else path == member
 
-    if archive.name.endswith(".tar.gz"):
-        with tarfile.open(archive) as tar:
+    if archive.name.endswith((".tar.gz", ".tgz", ".deb")):
+        packed = io.BytesIO(_data_of_deb(archive)) if archive.name.endswith(".deb") else None
+        with tarfile.open(None if packed else archive, fileobj=packed) as tar:
             for entry in tar:
                 path = entry.name.partition("/")[2]
                 if entry.isreg() and wanted(path):
@@ -73,12 +84,33 @@ def _entries(archive: pathlib.Path, member: str) -> Iterator[tuple[str, IO[bytes
                     yield info.filename, file
 
 
+def _data_of_deb(archive: pathlib.Path) -> bytes:
+    """The tar archive of a Debian package's files: the "data.tar" member of an `ar` archive."""
+    with open(archive, "rb") as file:
+        if file.read(8) != b"!<arch>\n":
+            raise ValueError("not a Debian package")
+        while header := file.read(60):
+            name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
+            content = file.read(size)
+            if len(content) < size:
+                raise EOFError("the file is cut short")
+            if name.startswith("data.tar"):
+                return content
+            file.seek(size % 2, io.SEEK_CUR)  # members begin at even places
+    raise ValueError("a Debian package without files")
+
+
 def _file_name(path: str) -> str:
     return pathlib.PurePosixPath(path).name
 
 
 def _copy(
-    archive: pathlib.Path, member: str, only: tuple[str, ...], destination: pathlib.Path, budget: _Budget
+    archive: pathlib.Path,
+    member: str,
+    only: tuple[str, ...],
+    without: tuple[str, ...],
+    destination: pathlib.Path,
+    budget: _Budget,
 ) -> None:
     found = False
     for path, file in _entries(archive, member):
@@ -86,7 +118,8 @@ def _copy(
         if relative.is_absolute() or ".." in relative.parts or "\\" in path or ":" in path:
             raise AssetError(f"{archive.name} holds a path that leaves its folder: {path!r}; do not use it")
         hidden = any(part.startswith((".", "__MACOSX")) for part in relative.parts)
-        if hidden or (only and str(relative) not in only):
+        wanted = not only or any(fnmatch.fnmatchcase(str(relative), pattern) for pattern in only)
+        if hidden or not wanted or str(relative) in without:
             continue
         target = destination / relative
         target.parent.mkdir(parents=True, exist_ok=True)

