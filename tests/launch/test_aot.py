@@ -6,9 +6,13 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from jax.experimental.topologies import get_topology_desc
 
 from launch.aot import sweep_topologies
+from v2l_jax.errors import ConfigError
+from v2l_jax.parallel.mesh import make_mesh
 
 ROOT = pathlib.Path(__file__).parents[2]
 needs_compiler = pytest.mark.skipif(
@@ -40,6 +44,19 @@ def test_a_train_step_compiles_for_four_chips():
     reduced = [float(size) for size in re.findall(r"× all-reduce of ([\d.]+) MB among 4", result.stdout)]
     assert reduced, result.stdout  # gradients are summed over the chips
     assert re.search(r"bound by (compute|memory|network)", result.stdout)
+
+
+@needs_compiler
+def test_only_whole_copies_cross_the_network_between_slices():
+    devices = get_topology_desc(platform="tpu", topology_name="v5e:2x4", num_slices=2).devices
+    assert len(devices) == 16 and {d.slice_index for d in devices} == {0, 1}
+    for sizes, across in (({"replica": 2, "fsdp": 8}, 0), ({"data": -1, "tensor": 2}, 1)):
+        mesh = make_mesh(sizes, devices)
+        slices = np.vectorize(lambda d: d.slice_index)(mesh.devices)
+        inside = np.moveaxis(slices, across, 0).reshape(2, 8)
+        assert (inside == inside[:, :1]).all() and set(inside[:, 0]) == {0, 1}  # each half of the axis is one slice
+    with pytest.raises(ConfigError, match=r"2 TPU slices: make replica \(or data\) a multiple of 2"):
+        make_mesh({"fsdp": 16}, devices)
 
 
 @needs_compiler

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from v2l_jax.progress import progress_bar
-from v2l_jax.towers.llama import KVCache, Llama, init_cache
+from v2l_jax.towers.llama import KVCache, Llama, cache_dtype, init_cache
 from v2l_jax.weights.text_tokenizers import TextTokenizer
 
 PREFIX = "a photo of"
@@ -59,14 +59,14 @@ def expand(
 
 def _prefill(model: Llama, params: Any, prefix: Int[Array, "1 length"]) -> KVCache:
     positions = jnp.arange(prefix.shape[1], dtype=jnp.int32)[None]
-    cache = init_cache(model.config, 1, prefix.shape[1], model.dtype)
+    cache = init_cache(model.config, 1, prefix.shape[1], cache_dtype(params["layers"], model.dtype))
     return model.apply({"params": params}, prefix, positions, cache=cache)[1]
 
 
 def _continuation(model: Llama, params: Any, shared: KVCache, first: Int[Array, " batch"]) -> Int[Array, "batch 2"]:
     """Greedy t2 and t3 after the shared prefix and `first`."""
     start, batch = shared.positions.shape[1], first.shape[0]
-    cache = init_cache(model.config, batch, 2, model.dtype)
+    cache = init_cache(model.config, batch, 2, cache_dtype(params["layers"], model.dtype))
     token, chosen = first, []
     for step in range(2):
         positions = jnp.full((batch, 1), start + step, jnp.int32)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ _MAY_DIFFER = (
     "train.remat",
 )
 _ANY_OF_THESE = tuple(f"{name}." for name in _MAY_DIFFER)
+_BUCKET = re.compile("[a-z][a-z0-9]+:/")
 _PACKAGES = ("v2l_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
@@ -54,8 +56,10 @@ def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
 
     Raises:
       V2LError: the folder cannot be written.
-      ConfigError: the folder holds a run of another config; the first differing keys are named.
+      ConfigError: the folder is a bucket's address (gs://…), or holds a run of another config; the first differing keys are named.
     """
+    if _BUCKET.match(str(workdir)):
+        raise ConfigError(f"the workdir is a folder, and {workdir} looks like a bucket's address; mount the bucket, or share a folder (NFS)")
     asked = json.loads(config.to_json_best_effort())
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -84,9 +88,10 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -
 
 def environment() -> dict[str, Any]:
     """Versions, devices and the git commit of this run."""
-    devices = jax.devices()
+    devices, git = jax.devices(), ""
     here = pathlib.Path(__file__).parent
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False)
+    with contextlib.suppress(FileNotFoundError):  # a machine without git
+        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False).stdout
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -94,7 +99,7 @@ def environment() -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "processes": jax.process_count(),
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": git.strip() or None,
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
 

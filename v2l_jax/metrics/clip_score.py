@@ -83,7 +83,7 @@ def relative_scores(
 def normalized_scores(
     scores: Float[np.ndarray, " images"], bounds: VocabularyScores
 ) -> Float[np.ndarray, " images"]:
-    """SPAE's training target (Yu et al. 2023, equation 4): 0 is the worst possible word, 1 the best."""
+    """Another reading of a relative score, by minimum and maximum: 0 is the worst possible word, 1 the best."""
     return (scores - bounds.worst) / (bounds.best - bounds.worst)
 
 

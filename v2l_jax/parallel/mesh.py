@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -25,7 +26,8 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
       devices: which; all of all processes by default. Those of a described topology can be compiled for, not run on.
 
     Raises:
-      ConfigError: an axis is none of `AXES`, or the sizes do not multiply to the number of devices.
+      ConfigError: an axis is none of `AXES`, the sizes do not multiply to the number of devices, or TPU slices cut neither
+        "replica" nor "data".
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
@@ -43,7 +45,20 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
     if math.prod(sizes.values()) != count:
         raise ConfigError(f"mesh axes {dict(axes)} do not fit {count} devices: the sizes must multiply to {count}")
     axis_types = (AxisType.Auto,) * len(sizes)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        return Mesh(_over_slices(sizes, slices, devices), tuple(sizes), axis_types=axis_types)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=axis_types, devices=devices)
+
+
+def _over_slices(sizes: Mapping[str, int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices of several TPU slices, arranged so that only the first axis that can be cut crosses the network between them."""
+    across = next((name for name in ("replica", "data") if sizes[name] % slices == 0), None)
+    if across is None:
+        raise ConfigError(f"mesh axes {dict(sizes)} on {slices} TPU slices: make replica (or data) a multiple of {slices}")
+    between = {name: slices if name == across else 1 for name in sizes}
+    inside = [size // between[name] for name, size in sizes.items()]
+    return mesh_utils.create_hybrid_device_mesh(inside, tuple(between.values()), devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

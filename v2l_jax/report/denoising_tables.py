@@ -11,7 +11,7 @@ LEAD = (
     "words that are missing; the tokenizer's decoder paints them. The published examples are copies of the picture's own true words "
     "with a part of them replaced at random, so the prompt holds the answer. Compare the result with the most frequent word of the "
     "examples, which needs no language model, and with another picture's examples. All but the damaged picture went through the "
-    "tokenizer, so a lightly damaged one may score above the bound. The paper measures LPIPS by AlexNet, this table by VGG16."
+    "tokenizer, so a lightly damaged one may score above the bound. LPIPS is by VGG16; the paper does not name its network."
 )
 
 ROW_LABELS = {

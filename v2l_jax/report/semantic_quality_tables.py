@@ -11,8 +11,8 @@ _LEAD = (
     "relative score divides it by that of the best word of the whole vocabulary, so that 1 is the bound. The same tower chose the "
     "words and judges them, as in the paper, so compare with the controls: another photo's words (where classes are few, it is often of "
     "the same class), and the mean over all words. "
-    "(There is no row without words: no words, no cosine.) The last column is SPAE's own normalisation, 0 for the worst word of the "
-    "vocabulary and 1 for the best; the paper does not say which of the two it prints."
+    "(There is no row without words: no words, no cosine.) The last column is another reading of a relative score, 0 for the worst word of the "
+    "vocabulary and 1 for the best; the paper gives no formula for its CLIP-R."
 )
 _NOT_CLIP = (
     " These are scores of a ConSE tower, not of CLIP: its cosines have another scale and it knows only its classifier's classes, so "

@@ -32,7 +32,7 @@ class KVCache(NamedTuple):
     """Keys and values already computed; a pytree that goes in and comes out, never changed in place.
 
     Attributes:
-      keys: [layers, batch, length, kv_heads, head_dim], rotated.
+      keys: [layers, batch, length, kv_heads, head_dim], rotated; bits where the layers' weights are (`scannable`).
       values: [layers, batch, length, kv_heads, head_dim].
       positions: int32 [batch, length], the position of what a slot holds; -1 for nothing.
       cursor: int32 scalar, the slot that is written next, the same in all rows.
@@ -126,29 +126,32 @@ class Llama(nn.Module):
         positions = positions.astype(jnp.int32)
         angles = jnp.maximum(positions, 0)[..., None] * jnp.asarray(c.inverse_frequencies, jnp.float32)
         rotation = (jnp.cos(angles), jnp.sin(angles))
+        held_type = cache_dtype(self.layers, self.dtype)
         if cache is not None:
             written = lax.dynamic_update_slice(cache.positions, positions, (0, cache.cursor))
 
         def block(carry, xs):
             hidden, stacked = carry
             layer, weights, shared = xs
-            weights = _from_bits(weights)
+            weights = {name: _floats(w) for name, w in weights.items()}
             queries, keys, values = _project(c, weights, hidden, rotation, self.dtype)
-            segments = [Segment(*kv, context.positions) for kv, context in zip(shared, contexts)]
+            segments = [Segment(*map(_floats, kv), context.positions) for kv, context in zip(shared, contexts)]
             window = _window(c, layer)
             if cache is None:
                 own = Segment(keys, values, positions)
                 mixed = causal_attention(queries, positions, segments, own, window, self.dtype)
             else:
                 start = (layer, 0, cache.cursor, 0, 0)
-                stacked = tuple(lax.dynamic_update_slice(s, x[None].astype(s.dtype), start) for s, x in zip(stacked, (keys, values)))
-                seen = (lax.dynamic_index_in_dim(s, layer, keepdims=False) for s in stacked)
+                stacked = tuple(lax.dynamic_update_slice(s, _held(x[None], s.dtype), start) for s, x in zip(stacked, (keys, values)))
+                seen = (_floats(lax.dynamic_index_in_dim(s, layer, keepdims=False)) for s in stacked)
                 mixed = attention(queries, positions, [*segments, Segment(*seen, written)], window, self.dtype)
             hidden = hidden + _matmul(mixed, weights["attention_output"], self.dtype).astype(self.residual_dtype)
             hidden = hidden + _mlp(c, weights, hidden, self.dtype).astype(self.residual_dtype)
-            return (hidden, stacked), (keys, values) if keep and cache is None else None
+            kept = keep and cache is None
+            return (hidden, stacked), (_held(keys, held_type), _held(values, held_type)) if kept else None
 
-        hidden = jnp.take(self.embedding, tokens, axis=0).astype(self.residual_dtype)
+        held = _held(self.embedding, jnp.uint16) if self.embedding.dtype == jnp.bfloat16 else self.embedding
+        hidden = _floats(jnp.take(held, tokens, axis=0)).astype(self.residual_dtype)
         xs = (jnp.arange(c.num_layers), dict(self.layers), tuple((k.keys, k.values) for k in contexts))
         carry = (hidden, None if cache is None else (cache.keys, cache.values))
         # Where gradients are taken, a layer is computed again: on the CPU too, writing its activations out takes longer.
@@ -168,8 +171,8 @@ class Llama(nn.Module):
 def scannable(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as `Llama` scans them fastest on this backend; numpy arrays in, numpy arrays out.
 
-    On CPU, XLA turns a whole stack of bfloat16 matrices into float32 before it takes one layer of it, so there bfloat16
-    layers are held as uint16 of the same bits. `Llama` takes either.
+    On CPU, XLA turns a whole stack of bfloat16 matrices into float32 before it takes one layer of it, or writes one, so there
+    bfloat16 layers are held as uint16 of the same bits, and `Llama` holds keys and values as it finds its layers.
     """
     if jax.default_backend() != "cpu":
         return dict(params)
@@ -177,8 +180,19 @@ def scannable(params: Mapping[str, Any]) -> dict[str, Any]:
     return {**params, "layers": jax.tree.map(bits, params["layers"])}
 
 
-def _from_bits(weights: Mapping[str, Array]) -> dict[str, Array]:
-    return {n: lax.bitcast_convert_type(w, jnp.bfloat16) if w.dtype == jnp.uint16 else w for n, w in weights.items()}
+def cache_dtype(layers: Mapping[str, Array], dtype: DTypeLike) -> DTypeLike:
+    """The type of keys and values beside such layers: `dtype`, or its bits."""
+    return jnp.uint16 if any(w.dtype == jnp.uint16 for w in layers.values()) else dtype
+
+
+def _floats(x: Array) -> Array:
+    """What `_held` took; anything else as it is."""
+    return lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
+
+
+def _held(x: Array, dtype: DTypeLike) -> Array:
+    """In the type that a stack is held in: bfloat16 as its bits where that is uint16."""
+    return lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16) if dtype == jnp.uint16 else x.astype(dtype)
 
 
 def _project(config: LlamaConfig, weights: Mapping[str, Array], hidden: Array, rotation, dtype: DTypeLike) -> tuple[Array, Array, Array]:
