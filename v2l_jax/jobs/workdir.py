@@ -25,6 +25,7 @@ _MAY_DIFFER = (
     "llm",
     "llm_options",
     "mesh",
+    "profile",
     "sharding",
     "train.hang_minutes",
     "train.keep_every",
