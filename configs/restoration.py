@@ -17,10 +17,10 @@ def get_config() -> ConfigDict:
     config.finetune.rank = 4  # rank, alpha and targets: the paper's
     config.finetune.alpha = 32
     config.finetune.targets = ("q_proj", "k_proj")
-    config.finetune.steps = 80
+    config.finetune.steps = 120
     config.finetune.batch_size = 4
-    config.finetune.learning_rate = 1e-3
-    config.finetune.warmup_steps = 5
+    config.finetune.learning_rate = 4e-3
+    config.finetune.warmup_steps = 10
     config.finetune.weight_decay = 0.0
     config.finetune.clip_norm = 1.0
     config.finetune.log_every = 5
