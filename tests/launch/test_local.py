@@ -72,7 +72,7 @@ def test_two_processes_then_four_give_the_losses_of_one(tmp_path, one_process):
     found = rows(tmp_path / "run")
     assert [(row["step"], row["split"]) for row in found] == [(row["step"], row["split"]) for row in one_process]
     for row, expected in zip(found, one_process):
-        names = LOSSES if row["split"] == "train" else ("psnr", "ssim", "codebook_usage", "perplexity")
+        names = LOSSES if row["split"] == "train" else ("psnr", "ssim", "codebook_usage", "perplexity", "dead_words")
         for name in names:
             np.testing.assert_allclose(row[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=f"{name}, step {row['step']}")
     assert (tmp_path / "run" / "training.json").exists()

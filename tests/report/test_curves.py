@@ -23,3 +23,10 @@ def test_plots_group_by_quantity():
     plots = curve_plots(curves | {"train/empty": ([], [])})
     assert [plot.quantity for plot in plots] == ["loss", "psnr", "gan"]
     assert [line.name for line in plots[1].lines] == ["train", "held out"]
+
+
+def test_codebook_health_is_open_and_not_folded_away():
+    rows = [{"step": 1, "split": "train", "loss": 1.0, "gradient_norm": 1.0, "adaptive_weight": 0.0}]
+    rows += [{"step": 1, "split": "eval", "psnr": 9.0, "ssim": 0.1, "lpips": 0.5, "codebook_usage": 0.2, "perplexity": 9.0, "dead_words": 40}]
+    shown = [plot.quantity for plot in curve_plots(curves_from_rows(rows))]
+    assert shown[:6] == ["loss", "psnr", "lpips", "codebook_usage", "perplexity", "dead_words"]

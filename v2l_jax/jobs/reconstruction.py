@@ -76,6 +76,24 @@ def full_batches(config: ConfigDict, source: Source, mesh: Mesh) -> Iterator[tup
         yield shard_batch(filled, mesh), count
 
 
+@functools.partial(jax.jit, static_argnames="model")
+def _count(model: V2LTokenizer, variables: Any, image: jax.Array, real: jax.Array) -> Int[jax.Array, " words"]:
+    ids = model.apply(variables, model.apply(variables, image, method="encode"), method="local_ids")
+    return count_words(jnp.where(real[:, None, None], ids, -1), model.num_local_words)
+
+
+def word_counts(
+    config: ConfigDict, model: V2LTokenizer, variables: Any, source: Source, mesh: Mesh
+) -> Int[np.ndarray, " words"]:
+    """How often a source's images use each local word; arguments as in `reconstruct`. Nothing is decoded."""
+    counts = np.zeros(model.num_local_words, np.int64)
+    if len(source):
+        for batch, count in full_batches(config, source, mesh):
+            real = np.arange(len(batch["image"])) < count
+            counts = counts + np.asarray(_count(model, variables, batch["image"], real))
+    return counts
+
+
 def score(
     config: ConfigDict, model: V2LTokenizer, variables: Any, source: Source, mesh: Mesh, lpips: Any = None
 ) -> Scores:

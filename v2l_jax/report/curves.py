@@ -9,7 +9,7 @@ from v2l_jax.report.plots import Line, Numbers
 Curves = Mapping[str, tuple[Numbers, Numbers]]
 
 _SPLIT_LABELS = {"eval": "held out"}
-_FIRST = ("loss", "psnr", "reconstruction", "ssim", "lpips", "codebook_usage")
+_FIRST = ("loss", "psnr", "lpips", "codebook_usage", "perplexity", "dead_words", "ssim")
 
 
 class CurvePlot(NamedTuple):
