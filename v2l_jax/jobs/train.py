@@ -14,7 +14,7 @@ from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.loader import make_loader
 from v2l_jax.data.sources import Subset, WithVectors
 from v2l_jax.jobs import building, codebook, features, loading
-from v2l_jax.jobs.reconstruction import score
+from v2l_jax.jobs.reconstruction import score, word_counts
 from v2l_jax.jobs.workdir import write_json
 from v2l_jax.metrics.codebook_usage import summarise
 from v2l_jax.parallel.mesh import local_rows
@@ -95,9 +95,14 @@ def _sizes(state: Any) -> str:
 
 
 def evaluator(config: ConfigDict, model: Any, frozen: Any, held_out: Any, mesh: Any) -> Callable[[Any], dict[str, float]]:
-    """Returns `state -> held-out metrics`, over the same photos each time; several processes share these."""
+    """Returns `state -> held-out metrics`, over the same photos each time; several processes share these.
+
+    Quality is the mean over `EVALUATION_IMAGES` photos, decoded. Which words are used is counted over all of them, encoded only:
+    codebook_usage (share of the words), perplexity, dead_words (how many no photo uses).
+    """
     chosen = np.linspace(0, len(held_out) - 1, min(EVALUATION_IMAGES, len(held_out))).astype(int)
-    own_photos = Subset(held_out, chosen[jax.process_index() :: jax.process_count()])
+    others = np.setdiff1d(np.arange(len(held_out)), chosen)
+    own_photos, own_others = (Subset(held_out, part[jax.process_index() :: jax.process_count()]) for part in (chosen, others))
     own_mesh = loading.mesh(config)
 
     def evaluate(state: Any) -> dict[str, float]:
@@ -105,11 +110,13 @@ def evaluator(config: ConfigDict, model: Any, frozen: Any, held_out: Any, mesh: 
         variables = {"params": params, "frozen": given["model"]}
         scores = score(config, model, variables, own_photos, own_mesh, given.get("lpips"))
         sums = {name: values.sum(dtype=np.float64) for name, values in scores.per_image.items()}
-        sums, counts = sum_over_processes((sums, scores.word_counts))
+        sums, counts = sum_over_processes((sums, counts))
+        counts = scores.word_counts + word_counts(config, model, variables, own_others, own_mesh)
         usage = summarise(counts)
         return {name: float(value) / len(chosen) for name, value in sums.items()} | {
             "codebook_usage": usage.fraction,
             "perplexity": usage.perplexity,
         }
 
+            "dead_words": float(len(usage.dead)),
     return evaluate
