@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -97,10 +98,10 @@ def costs_of(compiled: Any, jaxpr: Any, num_devices: int) -> Costs:
     )
 
 
-def flops_of(jaxpr: Any) -> float:
-    """Multiply-adds × 2 of a jaxpr's matrix products and convolutions; loops as often as they run, the costliest branch.
+def flops_of(jaxpr: Any, branch: Callable[[Iterable[float]], float] = max) -> float:
+    """Multiply-adds × 2 of a jaxpr's matrix products and convolutions; loops as often as they run.
 
-    A `while_loop`, whose length nobody knows, counts once.
+    A `while_loop`, whose length nobody knows, counts once; of a `cond`, what `branch` makes of its branches: the costliest.
     """
     total = 0.0
     for equation in jaxpr.eqns:
@@ -116,9 +117,9 @@ def flops_of(jaxpr: Any) -> float:
             dilated = math.prod(params["lhs_dilation"])  # the zeros that it puts between are not multiplied
             total += 2.0 * equation.outvars[0].aval.size * kernel.size / features / dilated
         elif name == "cond":
-            total += max(map(flops_of, inner))
+            total += branch(flops_of(i, branch) for i in inner)
         else:
-            total += params.get("length", 1) * sum(map(flops_of, inner)) if name == "scan" else sum(map(flops_of, inner))
+            total += (params.get("length", 1) if name == "scan" else 1) * sum(flops_of(i, branch) for i in inner)
     return total
 
 

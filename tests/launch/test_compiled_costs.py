@@ -12,8 +12,8 @@ from v2l_jax.errors import ConfigError
 from v2l_jax.parallel.mesh import make_mesh
 
 
-def flops(function, *shapes):
-    return flops_of(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).jaxpr)
+def flops(function, *shapes, **options):
+    return flops_of(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).jaxpr, **options)
 
 
 def test_flops_of_products_in_loops_branches_and_gradients():
@@ -23,6 +23,7 @@ def test_flops_of_products_in_loops_branches_and_gradients():
     assert flops(looped, (4, 16), (16, 16)) == 7 * 2 * 4 * 16 * 16
     branched = lambda x, w: lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w)  # noqa: E731
     assert flops(branched, (4, 16), (16, 16)) == 2 * 2 * 4 * 16 * 16
+    assert flops(branched, (4, 16), (16, 16), branch=min) == 2 * 4 * 16 * 16
     gradient = jax.grad(lambda x, w: ((x @ w) ** 2).sum(), argnums=(0, 1))
     assert flops(jax.jit(gradient), (4, 16), (16, 16)) == 3 * 2 * 4 * 16 * 16
     recomputed = jax.grad(lambda x, w: (jax.checkpoint(lambda x: jnp.sin(x @ w))(x)).sum())

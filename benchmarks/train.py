@@ -1,0 +1,276 @@
+"""The tokenizer's training step and tokenization: ours, peer, ratio and bound, all measured in one run.
+
+python -m benchmarks.train [--config.train.batch_size=…]    (make test-parity installs the peer)
+python -m benchmarks.train --config=configs/imagenet.py --word_dim=768 --local_words=32000 --photos=False --dtypes=bfloat16    on a GPU
+
+The peer is the same architecture in plain torch (`torch_tokenizer`), with the same weights, batch and losses; "first loss" shows it. Eager
+and compiled, each in the types asked for; bfloat16 is autocast. Engines take turns and the fastest turn counts. The published step is
+measured: no projector fits. The bound is the time of the step's operations at the machine's measured matmul peak in the same type.
+"""
+
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs the GPU's memory too
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from absl import app, flags  # noqa: E402
+from ml_collections import ConfigDict, config_flags  # noqa: E402
+
+from benchmarks import machine, torch_tokenizer  # noqa: E402
+from launch.compiled_costs import flops_of  # noqa: E402
+from v2l_jax.data.loader import make_loader  # noqa: E402
+from v2l_jax.jobs import building, loading  # noqa: E402
+from v2l_jax.jobs.workdir import environment  # noqa: E402
+from v2l_jax.tokenizer.losses import LossWeights  # noqa: E402
+from v2l_jax.tokenizer.v2l import tokenize  # noqa: E402
+
+HEAD = ("task", "engine", "images/s", "over eager", "over compiled", "bound", "of the bound", "first loss")
+
+_CONFIG = config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"), "Sizes.")
+_WORD_DIM = flags.DEFINE_integer("word_dim", 384, "Length of word vectors: MiniLM's; CLIP ViT-L/14's is 768.")
+_LOCAL_WORDS = flags.DEFINE_integer("local_words", 8192, "Words in the local codebook.")
+_GLOBAL_WORDS = flags.DEFINE_integer("global_words", 11_908, "Words in the global codebook.")
+_DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Types of convolutions and matrix products.")
+_TASKS = flags.DEFINE_list("tasks", ["train", "train_gan", "tokenize"], "What is measured.")
+_COMPILE = flags.DEFINE_bool("compile", True, "Measure torch.compile too.")
+_PHOTOS = flags.DEFINE_bool("photos", True, "Measure the input pipeline too, on the config's photos.")
+_STEPS = flags.DEFINE_integer("steps", 8, "Steps or batches of a turn.")
+_TURNS = flags.DEFINE_integer("turns", 5, "Turns of each engine.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What both sides are built from.
+
+    Attributes:
+      config: the experiment, in the published way of stepping.
+      words: "local_words" and "global_words", random.
+      lpips: LPIPS parameters, or None.
+      device: torch's name of the device.
+    """
+
+    config: ConfigDict
+    words: Mapping[str, np.ndarray]
+    lpips: Any
+    device: str
+
+    @classmethod
+    def of(cls, config: ConfigDict, word_dim: int, local_words: int, global_words: int) -> "Sizes":
+        """Sizes of a config over random codebooks."""
+        config = ConfigDict(config.to_dict())
+        remedies = ("encoder_start", "projector_fit_every", "projector_recenter_every", "projector_revive_every", "disc_warmup")
+        extras = ("weight_entropy", "ema_decay", "skip_spikes_above", "warmup_steps", "warmup_epochs", "epochs")
+        off = {key: 0 * config.train[key] for key in remedies + extras if key in config.train}
+        constant = {"optimizer": "adam", "learning_rate_scaling": "none", "encoder_scale": 1.0, "steps": 10**9, "micro_batches": 1}
+        config.train.update(off | constant)
+        random = np.random.default_rng(0)
+        counts = {"local_words": local_words, "global_words": global_words}
+        words = {name: (random.normal(size=(n, word_dim)) * word_dim**-0.5).astype(np.float32) for name, n in counts.items()}
+        lpips = building.frozen_inputs(config, words).get("lpips")
+        return cls(config, words, lpips, "cpu" if jax.default_backend() == "cpu" else "cuda")
+
+    def batch(self, size: int) -> dict[str, np.ndarray]:
+        """Images and embeddings."""
+        random, side = np.random.default_rng(1), self.config.model.image_size
+        image = random.uniform(-1, 1, size=(size, side, side, 3)).astype(np.float32)
+        return {"image": image, "semantic": random.normal(size=(size, self.words["local_words"].shape[1])).astype(np.float32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """One way to do a task.
+
+    Attributes:
+      name: what the table calls it.
+      images: in a call.
+      call: does it once, perhaps without waiting, and returns the loss or None.
+      wait: until calls are done.
+    """
+
+    name: str
+    images: int
+    call: Callable[[], Any]
+    wait: Callable[[], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table; rates are images a second, `loss` that of the first step."""
+
+    task: str
+    engine: str
+    rate: float
+    loss: float | None = None
+    eager: float | None = None
+    compiled: float | None = None
+    bound: float | None = None
+
+    def cells(self) -> list[str]:
+        """The line."""
+        over = ["" if other is None else f"{self.rate / other:.2f}" for other in (self.eager, self.compiled)]
+        bound = ["", ""] if self.bound is None else [f"{self.bound:.3g}", f"{self.rate / self.bound:.0%}"]
+        return [self.task, self.engine, f"{self.rate:.3g}", *over, *bound, "" if self.loss is None else f"{self.loss:.5f}"]
+
+
+class Ours:
+    """The step and the tokenization of this project, from the peer's weights."""
+
+    def __init__(self, sizes: Sizes, dtype: str, gan: bool, arrays: Mapping[str, np.ndarray]):
+        config = ConfigDict(sizes.config.to_dict())
+        config.model.dtype, config.train.disc_start = dtype, _disc_start(gan)
+        shapes = sizes.words["local_words"].shape, sizes.words["global_words"].shape
+        self.model = building.tokenizer(config, shapes[0][0], shapes[1][0], shapes[0][1])
+        self.config = config
+        params, disc = torch_tokenizer.flax_params(arrays)
+        state = jax.jit(lambda: building.initial_state(config, self.model, 1))()
+        assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, state.params)
+        self.state = jax.device_put(
+            state.replace(params=params, disc_params=disc["params"], disc_batch_stats=disc["batch_stats"], step=np.int32(1))
+        )
+        self.frozen = jax.device_put(building.frozen_inputs(config, sizes.words))
+        self._step = building.train_step(config, self.model, 1)
+
+    def train(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """One step; its metrics."""
+        self.state, metrics = self._step(self.state, dict(batch), self.frozen)
+        return metrics
+
+    def tokenize(self, batch: Mapping[str, jax.Array]) -> Any:
+        """Words of a batch."""
+        variables = {"params": self.state.params, "frozen": self.frozen["model"]}
+        return tokenize(self.model, variables, batch["image"], batch["semantic"], self.config.model.global_tokens)
+
+    def train_flops(self, batch: Mapping[str, jax.Array], gan: bool) -> float:
+        """Multiply-adds × 2 of a step."""
+        jaxpr = jax.make_jaxpr(self._step)(self.state, dict(batch), self.frozen).jaxpr
+        return flops_of(jaxpr, branch=max if gan else min)
+
+    def tokenize_flops(self, batch: Mapping[str, jax.Array]) -> float:
+        """Multiply-adds × 2 of tokenizing a batch."""
+        variables = {"params": self.state.params, "frozen": self.frozen["model"]}
+        inputs = (variables, batch["image"], batch["semantic"])
+        call = lambda *args: tokenize(self.model, *args, self.config.model.global_tokens)  # noqa: E731
+        return flops_of(jax.make_jaxpr(call)(*inputs).jaxpr)
+
+
+def _disc_start(gan: bool) -> int:
+    return 0 if gan else 10**9
+
+
+def peer(sizes: Sizes, dtype: str, gan: bool, compiled: bool = False) -> torch_tokenizer.Trainer:
+    """The peer, one step done, so that the game is on where it is asked for."""
+    config, train = sizes.config, sizes.config.train
+    shapes = sizes.words["local_words"].shape, sizes.words["global_words"].shape
+    return torch_tokenizer.Trainer(
+        building.tokenizer(config, shapes[0][0], shapes[1][0], shapes[0][1]),
+        sizes.words,
+        sizes.lpips,
+        LossWeights(train.weight_quantizer, train.weight_perceptual, train.weight_adversarial, _disc_start(gan)),
+        k=config.model.global_tokens,
+        learning_rate=train.learning_rate,
+        perceptual_images=train.perceptual_images or None,
+        dtype=dtype,
+        compiled=compiled,
+        step=1,
+        device=sizes.device,
+    )
+
+
+def engines_of(sizes: Sizes, task: str, dtype: str, compiled: bool) -> tuple[dict[str, Engine], float]:
+    """Engines of a task by "eager", "compiled" and "ours"; and the operations that an image takes."""
+    gan, training = task == "train_gan", task != "tokenize"
+    size = sizes.config.train.batch_size if training else sizes.config.evaluate.batch_size
+    batch = sizes.batch(size)
+    engines = {}
+    for name in ("eager", "compiled") if compiled else ("eager",):
+        trainer = peer(sizes, dtype, gan, name == "compiled")
+        call = trainer.train if training else trainer.tokenize
+        placed = trainer.put(batch)
+        engines[name] = Engine(f"torch {name}, {dtype}", size, lambda call=call, placed=placed: call(placed), trainer.wait)
+    ours = Ours(sizes, dtype, gan, peer(sizes, dtype, gan).arrays())
+    placed, last = jax.device_put(batch), [None]
+
+    def call_ours() -> Any:
+        last[0] = (ours.train if training else ours.tokenize)(placed)
+        return last[0]
+
+    engines["ours"] = Engine(f"ours, {dtype}", size, call_ours, lambda: jax.block_until_ready(last[0]))
+    flops = ours.train_flops(placed, gan) if training else ours.tokenize_flops(placed)
+    return engines, flops / size
+
+
+def measure(sizes: Sizes, task: str, dtype: str, compiled: bool, steps: int, turns: int) -> list[Row]:
+    """A row for each engine; one that does not start is left out, and says why."""
+    engines, flops = engines_of(sizes, task, dtype, compiled)
+    losses, best = {}, dict.fromkeys(engines, float("inf"))
+    for name in list(engines):
+        try:
+            first = engines[name].call()  # compiles
+        except Exception as error:  # noqa: BLE001 - whatever the peer's compiler says
+            if name != "compiled":
+                raise
+            print(f"{engines[name].name} does not work here: {str(error).strip().splitlines()[0]}")
+            del engines[name]
+            continue
+        losses[name] = float(first["loss"]) if isinstance(first, dict) else None
+    peak = machine.matmul_peak(dtype)
+    for _ in range(turns):
+        for name, engine in engines.items():
+            engine.call()
+            engine.wait()
+            start = time.perf_counter()
+            for _ in range(steps):
+                engine.call()
+            engine.wait()
+            best[name] = min(best[name], (time.perf_counter() - start) / steps)
+        peak = max(peak, machine.matmul_peak(dtype))  # where others use the machine too, the strictest
+    rates = {name: engine.images / best[name] for name, engine in engines.items()}
+    others = {"eager": rates["eager"], "compiled": rates.get("compiled"), "bound": peak / flops}
+    return [Row(task, engine.name, rates[name], losses[name], **others) for name, engine in engines.items()]
+
+
+def pipeline_rate(config: ConfigDict, batches: int) -> float:
+    """Photos that the input pipeline alone gives a second."""
+    workers, transform = config.train.loader_workers, building.image_transform(config, augment=True)
+    loader = make_loader(loading.photos(config).train, transform, config.train.batch_size, seed=0, workers=workers)
+    for _ in range(10):  # what lies in its buffers
+        next(loader)
+    start = time.perf_counter()
+    for _ in range(batches):
+        next(loader)
+    return batches * config.train.batch_size / (time.perf_counter() - start)
+
+
+def print_line(cells: Sequence[str]) -> None:
+    """A line of the table."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the machine and the table."""
+    del argv
+    known, config = environment(), _CONFIG.value
+    print(f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; torch {torch_tokenizer.torch.__version__}")
+    sizes = Sizes.of(config, _WORD_DIM.value, _LOCAL_WORDS.value, _GLOBAL_WORDS.value)
+    side, batch = config.model.image_size, config.train.batch_size
+    print(f"{side}×{side} pixels, {config.model.channels} channels, batch {batch} in training and {config.evaluate.batch_size} in tokenization\n")
+    print_line(HEAD)
+    print_line(["---"] * len(HEAD))
+    for task in _TASKS.value:
+        for dtype in _DTYPES.value:
+            for row in measure(sizes, task, dtype, _COMPILE.value, _STEPS.value, _TURNS.value):
+                print_line(row.cells())
+    if _PHOTOS.value:
+        name = f"{config.train.loader_workers} workers"
+        print_line(Row("input pipeline alone", name, pipeline_rate(config, 40)).cells())
+
+
+if __name__ == "__main__":
+    app.run(main)
