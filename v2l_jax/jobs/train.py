@@ -109,14 +109,14 @@ def evaluator(config: ConfigDict, model: Any, frozen: Any, held_out: Any, mesh: 
         params, given = whole_on_own_devices((state.best_params, frozen), mesh, own_mesh)
         variables = {"params": params, "frozen": given["model"]}
         scores = score(config, model, variables, own_photos, own_mesh, given.get("lpips"))
+        counts = scores.word_counts + word_counts(config, model, variables, own_others, own_mesh)
         sums = {name: values.sum(dtype=np.float64) for name, values in scores.per_image.items()}
         sums, counts = sum_over_processes((sums, counts))
-        counts = scores.word_counts + word_counts(config, model, variables, own_others, own_mesh)
         usage = summarise(counts)
         return {name: float(value) / len(chosen) for name, value in sums.items()} | {
             "codebook_usage": usage.fraction,
             "perplexity": usage.perplexity,
+            "dead_words": float(len(usage.dead)),
         }
 
-            "dead_words": float(len(usage.dead)),
     return evaluate
