@@ -4,6 +4,7 @@ import importlib.resources
 import importlib.resources.abc
 import io
 import logging
+import pathlib
 import sys
 
 import numpy as np
@@ -50,6 +51,25 @@ def test_classes_are_folders_and_roots_merge(pets, caplog):
     assert record["image"].shape == (6, 8, 3) and record["image"][0, 0].tolist() == [12, 0, 0]
     assert record["label"] == 1 and record["path"] == str(pets / "train/dogs/a.PNG")
     assert isinstance(folder, sources.Source)
+
+
+def test_folders_that_are_no_classes(pets):
+    flat = sources.ImageFolder([pets / "train", pets / "val"], labelled=False)
+    assert flat.class_names == () and flat.labels.tolist() == [-1] * 4
+
+
+def test_remembered_images_are_read_once_and_made_smaller(pets, monkeypatch):
+    write_photo(pets / "train/cats/wide.png", 77, size=(60, 20))
+    folder = sources.ImageFolder(pets / "train")
+    remembered = sources.Remembered(folder, short_side=10)
+    assert len(remembered) == len(folder) and remembered.class_names == folder.class_names
+    assert remembered.labels.tolist() == folder.labels.tolist()
+    shapes = {pathlib.Path(r["path"]).name: r["image"].shape for r in map(remembered.__getitem__, range(len(folder)))}
+    assert shapes["wide.png"] == (10, 30, 3) and shapes["b.png"] == (6, 8, 3)
+    monkeypatch.setattr(sources, "decode_image", None)
+    record = remembered[0]
+    record["image"] = None
+    assert remembered[0]["image"].shape == (6, 8, 3) and remembered[0]["label"] == 0
 
 
 def test_chosen_classes(pets):

@@ -16,6 +16,7 @@ from absl import logging
 import numpy as np
 
 from v2l_jax.data.images import EXTENSIONS, CorruptImageError, decode_image
+from v2l_jax.data.transforms import shrink
 from v2l_jax.errors import DataError
 from v2l_jax.progress import progress_bar
 
@@ -61,6 +62,7 @@ class ImageFolder:
         rename: Mapping[str, str] | None = None,
         verify: bool = True,
         threads: int = 4,
+        labelled: bool = True,
     ):
         """Scans the folders.
 
@@ -71,12 +73,13 @@ class ImageFolder:
           verify: decode every file now; False for sets too large to read twice: the loader then replaces
             corrupt files as it meets them, and duplicates stay.
           threads: how many files are read at a time.
+          labelled: False: sub-folders mean nothing, all images below a root are one flat set.
 
         Raises:
           DataError: a folder does not exist, a class named has no images, or nothing readable is left.
         """
         self._roots = [pathlib.Path(r) for r in ([roots] if isinstance(roots, str | os.PathLike) else roots)]
-        found = [pair for root in self._roots for pair in _list_images(root, rename or {})]
+        found = [pair for root in self._roots for pair in _list_images(root, rename or {}, labelled)]
         if classes is not None:
             found = [(path, name) for path, name in found if name in classes]
             if missing := sorted(set(classes) - {name for _, name in found}):
@@ -133,10 +136,12 @@ def _extensions() -> str:
     return " ".join(sorted(EXTENSIONS))
 
 
-def _list_images(root: pathlib.Path, rename: Mapping[str, str]) -> list[tuple[pathlib.Path, str]]:
+def _list_images(root: pathlib.Path, rename: Mapping[str, str], labelled: bool) -> list[tuple[pathlib.Path, str]]:
     """(file, class name) of every image under the root, sorted; class "" where the root itself holds the images."""
     if not root.is_dir():
         raise DataError(f"no folder {root}; give a folder of images, or of one sub-folder a class")
+    if not labelled:
+        return [(path, "") for path in _images_in(root, "**/*")]
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not _is_hidden(entry))
     listed = [(path, rename.get(folder.name, folder.name)) for folder in folders for path in _images_in(folder, "**/*")]
     return listed or [(path, "") for path in _images_in(root, "*")]
@@ -144,7 +149,8 @@ def _list_images(root: pathlib.Path, rename: Mapping[str, str]) -> list[tuple[pa
 
 def _images_in(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     matches = folder.glob(pattern)
-    return sorted(p for p in matches if p.suffix.lower() in EXTENSIONS and not _is_hidden(p) and p.is_file())
+    hidden = lambda path: any(_is_hidden(pathlib.Path(part)) for part in path.relative_to(folder).parts)  # noqa: E731
+    return sorted(p for p in matches if p.suffix.lower() in EXTENSIONS and not hidden(p) and p.is_file())
 
 
 def _is_hidden(path: pathlib.Path) -> bool:
@@ -253,6 +259,39 @@ class Subset:
 
     def __getitem__(self, index: int) -> Record:
         return self._source[int(self._indices[index])]
+
+
+class Remembered:
+    """A source whose images are decoded once, made smaller, and kept in memory: for a few thousand photos seen many times.
+
+    Attributes:
+      class_names, labels: the source's.
+    """
+
+    def __init__(self, source: Source, short_side: int):
+        """Reads nothing yet.
+
+        Args:
+          source: where records come from.
+          short_side: images whose short side is longer are brought down to it, bicubic.
+        """
+        self._source, self._short_side = source, short_side
+        self._records: dict[int, Record] = {}
+        self.class_names = source.class_names
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class index of each record."""
+        return self._source.labels
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        if index not in self._records:
+            record = self._source[index]
+            self._records[index] = record | {"image": shrink(record["image"], self._short_side)}
+        return dict(self._records[index])
 
 
 class Concatenated:

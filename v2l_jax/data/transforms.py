@@ -36,6 +36,13 @@ def resize(
     return np.asarray(Image.fromarray(image).resize((width, height), RESAMPLING[resample]))
 
 
+def shrink(image: UInt8[np.ndarray, "h w 3"], short_side: int) -> UInt8[np.ndarray, "height width 3"]:
+    """Brings the short side down to `short_side` where it is longer; bicubic."""
+    height, width = image.shape[:2]
+    scale = min(1.0, short_side / min(height, width))
+    return resize(image, round(height * scale), round(width * scale))
+
+
 def centre_crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The centre square of an image with both sides at least `size`; offsets rounded as torchvision rounds them."""
     height, width = image.shape[:2]

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from v2l_jax.data.sources import Concatenated, ImageFolder, Source, Subset, SyntheticSource, TfdsSource
+from v2l_jax.data.sources import Concatenated, ImageFolder, Remembered, Source, Subset, SyntheticSource, TfdsSource
 from v2l_jax.data.splits import split_held_out
 from v2l_jax.incontext.decoding import Decoder
 from v2l_jax.parallel.mesh import make_mesh
@@ -148,8 +148,10 @@ def _photos(data: str, seed: int) -> Photos:
     train: Source = Subset(labelled, kept)
     skipped = labelled.skipped
     if c.unlabelled:
-        unlabelled = _folder(c.unlabelled, {})
+        unlabelled = _folder(c.unlabelled, {}, labelled=False)
         train, skipped = Concatenated([train, unlabelled]), skipped + unlabelled.skipped
+    if c.get("short_side"):
+        train = Remembered(train, c.short_side)
     return Photos(train, Subset(labelled, held_out), skipped, c.name)
 
 
@@ -158,8 +160,8 @@ def report_photos(config: ConfigDict) -> ImageFolder | None:
     return _folder(config.data.report, {}) if config.data.report else None
 
 
-def _folder(paths: Sequence[str], rename: dict[str, str]) -> ImageFolder:
-    return ImageFolder([locate(path) for path in paths], rename=rename or None)
+def _folder(paths: Sequence[str], rename: dict[str, str], labelled: bool = True) -> ImageFolder:
+    return ImageFolder([locate(path) for path in paths], rename=rename or None, labelled=labelled)
 
 
 def encode_images(tower: ImageTextTower, source: Source, batch_size: int, description: str) -> np.ndarray:
