@@ -98,13 +98,18 @@ def get_config() -> ConfigDict:
     config.train.weight_quantizer = 1.0
     config.train.weight_perceptual = 0.1
     config.train.weight_adversarial = 0.75
+    config.train.weight_entropy = 0.0  # of the codebook's entropy regulariser: sure assignments, words used alike (MAGVIT-v2: 0.1)
+    config.train.entropy_temperature = 0.01  # of its soft assignments
     config.train.disc_start = 10_000  # as in the paper: later than this run lasts
+    config.train.disc_warmup = 0  # steps before that from which the discriminator trains already, on reconstructions
     # On so few steps the published start collapses onto one word. So the decoder learns first, the encoder then moves slowly,
     # and the projector is fitted to the encoder's features now and then (0, 1.0, 0, 0 is the published way).
     config.train.encoder_start = 60
     config.train.encoder_scale = 0.2  # of the learning rate
     config.train.projector_fit_every = 20
     config.train.projector_fit_until = 220
+    config.train.projector_recenter_every = 0  # shift and scale the projector's output to the encoder's features; 0 = never
+    config.train.projector_revive_every = 0  # send words unused since the last time towards their nearest features; 0 = never
     config.train.ema_decay = 0.0  # of the moving average of the weights that is evaluated and kept; 0 = none
     config.train.skip_spikes_above = 0.0  # leave out steps whose gradient is so many times its usual norm; 0 = none
     config.train.skip_spikes_start = 100  # steps before the first that may be left out
@@ -122,6 +127,7 @@ def get_config() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.tasks = ("reconstruction", "few_shot")
     config.evaluate.reconstruction = ConfigDict()
+    config.evaluate.reconstruction.inception = ""  # weights of FID's and IS's Inception (such as "inception-v3-fid"); "" = neither
     config.evaluate.batch_size = 32
     config.evaluate.few_shot = ConfigDict()
     config.evaluate.few_shot.ways = (2, 5)

@@ -76,6 +76,20 @@ def test_losses_are_those_of_one_device(one_device, axes):
     np.testing.assert_array_equal(metrics["words_used"], expected["words_used"])
 
 
+def test_codebook_remedies_are_those_of_one_device():
+    """Word counts, moments, regression and entropy go over all devices' tokens and words."""
+    remedies = {"projector_recenter_every": 2, "projector_revive_every": 3, "weight_entropy": 0.1, "entropy_temperature": 0.1, "disc_warmup": 2}
+    alone = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), AXES, axis_types=(AxisType.Auto,) * 4)
+    state, _, metrics = train(tiny(**remedies), make_mesh({"data": 2, "tensor": 4}), steps=6)
+    expected_state, _, expected = train(tiny(**remedies), alone, steps=6)
+    assert metrics.keys() == expected.keys() and (expected["discriminator_loss"] != 0).sum() == 4
+    for name in ("loss", "reconstruction_loss", "quantizer_loss", "entropy_loss", "discriminator_loss"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    np.testing.assert_array_equal(state.used_words, expected_state.used_words)
+    kernels = [np.asarray(s.params["projector"]["kernel"]) for s in (state, expected_state)]
+    np.testing.assert_allclose(*kernels, rtol=1e-3, atol=1e-4)
+
+
 def test_each_leaf_lies_where_the_rules_say():
     config, mesh = tiny(ema_decay=0.9), make_mesh({"fsdp": 2, "tensor": 4})
     model = building.tokenizer(config, WORDS, 21, DIM)

@@ -15,6 +15,7 @@ from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.loop import fit
 from v2l_jax.training.metric_log import MetricLog
 from v2l_jax.training.optimizer import make_optimizer, warmup_cosine
+from v2l_jax.training.projector_upkeep import ProjectorUpkeep
 from v2l_jax.training.state import TrainState
 from v2l_jax.training.step import make_train_step
 
@@ -52,7 +53,8 @@ def run():
     frozen = replicate({"model": words}, mesh)
     tx = make_optimizer(warmup_cosine(1e-3, 2, NUM_STEPS))
     disc_tx = make_optimizer(warmup_cosine(1e-3, 2, NUM_STEPS))
-    step_fn = make_train_step(model, discriminator, None, LossWeights(disc_start=2), tx, disc_tx, k=3)
+    upkeep = ProjectorUpkeep(revive_every=4)
+    step_fn = make_train_step(model, discriminator, None, LossWeights(disc_start=2), tx, disc_tx, k=3, projector_upkeep=upkeep)
 
     def transform(record, rng):
         image = record["image"].astype(np.float32) / 127.5 - 1
@@ -66,7 +68,7 @@ def run():
                 raise Killed
             return step_fn(state, batch, frozen)
 
-        state = TrainState.create(params, disc_variables, tx, disc_tx, jax.random.PRNGKey(2))
+        state = TrainState.create(params, disc_variables, tx, disc_tx, jax.random.PRNGKey(2), count_words=50)
         loader = make_loader(SyntheticSource(20, 8), transform, batch_size=8, seed=3)
         options = {"num_steps": NUM_STEPS, "mesh": mesh, "log_every": 2, "checkpoint_every": 2}
         with Checkpointer(workdir / "checkpoints") as checkpointer:

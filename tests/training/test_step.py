@@ -3,6 +3,7 @@
 Its numbers are checked against the published code in tests/tokenizer.
 """
 
+import dataclasses
 import types
 
 import jax
@@ -17,6 +18,7 @@ from v2l_jax.tokenizer.discriminator import PatchDiscriminator
 from v2l_jax.tokenizer.losses import LossWeights
 from v2l_jax.tokenizer.v2l import V2LTokenizer
 from v2l_jax.training.players import rematerialize
+from v2l_jax.training.projector_upkeep import ProjectorUpkeep
 from v2l_jax.training.spikes import SpikeGuard, SpikeState
 from v2l_jax.training.state import TrainState
 from v2l_jax.training.step import make_train_step
@@ -58,8 +60,8 @@ def tiny():
     weights = LossWeights(disc_start=_DISC_START)
 
     def make_step(**changes):
-        settings = {"model": model, "discriminator": discriminator, "refresh_reconstruction": True} | changes
-        return make_train_step(lpips=_perceptual, weights=weights, tx=tx, disc_tx=tx, k=3, **settings)
+        settings = {"model": model, "discriminator": discriminator, "refresh_reconstruction": True, "weights": weights} | changes
+        return make_train_step(lpips=_perceptual, tx=tx, disc_tx=tx, k=3, **settings)
 
     def start(counter=0):
         state = TrainState.create(params, disc_variables, tx, tx, jax.random.PRNGKey(0))
@@ -74,6 +76,7 @@ def tiny():
         batch=batch,
         frozen=frozen,
         params=params,
+        weights=weights,
     )
 
 
@@ -231,3 +234,68 @@ def test_rematerialization_keeps_less_and_changes_nothing(tiny, remat):
     gradients = jax.jit(jax.grad(rematerialize(loss, remat)))(tiny.params)
     expected = jax.jit(jax.grad(loss))(tiny.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradients, expected)
+
+
+def test_warmed_up_discriminator_trains_before_the_generator_hears_of_it(tiny):
+    """disc_start = 1, two steps of warm-up: it plays from step 0 on; the tokenizer's first two steps are what they were."""
+    step = tiny.make_step(weights=dataclasses.replace(tiny.weights, disc_warmup=2))
+    state, metrics = tiny.start(), []
+    for number in range(3):
+        state, values = step(state, tiny.batch, tiny.frozen)
+        metrics.append(jax.device_get(values))
+        if number == 1:
+            warmed = jax.device_get(state)
+    assert [float(values["discriminator_loss"]) != 0 for values in metrics] == [True, True, True]
+    assert [float(values["generator_loss"]) != 0 for values in metrics] == [False, False, True]
+    plain, _ = _run(tiny, 0, steps=2)
+    jax.tree.map(np.testing.assert_array_equal, warmed.params, plain.params)
+    fresh = jax.device_get(tiny.start())
+    assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(warmed.disc_params), jax.tree.leaves(fresh.disc_params)))
+    jax.tree.map(np.testing.assert_array_equal, plain.disc_params, fresh.disc_params)
+
+
+def test_entropy_regulariser_counts_in_the_loss_and_moves_the_projector(tiny):
+    weights = dataclasses.replace(tiny.weights, entropy=3.0, entropy_temperature=0.5)
+    after, metrics = tiny.make_step(weights=weights)(tiny.start(), tiny.batch, tiny.frozen)
+    plain, expected = tiny.step(tiny.start(), tiny.batch, tiny.frozen)
+    assert -np.log(30) < metrics["entropy_loss"] < 0 and "entropy_loss" not in expected
+    np.testing.assert_allclose(metrics["loss"], expected["loss"] + 3.0 * metrics["entropy_loss"], rtol=1e-4)
+
+    def loss(params):
+        variables = {"params": params, "frozen": jax.tree.map(jnp.asarray, tiny.frozen["model"])}
+        features = tiny.model.apply(variables, jnp.asarray(tiny.batch["image"]), method="encode")
+        return tiny.model.apply(variables, features, 0.5, method="entropy_loss")
+
+    gradient = jax.jit(jax.grad(loss))(tiny.params)
+    for name in ("projector", "to_words"):  # plain gradient descent: the steps differ by its share
+        found = (plain.params[name]["kernel"] - after.params[name]["kernel"]) / (0.05 * 3.0)
+        np.testing.assert_allclose(found, gradient[name]["kernel"], rtol=2e-2, atol=1e-4)
+        assert np.abs(gradient[name]["kernel"]).max() > 1e-3
+
+
+def test_revival_remembers_the_words_used_since_the_last(tiny):
+    """Due at every second step but not at step 0, after which what was used is forgotten."""
+    step, plain = tiny.make_step(projector_upkeep=ProjectorUpkeep(revive_every=2)), tiny.step
+    state = tiny.start().replace(used_words=jnp.zeros(30, bool))
+    for number in range(3):
+        before = jax.device_get(state.used_words)
+        expected = jax.device_get(plain(jax.tree.map(jnp.copy, state), tiny.batch, tiny.frozen)[0].params["projector"])
+        state, metrics = step(state, tiny.batch, tiny.frozen)
+        if number < 2:
+            assert state.used_words.sum() >= max(metrics["words_used"], before.sum())
+            jax.tree.map(np.testing.assert_array_equal, state.params["projector"], expected)
+    assert not state.used_words.any()
+    assert np.abs(state.params["projector"]["kernel"] - expected["kernel"]).max() > 1e-4
+
+
+def test_recentring_is_due_every_so_many_steps(tiny):
+    step = tiny.make_step(projector_upkeep=ProjectorUpkeep(recenter_every=2))
+    words, deviations = tiny.frozen["model"]["local_words"], []
+    state = tiny.start()
+    for _ in range(3):
+        state, _ = step(state, tiny.batch, tiny.frozen)
+        variables = {"params": state.params, "frozen": tiny.frozen["model"]}
+        features = np.asarray(tiny.model.apply(variables, jnp.asarray(tiny.batch["image"]), method="encode")).reshape(-1, 16)
+        projected = words @ np.asarray(state.params["projector"]["kernel"])
+        deviations.append(np.abs(np.log(projected.std(0) / features.std(0))).max())
+    assert deviations[0] < 1e-3 and deviations[2] < 1e-3 and deviations[1] > 1e-3

@@ -22,9 +22,10 @@ from v2l_jax.tokenizer.v2l import V2LTokenizer
 from v2l_jax.towers import vgg
 from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.optimizer import make_optimizer, scaled_rate, warmup_cosine
+from v2l_jax.training.projector_upkeep import ProjectorUpkeep
 from v2l_jax.training.spikes import SpikeGuard
 from v2l_jax.training.state import TrainState
-from v2l_jax.training.step import ProjectorFit, StepFunction, make_train_step
+from v2l_jax.training.step import StepFunction, make_train_step
 
 ENCODER = "^(encoder|to_words|projector)"
 """Paths of the parameters that choose the local words."""
@@ -88,6 +89,7 @@ def initial_state(config: ConfigDict, model: V2LTokenizer, num_images: int) -> T
         for_training,
         ema=config.train.ema_decay > 0,
         spikes=config.train.skip_spikes_above > 0,
+        count_words=model.num_local_words if config.train.projector_revive_every else 0,
     )
 
 
@@ -118,7 +120,16 @@ def train_step(
 ) -> StepFunction:
     """The compiled step of this config; `state_sharding` as in `make_train_step`, whose devices share the search for words."""
     c = config.train
-    weights = LossWeights(c.weight_quantizer, c.weight_perceptual, c.weight_adversarial, c.disc_start)
+    weights = LossWeights(
+        c.weight_quantizer,
+        c.weight_perceptual,
+        c.weight_adversarial,
+        c.disc_start,
+        c.disc_warmup,
+        c.weight_entropy,
+        c.entropy_temperature,
+    )
+    upkeep = ProjectorUpkeep(c.projector_fit_every, c.projector_fit_until, c.projector_recenter_every, c.projector_revive_every)
     lpips = vgg.lpips if c.perceptual else None
     discriminator = PatchDiscriminator(dtype=model.dtype)
     return make_train_step(
@@ -129,7 +140,7 @@ def train_step(
         *optimizers(config, num_images),
         k=config.model.global_tokens,
         perceptual_images=c.perceptual_images or None,
-        projector_fit=ProjectorFit(c.projector_fit_every, c.projector_fit_until) if c.projector_fit_every else None,
+        projector_upkeep=upkeep,
         micro_batches=c.micro_batches,
         remat=c.remat,
         ema_decay=c.ema_decay,

@@ -16,12 +16,18 @@ class LossWeights:
       perceptual: weight of LPIPS.
       adversarial: factor on the adaptive weight of the generator's loss.
       disc_start: the GAN terms and the discriminator's training are off until the step counter exceeds this.
+      disc_warmup: so many steps earlier the discriminator trains already, on reconstructions that it does not influence yet.
+      entropy: weight of the codebook's entropy regulariser (`tokenizer.entropy`).
+      entropy_temperature: of that regulariser's soft assignments, in squared distance between unit vectors.
     """
 
     quantizer: float = 1.0
     perceptual: float = 0.1
     adversarial: float = 0.75
     disc_start: int = 10_000
+    disc_warmup: int = 0
+    entropy: float = 0.0
+    entropy_temperature: float = 0.01
 
 
 def reconstruction_loss(

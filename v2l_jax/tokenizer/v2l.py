@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.tokenizer.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
+from v2l_jax.tokenizer.entropy import entropy_loss
 from v2l_jax.tokenizer.quantizer import Quantized, nearest_global_words, nearest_word, quantize
 
 
@@ -35,12 +36,14 @@ class Reconstruction:
 
     Attributes:
       image: float32 [batch, height, width, 3], about [-1, 1], not clipped.
+      features: float32 [batch, h, w, d], unit vectors, what the local quantizer saw.
       last_features: [batch, height, width, channels], the input of the last convolution.
       quantizer_loss: float32 scalar.
       tokens: the words.
     """
 
     image: Float[Any, "batch height width 3"]
+    features: Float[Any, "batch h w d"]
     last_features: Float[Any, "batch height width c"]
     quantizer_loss: Float[Any, ""]
     tokens: ImageTokens
@@ -123,10 +126,12 @@ class V2LTokenizer(nn.Module):
         self, image: Float[Array, "batch height width 3"], global_ids: Int[Array, "batch k"]
     ) -> Reconstruction:
         """Encodes, quantizes and decodes, keeping what the losses need; `image` in [-1, 1]."""
-        quantized = self.quantize(self.encode(image))
+        features = self.encode(image)
+        quantized = self.quantize(features)
         last_features = self.decode_features(quantized.vectors, global_ids)
         return Reconstruction(
             image=self.to_image(last_features),
+            features=features,
             last_features=last_features,
             quantizer_loss=quantized.loss,
             tokens=ImageTokens(global_ids=global_ids, local_ids=quantized.ids),
@@ -151,6 +156,11 @@ class V2LTokenizer(nn.Module):
         """Replaces features by their nearest words' vectors."""
         ids = self.local_ids(features)
         return quantize(features, ids, self.local_vectors(ids), self.codebook_weight)
+
+    def entropy_loss(self, features: Float[Array, "batch h w d"], temperature: float) -> Float[Array, ""]:
+        """How far features are from being sure of their word and all words from being used alike; see `tokenizer.entropy`."""
+        words = self.projector(jax.lax.stop_gradient(self.local_words.value))
+        return entropy_loss(features, words, temperature, self.mesh)
 
     def global_ids(self, semantic: Float[Array, "batch *_"], k: int) -> Int[Array, "batch k"]:
         """The k global words nearest to each image's embedding; `semantic` as in `__call__`."""

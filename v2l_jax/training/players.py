@@ -61,12 +61,20 @@ class Players:
           Gradients, the discriminator's running statistics after it scored the reconstruction, that, and metrics; of these
           "words_used" is not a count but says 1 or 0 for each local word.
         """
+        weights = {"quantizer_loss": self.weights.quantizer}
+        if self.weights.entropy:
+            weights["entropy_loss"] = self.weights.entropy
 
         def forward(params: Any) -> tuple[Any, Reconstruction]:
             result = self.reconstruct(params, image, global_ids, frozen)
-            return (result.image, result.quantizer_loss), result
+            losses = {"quantizer_loss": result.quantizer_loss}
+            if "entropy_loss" in weights:
+                variables = {"params": params, "frozen": frozen["model"]}
+                temperature = self.weights.entropy_temperature
+                losses["entropy_loss"] = self.model.apply(variables, result.features, temperature, method="entropy_loss")
+            return (result.image, losses), result
 
-        (fake, quantizer_loss), pull_back, result = jax.vjp(rematerialize(forward, self.remat), state.params, has_aux=True)
+        (fake, losses), pull_back, result = jax.vjp(rematerialize(forward, self.remat), state.params, has_aux=True)
         (image_loss, metrics), image_gradient = self._image_loss_and_gradient(fake, image, frozen)
 
         def play() -> tuple[jax.Array, jax.Array, jax.Array, Any]:
@@ -80,10 +88,11 @@ class Players:
 
         playing = state.step > self.weights.disc_start
         adversarial_loss, weight, adversarial_gradient, disc_stats = jax.lax.cond(playing, play, wait)
-        (grads,) = pull_back((image_gradient + adversarial_gradient, jnp.float32(self.weights.quantizer)))
-        metrics |= {
-            "loss": image_loss + self.weights.quantizer * quantizer_loss + weight * adversarial_loss,
-            "quantizer_loss": quantizer_loss,
+        (grads,) = pull_back((image_gradient + adversarial_gradient, jax.tree.map(jnp.float32, weights)))
+        for name, value in weights.items():
+            image_loss += value * losses[name]
+        metrics |= losses | {
+            "loss": image_loss + weight * adversarial_loss,
             "generator_loss": adversarial_loss,
             "adaptive_weight": weight,
             "words_used": _present(result.tokens.local_ids, self.model.num_local_words),

@@ -27,6 +27,7 @@ class TrainState:
       rng: raw uint32[2] PRNG key (`jax.random.PRNGKey`); fold in `step` before use.
       ema_params: moving average of `params`; None where none is kept.
       spikes: `training.spikes.SpikeState`; None where no step is left out.
+      used_words: bool [local words], those that a token chose since the last revival; None where none is revived.
     """
 
     step: Any
@@ -38,6 +39,7 @@ class TrainState:
     rng: Any
     ema_params: Any = None
     spikes: Any = None
+    used_words: Any = None
 
     @property
     def best_params(self) -> Any:
@@ -54,6 +56,7 @@ class TrainState:
         rng: jax.Array,
         ema: bool = False,
         spikes: bool = False,
+        count_words: int = 0,
     ) -> "TrainState":
         """Returns the state before the first step.
 
@@ -65,6 +68,7 @@ class TrainState:
           rng: raw PRNG key, uint32[2].
           ema: keep a moving average of `params`, which starts as a copy of them.
           spikes: remember gradient norms.
+          count_words: remember which of so many local words are in use.
         """
         return cls(
             step=jnp.zeros((), jnp.int32),
@@ -76,4 +80,5 @@ class TrainState:
             rng=rng,
             ema_params=jax.tree.map(jnp.copy, params) if ema else None,
             spikes=SpikeState.create() if spikes else None,
+            used_words=jnp.zeros(count_words, bool) if count_words else None,
         )

@@ -11,36 +11,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from v2l_jax.tokenizer.discriminator import PatchDiscriminator
 from v2l_jax.tokenizer.losses import LossWeights
-from v2l_jax.tokenizer.projector_fit import fit_projector
 from v2l_jax.tokenizer.v2l import V2LTokenizer
 from v2l_jax.training.accumulation import accumulate
 from v2l_jax.training.players import Metrics, Players
+from v2l_jax.training.projector_upkeep import ProjectorUpkeep
 from v2l_jax.training.spikes import SpikeGuard
 from v2l_jax.training.state import TrainState
 
 Batch = dict[str, Any]
 StepFunction = Callable[[TrainState, Batch, dict[str, Any]], tuple[TrainState, Metrics]]
-
-
-@dataclasses.dataclass(frozen=True)
-class ProjectorFit:
-    """Fits the projector to a batch's features (see `tokenizer.projector_fit`) every `every` steps while step < `until`."""
-
-    every: int
-    until: int
-
-    def apply(self, model: V2LTokenizer, step: Any, params: Any, image: jax.Array, frozen_words: Any, parts: int) -> Any:
-        """Parameters with the projector refitted where it is due; the images are encoded in `parts`."""
-
-        def encode(carry: None, image: jax.Array) -> tuple[None, tuple, jax.Array]:
-            return carry, (), model.apply({"params": params, "frozen": frozen_words}, image, method="encode")
-
-        def fit() -> Any:
-            features = accumulate(encode, None, image, parts)[2]
-            return fit_projector(frozen_words["local_words"], features.reshape(-1, features.shape[-1]))
-
-        due = (step % self.every == 0) & (step < self.until)
-        return params | {"projector": jax.lax.cond(due, fit, lambda: params["projector"])}
 
 
 def make_train_step(
@@ -53,7 +32,7 @@ def make_train_step(
     *,
     k: int,
     refresh_reconstruction: bool = True,
-    projector_fit: ProjectorFit | None = None,
+    projector_upkeep: ProjectorUpkeep | None = None,
     perceptual_images: int | None = None,
     micro_batches: int = 1,
     remat: str = "none",
@@ -67,9 +46,9 @@ def make_train_step(
     input images [b, s, s, 3]}. `frozen`: {"model": the model's "frozen" collection (local_words [v, d], global_words
     [g, d], and the tower's parameters where the step runs the tower), "lpips": LPIPS parameters (absent without LPIPS)}.
     `metrics`: float32 scalars loss, reconstruction_loss, quantizer_loss, perceptual_loss, generator_loss,
-    discriminator_loss, adaptive_weight, gradient_norm, words_used (different local words in the batch) and, with a
-    `spike_guard`, skipped (1 where the step was left out). The three adversarial ones are 0 until the step counter exceeds
-    `weights.disc_start`; until then the game costs nothing.
+    discriminator_loss, adaptive_weight, gradient_norm, words_used (different local words in the batch), entropy_loss where it
+    has a weight and, with a `spike_guard`, skipped (1 where the step was left out). The three adversarial ones are 0 until the
+    step counter exceeds `weights.disc_start`, the discriminator's `weights.disc_warmup` earlier; until then the game costs nothing.
 
     Args:
       model: the tokenizer.
@@ -81,11 +60,11 @@ def make_train_step(
       k: global words an image gets.
       refresh_reconstruction: whether the discriminator sees the reconstruction by the just-updated tokenizer (one more
         forward pass, as the published code does) or the one that the tokenizer's own update used.
-      projector_fit: when to fit the projector to the encoder's features; None never does, as in the published code.
+      projector_upkeep: when to move the projector to the encoder's features; None never does, as in the published code.
       perceptual_images: LPIPS is the mean over this many images, the (micro-)batch's first; None takes all, as the paper does.
       micro_batches: parts of a batch whose gradients are taken one after the other and averaged (`training.accumulation`).
-        Losses are means, so the result is that of the whole batch, but for the adversarial terms: BatchNorm and the adaptive
-        weight see a part at a time.
+        Losses are means, so the result is that of the whole batch, but for the adversarial terms and the entropy regulariser:
+        BatchNorm, the adaptive weight and the histogram of words see a part at a time.
       remat: one of `players.REMAT_POLICIES`; see `Players`.
       ema_decay: of the moving average in `state.ema_params`, less at the start: (1 + step) / (10 + step) at most.
       spike_guard: leaves out steps with a sudden gradient; `state.spikes` remembers. None takes every step.
@@ -98,7 +77,7 @@ def make_train_step(
         disc_tx=optax.with_extra_args_support(disc_tx),
         k=k,
         refresh_reconstruction=refresh_reconstruction,
-        projector_fit=projector_fit,
+        projector_upkeep=projector_upkeep,
         micro_batches=micro_batches,
         ema_decay=ema_decay,
         spike_guard=spike_guard,
@@ -119,7 +98,7 @@ class _Step:
     disc_tx: optax.GradientTransformationExtraArgs
     k: int
     refresh_reconstruction: bool
-    projector_fit: ProjectorFit | None
+    projector_upkeep: ProjectorUpkeep | None
     micro_batches: int
     ema_decay: float
     spike_guard: SpikeGuard | None
@@ -131,7 +110,7 @@ class _Step:
         batch = {"image": batch["image"], "global_ids": global_ids}
         new, fake, metrics = self._train_tokenizer(state, batch, frozen)
         new, metrics["discriminator_loss"] = jax.lax.cond(
-            state.step > weights.disc_start,
+            state.step > weights.disc_start - weights.disc_warmup,
             lambda new: self._train_discriminator(new, batch, fake, frozen),
             lambda new: (new, jnp.zeros(())),
             new,
@@ -157,18 +136,20 @@ class _Step:
             return disc_stats, (grads, metrics), fake
 
         disc_stats, (grads, metrics), fake = accumulate(gradients, state.disc_batch_stats, batch, self.micro_batches)
+        used = metrics["words_used"] > 0
         metrics |= {
-            "words_used": jnp.sum(metrics["words_used"] > 0).astype(jnp.float32),
+            "words_used": jnp.sum(used).astype(jnp.float32),
             "gradient_norm": optax.global_norm(grads),
         }
         grads = self._split_as("params", grads)
         updates, opt_state = self.tx.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
-        if self.projector_fit is not None:
-            image, words = batch["image"], frozen["model"]
-            params = self.projector_fit.apply(self.players.model, state.step, params, image, words, self.micro_batches)
-        params = self._split_as("params", params)
-        return state.replace(params=params, opt_state=opt_state, disc_batch_stats=disc_stats), fake, metrics
+        new = state.replace(params=params, opt_state=opt_state, disc_batch_stats=disc_stats)
+        if state.used_words is not None:
+            new = new.replace(used_words=state.used_words | used)
+        if self.projector_upkeep is not None:
+            new = self.projector_upkeep.apply(self.players.model, new, batch["image"], frozen["model"], self.micro_batches)
+        return new.replace(params=self._split_as("params", new.params)), fake, metrics
 
     def _train_discriminator(
         self, state: TrainState, batch: Batch, fake: jax.Array, frozen: Any
