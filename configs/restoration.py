@@ -1,6 +1,10 @@
 """Masked image restoration (Zhu et al. 2024, Fig. 8): SmolLM2 with LoRA fills in hidden words of the quickstart's pictures.
 
 python -m v2l_jax.main --config=configs/restoration.py --workdir=runs/quickstart
+
+230,400 numbers train. On 32 held-out photos a hidden word costs 10.64 nats before and 8.39 after 120 steps (7.12 by its frequency alone); words
+restored exactly 0.007 and 0.049 (0.004 with another photo's words around, 0.065 by copying the nearest known word); LPIPS to the picture of
+the true words 0.373 and 0.183 (0.302; 0.135). On 2 cores 10 minutes of training, as many of evaluation with all controls.
 """
 
 from configs import quickstart
