@@ -20,6 +20,23 @@ _FONT_SIZE = 11.5
 _WIDTH = 340  # one SVG unit is about one pixel where a panel is narrowest, on a phone
 
 
+class Palette(NamedTuple):
+    """Colours of a plot: text, what is secondary, the first and the second line, grid lines."""
+
+    ink: str
+    muted: str
+    first: str
+    second: str
+    rule: str
+
+
+PAGE = Palette(_INK, _MUTED, _REAL, _CONTROL, _RULE)
+"""For `inline`, which lets the page decide."""
+
+PRINT = Palette("#1d1d1f", "#6e6e73", "#0b62c4", "#b4530a", "#d8d8dc")
+"""For a picture file."""
+
+
 class Line(NamedTuple):
     """One line of a plot: its name and its points."""
 
@@ -56,7 +73,7 @@ def accuracy_plot(group: FewShotGroup, identifier: str) -> str:
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.set_xticks(range(len(group.rows)), [_shots(row.shots) for row in group.rows])
     parts = [f"{_shots(row.shots)}: {100 * row.accuracy.value:.1f} %" for row in group.rows if row.accuracy]
-    return _inline(figure, identifier, f"Accuracy among {group.ways} names; {'; '.join(parts)}; {chance}.")
+    return inline(figure, identifier, f"Accuracy among {group.ways} names; {'; '.join(parts)}; {chance}.")
 
 
 def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
@@ -77,7 +94,7 @@ def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
     axes.locator_params(axis="y", nbins=4)
     axes.locator_params(axis="x", nbins=5, integer=True)
     axes.set_xlabel("step", color=_MUTED, fontsize=_FONT_SIZE)
-    return _inline(figure, identifier, f"{label}: {'; '.join(summaries)}.")
+    return inline(figure, identifier, f"{label}: {'; '.join(summaries)}.")
 
 
 def batch_size_plot(points: Sequence[tuple[int, float]], law: Line | None, identifier: str) -> str:
@@ -98,7 +115,7 @@ def batch_size_plot(points: Sequence[tuple[int, float]], law: Line | None, ident
     axes.minorticks_off()
     axes.set_xlabel("images a step", color=_MUTED, fontsize=_FONT_SIZE)
     spoken = "; ".join(f"{size} images: {value:.0f} steps" for size, value in points)
-    return _inline(figure, identifier, f"Steps to the target by batch size. {spoken}.")
+    return inline(figure, identifier, f"Steps to the target by batch size. {spoken}.")
 
 
 def _shots(shots: int) -> str:
@@ -117,16 +134,21 @@ def _new_figure(height: int):
 
     figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
     axes = figure.add_subplot()
-    axes.grid(axis="y", color=_RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_MUTED)
-    axes.tick_params(colors=_MUTED, labelsize=_FONT_SIZE, length=0, pad=5)
+    plain(axes, PAGE)
     return figure, axes
 
 
-def _inline(figure, identifier: str, description: str) -> str:
+def plain(axes, palette: Palette) -> None:
+    """Leaves of a plot's frame the base line, and thin lines at the ticks of its height."""
+    axes.grid(axis="y", color=palette.rule, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(palette.muted)
+    axes.tick_params(colors=palette.muted, labelsize=_FONT_SIZE, length=0, pad=5)
+
+
+def inline(figure, identifier: str, description: str) -> str:
     """Writes a figure as an <svg> element: no prolog, no metadata, ids unique on the page, a text alternative."""
     import matplotlib
 

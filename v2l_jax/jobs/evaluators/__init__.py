@@ -18,4 +18,5 @@ TASKS = (
     "denoising",
     "restoration",
     "scaling",
+    "codebook_health",
 )

@@ -1,0 +1,41 @@
+"""What keeps the codebook in use, and what the GAN's start does to it: remedies × two starts × three seeds on the quickstart's photos.
+
+python -m v2l_jax.main --config=configs/codebook_health.py --workdir=runs/codebook_health
+
+Small pictures and few steps, the GAN starting half-way; a row set that is there is not trained again. The report has the table (usage,
+perplexity, dead words, PSNR, LPIPS, with intervals over seeds) and the curves; evaluate/codebook_health/curves.png is the same figure.
+"""
+
+from configs import quickstart
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = quickstart.get_config()
+    config.jobs = ("codebook", "evaluate", "report")
+    config.codebook.local_limit, config.codebook.expand_limit = 2_048, 2_048
+    config.model.image_size, config.model.channel_multipliers = 32, (1, 2)
+    config.train.steps = 240
+    config.train.disc_start = 120
+    config.train.encoder_start = 0
+    config.train.projector_fit_every = 0
+    config.train.log_every = 5
+    config.train.eval_every = 20
+    config.evaluate.tasks = ("codebook_health",)
+    config.evaluate.codebook_health = ConfigDict()
+    # Each start with each remedy; what is compared is the first remedy. Names, and what they change in config.train.
+    config.evaluate.codebook_health.starts = (
+        ("published start", (("encoder_scale", 1.0),)),
+        # The quickstart's way until the GAN starts, so that there is a codebook in use to lose.
+        ("fitted start", (("encoder_start", 40), ("projector_fit_every", 20), ("projector_fit_until", 120))),
+    )
+    config.evaluate.codebook_health.remedies = (
+        ("none", ()),
+        ("re-centring", (("projector_recenter_every", 10),)),
+        ("revival", (("projector_revive_every", 20),)),
+        ("entropy", (("weight_entropy", 0.1),)),
+        ("discriminator warm-up", (("disc_warmup", 40),)),
+        ("all four", (("projector_recenter_every", 10), ("projector_revive_every", 20), ("weight_entropy", 0.1), ("disc_warmup", 40))),
+    )
+    config.evaluate.codebook_health.seeds = 3
+    return config
