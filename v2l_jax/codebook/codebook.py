@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,11 +56,11 @@ class Codebook:
                 f"({llm}); run the codebook job again in a fresh workdir"
             )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one safetensors file, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], dtype: Any = np.float32) -> None:
+        """Writes one safetensors file, whole or not at all; vectors as `dtype`."""
         lengths = [len(ids) for ids in self.token_ids]
         tensors = {
-            "embeddings": np.ascontiguousarray(self.embeddings, np.float32),
+            "embeddings": np.ascontiguousarray(self.embeddings, dtype),
             "token_ids": np.asarray([i for ids in self.token_ids for i in ids], np.int32),
             "token_offsets": np.cumsum([0, *lengths], dtype=np.int64),
         }
@@ -69,7 +70,7 @@ class Codebook:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Codebook":
-        """Reads what `save` wrote.
+        """Reads what `save` wrote; vectors become float32.
 
         Raises:
           CheckpointError: the file is missing, truncated, or not a codebook.
@@ -83,4 +84,4 @@ class Codebook:
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"cannot read the codebook {path}: {error}; run the codebook job again") from error
         token_ids = tuple(tuple(int(i) for i in ids[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
-        return cls(embeddings, tuple(json.loads(metadata["texts"])), token_ids, metadata["tower"], metadata["llm"])
+        return cls(embeddings.astype(np.float32), tuple(json.loads(metadata["texts"])), token_ids, metadata["tower"], metadata["llm"])

@@ -4,9 +4,12 @@ from typing import Any
 
 _HOME = {
     "ImageTokens": "v2l",
+    "ReleasedTokenizer": "released",
     "V2LTokenizer": "v2l",
     "decode": "v2l",
     "load_reference": "reference",
+    "load_tokenizer": "released",
+    "save_tokenizer": "released",
     "tokenize": "v2l",
 }
 __all__ = sorted(_HOME)

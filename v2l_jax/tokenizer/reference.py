@@ -88,7 +88,7 @@ def tokenizer_from_reference(arrays: Mapping[str, np.ndarray]) -> tuple[V2LToken
     except KeyError as error:
         raise CheckpointError(f"not a V2L checkpoint in the released layout: it lacks {error}") from error
     variables = {"params": _params(arrays), "frozen": frozen}
-    _check(model, variables["params"])
+    check_shapes(model, variables["params"])
     return model, jax.device_put(variables)
 
 
@@ -161,7 +161,8 @@ def _count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
     return max(found) + 1
 
 
-def _check(model: V2LTokenizer, params: dict[str, Any]) -> None:
+def check_shapes(model: V2LTokenizer, params: dict[str, Any]) -> None:
+    """Raises CheckpointError for the first parameter that is missing, superfluous, or of another shape than the model's."""
     side = model.downsampling
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     semantic = jax.ShapeDtypeStruct((1, model.word_dim), jnp.float32)
