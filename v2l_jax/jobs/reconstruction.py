@@ -14,12 +14,15 @@ from ml_collections import ConfigDict
 
 from v2l_jax.data.loader import make_loader
 from v2l_jax.data.sources import Source
+from v2l_jax.data.transforms import to_uint8
 from v2l_jax.jobs import building
 from v2l_jax.metrics.codebook_usage import CodebookUsage, count_words, summarise
+from v2l_jax.metrics.fid import inception_outputs
 from v2l_jax.metrics.image_quality import psnr, ssim
 from v2l_jax.parallel.mesh import shard_batch
 from v2l_jax.tokenizer.v2l import ImageTokens, V2LTokenizer
 from v2l_jax.towers import vgg
+from v2l_jax.towers.inception import InceptionOutput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +95,24 @@ def word_counts(
             real = np.arange(len(batch["image"])) < count
             counts = counts + np.asarray(_count(model, variables, batch["image"], real))
     return counts
+
+
+def inception_of_pairs(
+    config: ConfigDict, model: V2LTokenizer, variables: Any, source: Source, mesh: Mesh, inception: Any
+) -> tuple[InceptionOutput, InceptionOutput]:
+    """What Inception makes of a source's photos at the model's size, and of their reconstructions, in the same order.
+
+    Args:
+      config, model, variables, source, mesh: as in `reconstruct`.
+      inception: from `towers.inception.load_inception`.
+    """
+    photos, pictures = [], []
+    for batch, count in full_batches(config, source, mesh):
+        decoded = _pass(model, variables, None, batch["image"], batch["semantic"], config.model.global_tokens)[1]
+        for outputs, images in ((photos, to_uint8(np.asarray(batch["image"]))), (pictures, np.asarray(decoded))):
+            outputs.append(inception_outputs(inception, images[:count], mesh, len(images), description=""))
+    join = lambda outputs: jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)  # noqa: E731
+    return join(photos), join(pictures)
 
 
 def score(

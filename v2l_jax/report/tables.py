@@ -25,6 +25,7 @@ _QUALITIES = {
     "ssim": Quality("SSIM", 3, "", "1 is the same structure"),
     "lpips": Quality("LPIPS", 3, "", "lower looks more alike"),
     "fid": Quality("FID", 2, "", "lower is closer as a set"),
+    "inception_score": Quality("IS", 2, "", "higher: each image of one class, many classes among them"),
     "codebook_usage": Quality("Codebook usage", 1, " %", "share of the words that some photo uses"),
     "effective_tokens": Quality("Effective tokens", 0, "", "words that some photo uses"),
 }
