@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
         "rule": ("greedy", "likelihood"),
         "controls": ("no_tokens", "shuffled"),
         "control_shots": (1,),
+        "single_words": False,  # the paper's codebook has bigrams and trigrams
         "episodes": 100,  # of each of 72 rows
     }
     config.evaluate.few_shot = ConfigDict(options)

@@ -138,7 +138,7 @@ def get_config() -> ConfigDict:
     config.evaluate.few_shot.tokens = 5
     config.evaluate.few_shot.rule = "likelihood"  # or "greedy", the published rule, or "constrained" to whole class names
     config.evaluate.few_shot.calibrate = True  # contextual calibration of "likelihood"; the published way is False
-    config.evaluate.few_shot.single_words = False  # leave out words of several tokens
+    config.evaluate.few_shot.single_words = True  # leave out words of several tokens; the published way is False
     config.evaluate.few_shot.selection = "nearest"  # words, as published; or "diverse": no lemma twice, maximal marginal relevance
     config.evaluate.few_shot.mmr = 0.8  # λ of "diverse": 1 is relevance alone, less is more diverse
     config.evaluate.few_shot.adaptive = 0.0  # leave out words below this share of the first word's similarity

@@ -17,6 +17,7 @@ from v2l_jax.report.table_1 import TABLE_1
 def config(asset):
     config = get_config()
     config.evaluate.tasks = ("few_shot",)
+    config.evaluate.few_shot.single_words = False
     return config
 
 
