@@ -43,5 +43,11 @@ def test_a_figure_a_remedy_and_one_to_save():
     assert codebook_health_section([], groups, 1) is None
 
 
+def test_every_column_fits_the_axes_they_share():
+    low, high = (bands([{"eval/codebook_usage": ([1, 2], [value, value])}]) for value in (0.1, 0.6))
+    for ax in health_figure({"none": {"a": low}, "revival": {"a": high}}, 1).axes[:2]:
+        assert ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 60
+
+
 def test_no_curves_no_figures():
     assert health_plots({}, 1) == []

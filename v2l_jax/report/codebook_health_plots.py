@@ -81,10 +81,10 @@ def _figure(groups: Groups, remedies: Sequence[str], gan_start: int, palette: pl
                     ax.plot(band.steps, scale * band.mean, linewidth=1.6, **line)
                 if before is not None and before is not band:
                     ax.plot(before.steps, scale * before.mean, ":", color=palette.muted, linewidth=1.2)
-        for ax in column[:2]:
-            ax.set_ylim(bottom=0)
         column[0].set_title(f"{remedy}\n{_PANELS[0][1]}", color=palette.ink, fontsize=9, loc="left")
         column[-1].set_xlabel("step", color=palette.muted, fontsize=9)
+    for ax in axes[:2, 0]:  # once all is drawn: a limit that is set no longer follows what comes
+        ax.set_ylim(bottom=0)
     handles = [Line2D([], [], label=start, **line) for start, line in lines.items()]
     axes[0, 0].legend(handles=handles, frameon=False, fontsize=9, labelcolor=palette.ink)
     return figure
