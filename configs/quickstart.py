@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.jobs = ("codebook", "train", "tokenize", "evaluate", "report")
+    config.profile = ()  # first and last training step to trace, such as 21,23; then: tensorboard --logdir WORKDIR/profile (or xprof)
     # Devices: whole copies × parts of the batch × parts of batch and training state × parts of the codebook search; -1 = the rest.
     config.mesh = ConfigDict({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
     # What lies where: the first (regex, dimensions' axes) that fits a name decides; a dimension that does not divide is not split.

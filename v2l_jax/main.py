@@ -2,7 +2,7 @@
 
 Runs `config.jobs` in order: codebook (words and their vectors), train (the local tokenizer), tokenize (photos to
 words), finetune (adapters), evaluate (numbers), report (a page). A job whose output is in the workdir is skipped; a killed one goes on
-where it was. `--config.jobs=evaluate,report` runs only those.
+where it was. `--config.jobs=evaluate,report` runs only those. `--config.profile=21,23` traces those training steps for TensorBoard or XProf.
 
 On several hosts start the same command on each, with --distributed, over one shared workdir. A run that is told to stop
 (SIGTERM) saves and exits with 143: start it again.

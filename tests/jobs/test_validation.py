@@ -26,6 +26,7 @@ def test_every_config_is_valid(path):
     [
         ("train.learning_rate", -1.0, r"config.train.learning_rate is -1.0, but must be a number from 0 to 1"),
         ("train.batch_size", 0, r"config.train.batch_size is 0, but must be an integer of at least 1"),
+        ("profile", (3, 2), r"config.profile is \(3, 2\), but must be \(\) or two steps first, last with 1 <= first <= last"),
         ("llm_options.dtype", "float8", r"config.llm_options.dtype is 'float8', but must be one of 'float32', 'bfloat16', 'auto'"),
         ("jobs", ("trian",), r"config.jobs is \('trian',\), but must be a tuple \(at least 1\), each one of 'codebook'"),
         ("codebook.templates", ("a photo",), r"config.codebook.templates"),

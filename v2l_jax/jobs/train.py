@@ -21,6 +21,7 @@ from v2l_jax.parallel.mesh import local_rows
 from v2l_jax.parallel.processes import is_first, sum_over_processes, wait_for_all, whole_on_own_devices
 from v2l_jax.training.loop import fit
 from v2l_jax.training.metric_log import MetricLog
+from v2l_jax.training.profiler import StepProfiler
 
 EVALUATION_IMAGES = 128
 EVERY_PROCESS = True
@@ -80,6 +81,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             show=("loss", "reconstruction_loss", "words_used"),
             description="training the local tokenizer",
             hang_seconds=60.0 * config.train.hang_minutes,
+            profiler=StepProfiler(config.get("profile", ()), workdir / "profile"),
         )
         best = checkpoints.best_step()
     report = {"steps": num_steps, "best_step": best, "corrupt_files_replaced": dict(loader.replaced)}

@@ -20,6 +20,10 @@ _RANGE = Rule(
     lambda v: isinstance(v, tuple) and (v == () or (len(v) == 2 and 0 < v[0] <= v[1] <= 1)),
 )
 
+_STEPS = Rule(
+    "() or two steps first, last with 1 <= first <= last",
+    lambda v: v == () or (each(POSITIVE).allows(v) and len(v) == 2 and v[0] <= v[1]),
+)
 _AXIS = Rule("a positive integer, or -1 for what the others leave", lambda v: isinstance(v, int) and (v == -1 or v > 0))
 _SHARDING_RULE = Rule(
     "a regex and a tuple of an axis, axes or None for each dimension",
@@ -125,10 +129,15 @@ RULES: dict[str, Rule] = {
     "evaluate.tasks": each(one_of(*TASKS)),
 }
 
+OPTIONAL: dict[str, Rule] = {
+    "profile": _STEPS,
+}
+"""What a config may leave out."""
+
 
 def rules_of(config: ConfigDict) -> dict[str, Rule]:
     """The rules of a config: everybody's, and those of the tasks and jobs that it has options for."""
-    rules = dict(RULES)
+    rules = RULES | OPTIONAL
     for task in TASKS:
         if task in config.get("evaluate", {}):
             rules |= _section(f"evaluate.{task}", f"v2l_jax.jobs.evaluators.{task}")
@@ -152,7 +161,7 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"unknown key config.{key}{hint}")
         if not rule.allows(value):
             raise ConfigError(f"config.{key} is {value!r}, but must be {rule.wants}")
-    missing = [key for key in rules if key not in values and not key.endswith(".*")]
+    missing = [key for key in rules if key not in values and key not in OPTIONAL and not key.endswith(".*")]
     if missing:
         raise ConfigError(f"the config lacks {', '.join('config.' + key for key in missing[:5])}")
     _check_together(config)

@@ -22,6 +22,8 @@ from v2l_jax.parallel.processes import is_first
 from v2l_jax.progress import progress_bar
 from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.metric_log import MetricLog
+from v2l_jax.training.pace import Pace
+from v2l_jax.training.profiler import StepProfiler
 from v2l_jax.training.watchdog import Watchdog
 
 PREEMPTED_EXIT_CODE = 128 + signal.SIGTERM
@@ -51,6 +53,7 @@ def fit(
     show: Sequence[str] = ("loss", "psnr"),
     description: str = "training",
     hang_seconds: float = 0.0,
+    profiler: StepProfiler | None = None,
 ) -> PyTree:
     """Trains until `num_steps` steps are done, going on from the newest checkpoint where there is one.
 
@@ -77,6 +80,7 @@ def fit(
       description: what the progress bar says.
       hang_seconds: where a step, an evaluation or a save takes longer, every thread's stack goes to stderr and the process ends
         with code 1; 0 waits for ever. The first step compiles.
+      profiler: traces the steps that it names.
 
     Returns:
       The state after `num_steps` steps.
@@ -121,12 +125,25 @@ def fit(
 
     bar = progress_bar(range(first + 1, num_steps + 1), description if is_first() else "", "step", total=num_steps)
     bar.n = bar.initial = first
-    with _sigterm() as stop_asked, _finish_saving(checkpointer), contextlib.closing(bar), Watchdog(hang_seconds) as watchdog:
+    with (
+        _sigterm() as stop_asked,
+        _finish_saving(checkpointer),
+        contextlib.closing(bar),
+        Watchdog(hang_seconds) as watchdog,
+        profiler or StepProfiler() as profiler,
+        Pace() as pace,
+    ):
         for step in bar:
             watchdog.feed()
-            state, metrics = step_fn(state, shard_batch(_next_batch(loader, step), mesh), frozen)
-            recorder.add(step, metrics)
+            with profiler.step(step, recorder.settle):
+                with pace.fetching():
+                    batch = _next_batch(loader, step)
+                batch = shard_batch(batch, mesh)
+                state, metrics = step_fn(state, batch, frozen)
+                pace.started(len(jax.tree.leaves(batch)[0]), metrics)
+                recorder.add(step, metrics)
             if step % log_every == 0:
+                pace.check()
                 bar.set_postfix_str(recorder.postfix(show), refresh=False)
             stopping = stop_asked(step) and step < num_steps
             evaluating = due(step, eval_every) and (evaluate is not None or sample is not None)
