@@ -13,17 +13,14 @@ from v2l_jax.jobs.rules import COUNT, DTYPE, FLAG, NAME, POSITIVE, TEMPLATE, TEX
 from v2l_jax.training.optimizer import OPTIMIZERS, SCALINGS
 from v2l_jax.training.players import REMAT_POLICIES
 
-JOBS = ("codebook", "train", "tokenize", "finetune", "evaluate", "report")
+JOBS = ("codebook", "train", "tokenize", "finetune", "evaluate", "release", "report")
+JOBS_WITH_OPTIONS = ("finetune", "release")
 
 _RANGE = Rule(
     "() or two numbers low, high with 0 < low <= high <= 1",
     lambda v: isinstance(v, tuple) and (v == () or (len(v) == 2 and 0 < v[0] <= v[1] <= 1)),
 )
 
-_STEPS = Rule(
-    "() or two steps first, last with 1 <= first <= last",
-    lambda v: v == () or (each(POSITIVE).allows(v) and len(v) == 2 and v[0] <= v[1]),
-)
 _AXIS = Rule("a positive integer, or -1 for what the others leave", lambda v: isinstance(v, int) and (v == -1 or v > 0))
 _SHARDING_RULE = Rule(
     "a regex and a tuple of an axis, axes or None for each dimension",
@@ -130,7 +127,7 @@ RULES: dict[str, Rule] = {
 }
 
 OPTIONAL: dict[str, Rule] = {
-    "profile": _STEPS,
+    "data.short_side": COUNT,  # of training photos: decoded once, brought down to it, kept in memory; 0 = read anew each time
 }
 """What a config may leave out."""
 
@@ -141,8 +138,9 @@ def rules_of(config: ConfigDict) -> dict[str, Rule]:
     for task in TASKS:
         if task in config.get("evaluate", {}):
             rules |= _section(f"evaluate.{task}", f"v2l_jax.jobs.evaluators.{task}")
-    if "finetune" in config:
-        rules |= _section("finetune", "v2l_jax.jobs.finetune")
+    for job in JOBS_WITH_OPTIONS:
+        if job in config:
+            rules |= _section(job, f"v2l_jax.jobs.{job}")
     return rules
 
 
@@ -191,8 +189,8 @@ def _check_together(config: ConfigDict) -> None:
         )
     if bool(config.train.steps) == bool(config.train.epochs):
         raise ConfigError("set one of config.train.steps and config.train.epochs, and leave the other 0")
-    sections = {"finetune": "finetune" in config} | {f"evaluate.{task}": task in config.evaluate for task in config.evaluate.tasks}
-    wanted = {"finetune": "finetune" in config.jobs} | {f"evaluate.{task}": True for task in config.evaluate.tasks}
+    sections = {job: job in config for job in JOBS_WITH_OPTIONS} | {f"evaluate.{task}": task in config.evaluate for task in config.evaluate.tasks}
+    wanted = {job: job in config.jobs for job in JOBS_WITH_OPTIONS} | {f"evaluate.{task}": True for task in config.evaluate.tasks}
     for name, there in sections.items():
         if wanted[name] and not there:
             raise ConfigError(f"the config asks for {name} but has no options for it in config.{name}")

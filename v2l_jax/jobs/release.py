@@ -1,0 +1,179 @@
+"""The trained tokenizer as files that others can load, measured as they are, with a model card."""
+
+import math
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+
+from v2l_jax.data.sources import Source, WithVectors
+from v2l_jax.data.transforms import to_signed, to_uint8
+from v2l_jax.jobs import building, loading
+from v2l_jax.jobs.reconstruction import full_batches, reconstruct, score
+from v2l_jax.jobs.rules import NAME, Rule, one_of
+from v2l_jax.jobs.run import Run
+from v2l_jax.jobs.workdir import read_json
+from v2l_jax.metrics.codecs import Codec, codecs, compress
+from v2l_jax.metrics.codebook_usage import CodebookUsage
+from v2l_jax.metrics.image_quality import psnr, ssim
+from v2l_jax.metrics.results import Result, mean, read_results
+from v2l_jax.report.data import AssetNote
+from v2l_jax.report.model_card import CardFacts, model_card
+from v2l_jax.tokenizer.released import DTYPES, ReleasedTokenizer, load_tokenizer, save_tokenizer
+from v2l_jax.towers import vgg
+from v2l_jax.weights import registry
+from v2l_jax.whole_files import whole_file
+
+RULES: dict[str, Rule] = {
+    "name": NAME,
+    "dtype": one_of(*DTYPES),
+}
+
+UNTRAINED = "untrained"
+EXAMPLES = "examples.png"
+
+
+def folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+    """The files to hand on."""
+    return workdir / "release" / config.release.name
+
+
+def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
+    """Whether the model card, which comes last, is there."""
+    return (folder(config, workdir) / "README.md").exists()
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes the tokenizer's files, measures what is read back from them, and writes README.md; the same again changes nothing."""
+    context, home = Run(config, workdir), folder(config, workdir)
+    if not (home / "config.json").exists():
+        trained = context.trained
+        save_tokenizer(
+            home,
+            trained.model,
+            trained.variables["params"],
+            trained.local_words,
+            trained.global_words,
+            image_size=config.model.image_size,
+            global_tokens=config.model.global_tokens,
+            name=config.release.name,
+            dtype=config.release.dtype,
+        )
+    released = load_tokenizer(home, llm=context.local_words.llm)
+    released.check_words(context.local_words)
+    sets = {"held-out": WithVectors(context.photos.held_out, context.split_features("held_out"))}
+    if further := loading.report_photos(config):
+        sets["further"] = WithVectors(further, context.features("further", further))
+    for photos, source in sets.items():
+        _measure(context, released, photos, source)
+    shown = list(sets.values())[-1]
+    with whole_file(home / EXAMPLES) as draft:
+        Image.fromarray(_examples(context, released, shown)).save(draft)
+    with whole_file(home / "README.md") as draft:
+        draft.write_text(model_card(_facts(context, home)), encoding="utf-8")
+
+
+def bits_a_picture(released: ReleasedTokenizer) -> float:
+    """Of the words of one picture, each as likely as any other: local and global ones."""
+    local = (released.image_size // released.model.downsampling) ** 2 * math.log2(released.model.num_local_words)
+    return local + released.global_tokens * math.log2(released.model.num_global_words)
+
+
+def _measure(run: Run, released: ReleasedTokenizer, photos: str, source: Source) -> None:
+    """Rows of one photo set: the released files, the network before training, and codecs at as many bits."""
+    config, bits = run.config, bits_a_picture(released)
+    pixels = config.model.image_size**2
+    model = released.model.clone(dtype=building.tokenizer_for(config, released.local_words, released.global_words).dtype)
+    initial = building.initial_state(config, model, len(run.photos.train)).params
+    networks = {config.release.name: released.variables["params"], UNTRAINED: jax.device_get(initial)}
+    done = {(row.measured_on.get("photos"), row.measured_on.get("method")) for row in _results(run)}
+    for method, params in networks.items():
+        if (photos, method) not in done:
+            scores = score(config, model, {"params": params, "frozen": released.variables["frozen"]}, source, run.mesh, run.lpips)
+            _record(run, photos, method, scores.per_image, np.full(len(source), bits / pixels), scores.usage)
+    for codec in codecs():
+        if (photos, codec.name) not in done:
+            per_image, sizes = _score_codec(run, source, codec, bits / 8)
+            _record(run, photos, codec.name, per_image, 8 * sizes / pixels)
+
+
+def _results(run: Run) -> list[Result]:
+    return [row for row in read_results(run.workdir / "results.json") if row.measured_on.get("task") == "release"]
+
+
+def _record(
+    run: Run,
+    photos: str,
+    method: str,
+    per_image: dict[str, np.ndarray],
+    bits_a_pixel: Float[np.ndarray, " images"],
+    usage: CodebookUsage | None = None,
+) -> None:
+    setting = {"photos": photos, "method": method, "image_size": run.config.model.image_size}
+    rows = [mean(metric, values, **setting) for metric, values in per_image.items()]
+    rows.append(mean("bits_per_pixel", bits_a_pixel, **setting))
+    if usage is not None:
+        counted = setting | {"words": usage.words}
+        rows.append(Result("codebook_usage", usage.fraction, usage.tokens, None, counted))
+        rows.append(Result("codebook_perplexity", usage.perplexity, usage.tokens, None, counted))
+    run.record("release", setting, rows)
+
+
+@jax.jit
+def _quality(lpips: Any, image: jax.Array, decoded: jax.Array) -> dict[str, jax.Array]:
+    values = {"psnr": psnr(image, decoded), "ssim": ssim(image, decoded)}
+    return values | ({} if lpips is None else {"lpips": vgg.lpips(lpips, image, decoded)})
+
+
+def _score_codec(run: Run, source: Source, codec: Codec, budget: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    values, sizes = [], []
+    for batch, count in full_batches(run.config, source, run.mesh):
+        pictures = [compress(picture, codec, budget) for picture in to_uint8(np.asarray(batch["image"]))]
+        decoded = np.stack([to_signed(picture) for picture, _ in pictures])
+        values.append(jax.tree.map(lambda x: np.asarray(x)[:count], _quality(run.lpips, batch["image"], decoded)))  # noqa: B023
+        sizes += [size for _, size in pictures][:count]
+    return jax.tree.map(lambda *x: np.concatenate(x), *values), np.array(sizes)
+
+
+def _examples(run: Run, released: ReleasedTokenizer, source: Source, most: int = 6) -> UInt8[np.ndarray, "height width 3"]:
+    """Photos above, what came back from their words below."""
+    originals, returned = [], []
+    for batch, count in full_batches(run.config, source, run.mesh):
+        originals += list(to_uint8(np.asarray(batch["image"])))[:count]
+    for _, pictures, _ in reconstruct(run.config, released.model, released.variables, source, run.mesh):
+        returned += list(pictures)
+    return np.concatenate([np.concatenate(row[:most], axis=1) for row in (originals, returned)], axis=0)
+
+
+def _facts(run: Run, home: pathlib.Path) -> CardFacts:
+    config, workdir = run.config, run.workdir
+    training = read_json(workdir / "training.json", {})
+    named = [path.partition("/")[0] for path in (*config.data.labelled, *config.data.unlabelled)]
+    further = [path.partition("/")[0] for path in config.data.report]
+    asset = lambda name: registry.ASSETS.get(name)  # noqa: E731
+    notes = lambda names: [AssetNote(a.name, a.source, a.licence) for a in map(asset, dict.fromkeys(names)) if a]  # noqa: E731
+    described = read_json(home / "config.json", {})
+    return CardFacts(
+        name=config.release.name,
+        results=_results(run),
+        untrained=UNTRAINED,
+        codecs=[codec.name for codec in codecs()],
+        described=described,
+        sizes={path.name: path.stat().st_size for path in sorted(home.iterdir()) if path.suffix == ".safetensors"},
+        parameters=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(load_tokenizer(home).variables["params"])),
+        llm=config.llm,
+        train_photos=len(run.photos.train),
+        steps=training.get("steps", 0),
+        best_step=training.get("best_step"),
+        batch_size=config.train.batch_size,
+        train_seconds=read_json(workdir / "timings.json", {}).get("train", 0.0),
+        environment=read_json(workdir / "environment.json", {}),
+        trained_on=notes(named),
+        measured_on=notes(further),
+        examples=EXAMPLES,
+    )
+
