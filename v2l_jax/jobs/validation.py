@@ -21,6 +21,10 @@ _RANGE = Rule(
     lambda v: isinstance(v, tuple) and (v == () or (len(v) == 2 and 0 < v[0] <= v[1] <= 1)),
 )
 
+_STEPS = Rule(
+    "() or two steps first, last with 1 <= first <= last",
+    lambda v: v == () or (each(POSITIVE).allows(v) and len(v) == 2 and v[0] <= v[1]),
+)
 _AXIS = Rule("a positive integer, or -1 for what the others leave", lambda v: isinstance(v, int) and (v == -1 or v > 0))
 _SHARDING_RULE = Rule(
     "a regex and a tuple of an axis, axes or None for each dimension",
@@ -127,6 +131,7 @@ RULES: dict[str, Rule] = {
 }
 
 OPTIONAL: dict[str, Rule] = {
+    "profile": _STEPS,
     "data.short_side": COUNT,  # of training photos: decoded once, brought down to it, kept in memory; 0 = read anew each time
 }
 """What a config may leave out."""
