@@ -33,17 +33,6 @@ from v2l_jax.tokenizer.v2l import tokenize  # noqa: E402
 
 HEAD = ("task", "engine", "images/s", "over eager", "over compiled", "bound", "of the bound", "first loss")
 
-_CONFIG = config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"), "Sizes.")
-_WORD_DIM = flags.DEFINE_integer("word_dim", 384, "Length of word vectors: MiniLM's; CLIP ViT-L/14's is 768.")
-_LOCAL_WORDS = flags.DEFINE_integer("local_words", 8192, "Words in the local codebook.")
-_GLOBAL_WORDS = flags.DEFINE_integer("global_words", 11_908, "Words in the global codebook.")
-_DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Types of convolutions and matrix products.")
-_TASKS = flags.DEFINE_list("tasks", ["train", "train_gan", "tokenize"], "What is measured.")
-_COMPILE = flags.DEFINE_bool("compile", True, "Measure torch.compile too.")
-_PHOTOS = flags.DEFINE_bool("photos", True, "Measure the input pipeline too, on the config's photos.")
-_STEPS = flags.DEFINE_integer("steps", 8, "Steps or batches of a turn.")
-_TURNS = flags.DEFINE_integer("turns", 5, "Turns of each engine.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -253,24 +242,40 @@ def print_line(cells: Sequence[str]) -> None:
     print("| " + " | ".join(cells) + " |", flush=True)
 
 
+def define_flags() -> None:
+    """The command line's; not at import, where a test that imports another program too would define --config twice."""
+    config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"), "Sizes.")
+    flags.DEFINE_integer("word_dim", 384, "Length of word vectors: MiniLM's; CLIP ViT-L/14's is 768.")
+    flags.DEFINE_integer("local_words", 8192, "Words in the local codebook.")
+    flags.DEFINE_integer("global_words", 11_908, "Words in the global codebook.")
+    flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Types of convolutions and matrix products.")
+    flags.DEFINE_list("tasks", ["train", "train_gan", "tokenize"], "What is measured.")
+    flags.DEFINE_bool("compile", True, "Measure torch.compile too.")
+    flags.DEFINE_bool("photos", True, "Measure the input pipeline too, on the config's photos.")
+    flags.DEFINE_integer("steps", 8, "Steps or batches of a turn.")
+    flags.DEFINE_integer("turns", 5, "Turns of each engine.")
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the machine and the table."""
     del argv
-    known, config = environment(), _CONFIG.value
+    given = flags.FLAGS
+    known, config = environment(), given.config
     print(f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; torch {torch_tokenizer.torch.__version__}")
-    sizes = Sizes.of(config, _WORD_DIM.value, _LOCAL_WORDS.value, _GLOBAL_WORDS.value)
+    sizes = Sizes.of(config, given.word_dim, given.local_words, given.global_words)
     side, batch = config.model.image_size, config.train.batch_size
     print(f"{side}×{side} pixels, {config.model.channels} channels, batch {batch} in training and {config.evaluate.batch_size} in tokenization\n")
     print_line(HEAD)
     print_line(["---"] * len(HEAD))
-    for task in _TASKS.value:
-        for dtype in _DTYPES.value:
-            for row in measure(sizes, task, dtype, _COMPILE.value, _STEPS.value, _TURNS.value):
+    for task in given.tasks:
+        for dtype in given.dtypes:
+            for row in measure(sizes, task, dtype, given.compile, given.steps, given.turns):
                 print_line(row.cells())
-    if _PHOTOS.value:
+    if given.photos:
         name = f"{config.train.loader_workers} workers"
         print_line(Row("input pipeline alone", name, pipeline_rate(config, 40)).cells())
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -110,8 +110,6 @@ def get_config() -> ConfigDict:
     config.train.encoder_scale = 0.2
     config.train.projector_fit_every = 20
     config.train.projector_fit_until = 3_500
-    config.train.projector_recenter_every = 0
-    config.train.projector_revive_every = 0
     config.train.projector_recenter_every = 0  # shift and scale the projector's output to the encoder's features; 0 = never
     config.train.projector_revive_every = 0  # send words unused since the last time towards their nearest features; 0 = never
     config.train.ema_decay = 0.998
