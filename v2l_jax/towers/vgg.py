@@ -3,6 +3,7 @@
 Images are NHWC in [-1, 1]. Parameters are the plain tree of the `LPIPS` module; they never train.
 """
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +19,25 @@ from v2l_jax.errors import AssetError
 
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _TORCHVISION_INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # Convolutions within `features.*`.
+_FEW_PIXELS = 16 * 16
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **settings: Any) -> jax.Array:
+    """`lax.conv_general_dilated`, but where few pixels meet large kernels on a CPU: there one matrix product, twice as fast or more, backward too."""
+    plain = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **settings)
+    if x.shape[1] * x.shape[2] > _FEW_PIXELS:
+        return plain(x, kernel)
+    return jax.lax.platform_dependent(x, kernel, cpu=_product_of_patches, default=plain)
+
+
+def _product_of_patches(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
+    """A 3×3 convolution of stride 1 that keeps the size."""
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = jnp.concatenate([padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1)
+    return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 class VGG16(nn.Module):
@@ -38,7 +56,8 @@ class VGG16(nn.Module):
             if stage:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for width in widths:
-                x = nn.relu(nn.Conv(width, (3, 3), dtype=self.dtype, name=f"conv_{index}")(x))
+                convolution = nn.Conv(width, (3, 3), dtype=self.dtype, conv_general_dilated=_convolve, name=f"conv_{index}")
+                x = nn.relu(convolution(x))
                 index += 1
             features.append(x)
         return features
