@@ -86,7 +86,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.train = ConfigDict()
-    config.train.steps = 5_000
+    config.train.steps = 2_200
     config.train.epochs = 0.0
     config.train.batch_size = 8
     config.train.micro_batches = 1
@@ -106,13 +106,13 @@ def get_config() -> ConfigDict:
     config.train.disc_start = 10_000  # as in the paper: later than this run lasts
     config.train.disc_warmup = 0  # steps before that from which the discriminator trains already, on reconstructions
     # As in the quickstart: the decoder learns first, the encoder then moves slowly, and the projector is fitted to its features.
-    config.train.encoder_start = 300
+    config.train.encoder_start = 200
     config.train.encoder_scale = 0.2
     config.train.projector_fit_every = 20
-    config.train.projector_fit_until = 3_500
+    config.train.projector_fit_until = 1_600
     config.train.projector_recenter_every = 0  # shift and scale the projector's output to the encoder's features; 0 = never
     config.train.projector_revive_every = 0  # send words unused since the last time towards their nearest features; 0 = never
-    config.train.ema_decay = 0.998
+    config.train.ema_decay = 0.995
     config.train.skip_spikes_above = 0.0
     config.train.skip_spikes_start = 100
     config.train.remat = "none"
@@ -120,7 +120,7 @@ def get_config() -> ConfigDict:
     config.train.flip = True
     config.train.loader_workers = 0
     config.train.log_every = 20
-    config.train.eval_every = 250
+    config.train.eval_every = 275
     config.train.checkpoint_every = 50  # under two minutes: little is lost where it is stopped
     config.train.keep_last = 2
     config.train.keep_every = 0
