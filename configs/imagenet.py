@@ -77,6 +77,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"
 
     config.train = ConfigDict()
+    config.train.start_from = ""  # a released tokenizer ("v2l-mini", or its folder) whose parameters training goes on from
     config.train.steps = 0
     config.train.epochs = 100.0
     config.train.batch_size = 256  # 8 images × 32 devices

@@ -84,6 +84,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.train = ConfigDict()
+    config.train.start_from = ""  # a released tokenizer ("v2l-mini", or its folder) whose parameters training goes on from
     config.train.steps = 240
     config.train.epochs = 0.0  # instead of steps
     config.train.batch_size = 8

@@ -86,6 +86,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.train = ConfigDict()
+    config.train.start_from = ""  # a released tokenizer ("v2l-mini", or its folder) whose parameters training goes on from
     config.train.steps = 2_200
     config.train.epochs = 0.0
     config.train.batch_size = 8

@@ -1,4 +1,4 @@
-"""What every evaluation of a training says about the codebook."""
+"""What training starts from, and what every evaluation says about the codebook."""
 
 import types
 
@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from tests import synthetic_config
+from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import SyntheticSource, WithVectors
-from v2l_jax.jobs import building, train
+from v2l_jax.errors import CheckpointError, ConfigError
+from v2l_jax.jobs import building, loading, train
 from v2l_jax.parallel.mesh import make_mesh
+from v2l_jax.tokenizer import save_tokenizer
 from v2l_jax.tokenizer.projector_fit import fit_projector
 
 IMAGES = 21
@@ -41,3 +44,45 @@ def test_words_are_counted_over_all_held_out_photos(monkeypatch, decoded):
     assert 5 < len(share) < 50, "or the test says little"
     assert metrics["codebook_usage"] == len(share) / 50 and metrics["dead_words"] == 50 - len(share)
     assert metrics["perplexity"] == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-9)
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A tokenizer as files, its parameters, and the config and words that it was made with."""
+    config, dim = synthetic_config.get_config(), synthetic_config.DIM
+    config.train.ema_decay, config.mesh.data, config.mesh.fsdp = 0.9, 2, 4
+    vectors = np.random.RandomState(0).randn(60, dim).astype("f4")
+    words = [Codebook(vectors[rows], tuple(f" w{i}" for i in rows), tuple((i,) for i in rows), "tower", "llm") for rows in (range(50), range(50, 60))]
+    model = building.tokenizer_for(config, *words)
+    params = jax.device_get(jax.jit(lambda: building.initial_state(config, model, IMAGES).params)())
+    params = jax.tree.map(lambda leaf: leaf + np.random.RandomState(leaf.size).randn(*leaf.shape).astype("f4"), params)
+    sizes = {"image_size": config.model.image_size, "global_tokens": config.model.global_tokens}
+    save_tokenizer(tmp_path / "tiny", model, params, *words, **sizes, name="tiny", dtype="float32")
+    config.train.start_from = str(tmp_path / "tiny")
+    return config, words, params
+
+
+def test_training_starts_from_a_released_tokenizer(released):
+    """Parameters and their average are the file's, where the mesh wants them; nothing else changes."""
+    config, words, params = released
+    model, mesh = building.tokenizer_for(config, words[0], words[1]), loading.shared_mesh(config)
+    fresh = building.placed_state(config, model, IMAGES, mesh)
+    state = building.with_released_params(config, fresh, model, words[0])
+    for tree in (state.params, state.ema_params):
+        jax.tree.map(np.testing.assert_array_equal, tree, params)
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(lambda leaf: leaf.sharding, fresh)
+    for kept in ("step", "disc_params", "disc_batch_stats", "opt_state", "disc_opt_state", "rng"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, kept), getattr(fresh, kept))
+
+
+def test_a_released_tokenizer_of_other_words_or_sizes_is_refused(released):
+    config, words, _ = released
+    model = building.tokenizer_for(config, *words)
+    state = building.initial_state(config, model, IMAGES)
+    with pytest.raises(ConfigError, match="tiny has 50 local words"):
+        building.with_released_params(config, state, model, words[1])
+    with pytest.raises(ConfigError, match="tiny has num_res_blocks 1, config.model 2"):
+        building.with_released_params(config, state, model.clone(num_res_blocks=2), words[0])
+    config.train.start_from = "nowhere"
+    with pytest.raises(CheckpointError, match="nowhere"):
+        building.with_released_params(config, state, model, words[0])

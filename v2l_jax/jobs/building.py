@@ -18,6 +18,7 @@ from v2l_jax.parallel.mesh import place, replicate
 from v2l_jax.parallel.sharding import tree_shardings
 from v2l_jax.tokenizer.discriminator import PatchDiscriminator
 from v2l_jax.tokenizer.losses import LossWeights
+from v2l_jax.tokenizer.released import load_tokenizer
 from v2l_jax.tokenizer.v2l import V2LTokenizer
 from v2l_jax.towers import vgg
 from v2l_jax.training.checkpoints import Checkpointer
@@ -101,6 +102,21 @@ def placed_state(config: ConfigDict, model: V2LTokenizer, num_images: int, mesh:
 
     shardings = tree_shardings(jax.eval_shape(make), mesh, config.sharding, misfits="replicate")
     return jax.jit(make, out_shardings=shardings)()
+
+
+def with_released_params(config: ConfigDict, state: TrainState, model: V2LTokenizer, local_words: Codebook) -> TrainState:
+    """The state with the parameters of the released tokenizer `config.train.start_from`, each where the state's own lies.
+
+    Raises:
+      CheckpointError: its files are missing, cut short or changed.
+      ConfigError: it speaks other words than these, or `config.model` has other sizes than it.
+    """
+    released = load_tokenizer(config.train.start_from)
+    released.check_words(local_words)
+    released.check_sizes(model)
+    params = place(released.variables["params"], jax.tree.map(lambda leaf: leaf.sharding, state.params))
+    ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)  # not the same buffers: both are donated
+    return state.replace(params=params, ema_params=ema)
 
 
 def frozen_inputs(config: ConfigDict, words: dict[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     held_out = WithVectors(photos.held_out, features.cached(config, workdir, "held_out", photos.held_out))
     model = building.tokenizer_for(config, local, global_)
     state = building.placed_state(config, model, len(train), mesh)
+    if config.train.start_from:
+        state = building.with_released_params(config, state, model, local)
     logging.info("%s", _sizes(state))
     frozen = building.placed_frozen(config, building.frozen_words(local, global_), mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)

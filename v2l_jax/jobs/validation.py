@@ -107,6 +107,7 @@ RULES: dict[str, Rule] = {
     "train.entropy_temperature": number(1e-6),
     "train.disc_start": COUNT,
     "train.disc_warmup": COUNT,
+    "train.start_from": TEXT,
     "train.encoder_start": COUNT,
     "train.encoder_scale": number(0, 1),
     "train.projector_fit_every": COUNT,

@@ -87,6 +87,17 @@ class ReleasedTokenizer:
         if local.tower != own.tower or not apart <= _VECTORS_MAY_DIFFER * np.linalg.norm(own.embeddings, axis=1).max():
             raise ConfigError(f"{self.name}'s word vectors are of the tower {own.tower}; these are of {local.tower}, or were made otherwise")
 
+    def check_sizes(self, model: V2LTokenizer) -> None:
+        """Checks that another model is built like this one, so that it can take its parameters; global words may be others.
+
+        Raises:
+          ConfigError: it is not; says where.
+        """
+        for size in _SIZES:
+            ours, theirs = getattr(self.model, size), getattr(model, size)
+            if ours != theirs and size != "num_global_words":
+                raise ConfigError(f"{self.name} has {size} {ours}, config.model {theirs}: take its sizes, or do not start from it")
+
 
 def save_tokenizer(
     folder: str | pathlib.Path,
