@@ -45,6 +45,10 @@ _NUM_IMAGES = flags.DEFINE_integer("num_images", 1_281_167, "Training images of 
 _SWEEP = flags.DEFINE_bool("sweep", False, "A table from 8 chips to the topology's, by doubling; training only.")
 
 
+class DoesNotFitError(V2LError):
+    """The compiler refused a program for want of memory; the message says what a chip would hold."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """What a program would do on a topology.
@@ -85,6 +89,7 @@ def estimate(config: ConfigDict, topology: str, batch: int | None = None) -> Est
 
     Raises:
       ConfigError: libtpu is not installed or does not know the topology, or the mesh does not fit it.
+      DoesNotFitError: the chips have too little memory.
     """
     devices = describe(topology)
     mesh = make_mesh(dict(config.mesh), devices)
@@ -96,7 +101,18 @@ def estimate(config: ConfigDict, topology: str, batch: int | None = None) -> Est
         lower = programs.llama_prefill if _PROGRAM.value == "prefill" else programs.llama_decode
         batch = _BATCH.value or max(1, len(devices) // mesh.shape["tensor"])
         program = lower(_LLM.value, mesh, batch, _LENGTH.value)
-    costs = costs_of(program.traced.lower().compile(), program.traced.jaxpr.jaxpr, len(devices))
+    try:
+        compiled = program.traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        held = ", ".join(f"{name} {_bytes(size)}" for name, size in program.held.items())
+        raise DoesNotFitError(
+            f"{_PROGRAM.value} on {topology}, batch {batch:,}, does not fit: a chip holds {held}, and the compiler says: "
+            f"{str(error).strip().splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')} Spread the state (--config.mesh.fsdp, .tensor), or take "
+            "--config.train.micro_batches, --config.train.remat, or more chips"
+        ) from error
+    costs = costs_of(compiled, program.traced.jaxpr.jaxpr, len(devices))
     return Estimate(topology, len(devices), chip_of(devices[0].device_kind), batch, program.held, costs)
 
 
@@ -158,7 +174,11 @@ def sweep(config: ConfigDict, topology: str) -> Iterator[str]:
     first: dict[str, float] = {}
     for mode, name in progress_bar(points, "compiling", "topology"):
         batch = whole * len(describe(name)) // chips if mode == "weak" else whole
-        found = estimate(config, name, batch)
+        try:
+            found = estimate(config, name, batch)
+        except DoesNotFitError:
+            yield f"| {mode} | {name} | {len(describe(name))} | {batch:,} | | no | | | | | | |"
+            continue
         rate = batch / found.step_seconds / found.chips
         times = " | ".join(f"{1e3 * value:.3g}" for value in found.costs.seconds(found.chip).values())
         yield (

@@ -71,6 +71,14 @@ def test_llama_70b_compiles_tensor_parallel():
 
 
 @needs_compiler
+def test_what_does_not_fit_is_one_line():
+    flags = ("--program=prefill", "--llm=llama-2-70b", "--topology=v5e:2x4", "--config.mesh.tensor=8", "--length=4096", "--batch=8")
+    result = run("--config=configs/imagenet.py", *flags)
+    assert result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1, result.stderr[-2000:]
+    assert "does not fit: a chip holds parameters 17.2" in result.stderr and "Ran out of memory on HBM" in result.stderr
+
+
+@needs_compiler
 def test_an_impossible_mesh_or_topology_is_one_line():
     assert run("--config=tests/tiny_config.py", "--topology=v5e:2x2", "--config.mesh.tensor=3").stderr.strip().startswith("error: mesh axes")
     assert "--topology=v99:2x2 is not to be had" in run("--config=tests/tiny_config.py", "--topology=v99:2x2").stderr
