@@ -14,7 +14,8 @@ def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.jobs = ("codebook", "evaluate", "report")
     config.codebook.local_limit, config.codebook.expand_limit = 2_048, 2_048
-    config.model.image_size, config.model.channel_multipliers = 32, (1, 2)
+    config.model.image_size, config.model.channel_multipliers, config.model.z_channels = 32, (1, 2), 64
+    config.train.start_from, config.train.learning_rate = "", 1e-3
     config.train.steps = 240
     config.train.disc_start = 120
     config.train.encoder_start = 0

@@ -72,25 +72,25 @@ def get_config() -> ConfigDict:
     config.codebook.embed_batch_size = 512
 
     config.model = ConfigDict()
-    config.model.image_size = 64
+    config.model.image_size = 128  # this and the next ones as in v2l-mini, which training starts from
     config.model.channels = 32
-    config.model.channel_multipliers = (1, 1, 2)  # halves the side twice: 16 × 16 = 256 local tokens
+    config.model.channel_multipliers = (1, 1, 2, 4)  # halves the side three times: 16 × 16 = 256 local tokens
     config.model.num_res_blocks = 1
-    config.model.z_channels = 64
+    config.model.z_channels = 128
     config.model.attn_resolutions = ()
-    config.model.resolution = 64  # nominal side that attn_resolutions counts from
+    config.model.resolution = 128  # nominal side that attn_resolutions counts from
     config.model.cross_attention_heads = 8
     config.model.global_tokens = 5
     config.model.dtype = "float32"
 
     config.train = ConfigDict()
-    config.train.start_from = ""  # a released tokenizer ("v2l-mini", or its folder) whose parameters training goes on from
-    config.train.steps = 240
+    config.train.start_from = "v2l-mini"  # a released tokenizer (or its folder) whose parameters training goes on from; "" = from nothing
+    config.train.steps = 40
     config.train.epochs = 0.0  # instead of steps
     config.train.batch_size = 8
     config.train.micro_batches = 1  # parts of a batch whose gradients are added up one after the other
     config.train.optimizer = "adam"  # or "lamb", "lars", for large batches
-    config.train.learning_rate = 1e-3
+    config.train.learning_rate = 2e-4
     config.train.learning_rate_scaling = "none"  # or "linear", "sqrt": in batch_size / base_batch_size
     config.train.base_batch_size = 8  # what learning_rate is meant for
     config.train.warmup_steps = 10
@@ -104,12 +104,12 @@ def get_config() -> ConfigDict:
     config.train.entropy_temperature = 0.01  # of its soft assignments
     config.train.disc_start = 10_000  # as in the paper: later than this run lasts
     config.train.disc_warmup = 0  # steps before that from which the discriminator trains already, on reconstructions
-    # On so few steps the published start collapses onto one word. So the decoder learns first, the encoder then moves slowly,
-    # and the projector is fitted to the encoder's features now and then (0, 1.0, 0, 0 is the published way).
-    config.train.encoder_start = 60
+    # For a start from nothing that does not collapse onto one word: the decoder learns first, the encoder then moves slowly, and the
+    # projector is fitted to its features now and then (configs/v2l_mini.py does so; 0, 1.0, 0, 0 is the published way).
+    config.train.encoder_start = 0
     config.train.encoder_scale = 0.2  # of the learning rate
-    config.train.projector_fit_every = 20
-    config.train.projector_fit_until = 220
+    config.train.projector_fit_every = 0
+    config.train.projector_fit_until = 0
     config.train.projector_recenter_every = 0  # shift and scale the projector's output to the encoder's features; 0 = never
     config.train.projector_revive_every = 0  # send words unused since the last time towards their nearest features; 0 = never
     config.train.ema_decay = 0.0  # of the moving average of the weights that is evaluated and kept; 0 = none
@@ -119,9 +119,9 @@ def get_config() -> ConfigDict:
     config.train.crop_scale = (0.5, 1.0)
     config.train.flip = True
     config.train.loader_workers = 0
-    config.train.log_every = 20
-    config.train.eval_every = 80
-    config.train.checkpoint_every = 80
+    config.train.log_every = 10
+    config.train.eval_every = 20
+    config.train.checkpoint_every = 20
     config.train.keep_last = 2
     config.train.keep_every = 0  # also keep the checkpoints of every so many steps; 0 = none
     config.train.hang_minutes = 0  # no step for so long: print every thread's stack and exit; 0 = wait for ever

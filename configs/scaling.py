@@ -19,8 +19,9 @@ def get_config(at: str = "quickstart") -> ConfigDict:
     config.evaluate.scaling = ConfigDict()
     if at == "quickstart":
         config.codebook.local_limit, config.codebook.expand_limit = 2_048, 2_048
-        config.model.image_size, config.model.channel_multipliers = 32, (1, 2)
-        config.train.perceptual, config.train.encoder_start = "", 0
+        config.model.image_size, config.model.channel_multipliers, config.model.z_channels = 32, (1, 2), 64
+        config.train.start_from, config.train.perceptual, config.train.learning_rate = "", "", 1e-3
+        config.train.projector_fit_every, config.train.projector_fit_until = 20, 220
         config.evaluate.scaling.batch_sizes = (2, 4, 8, 16, 32, 64)
         config.evaluate.scaling.seeds = 1
         config.evaluate.scaling.target_psnr = 15.0

@@ -23,12 +23,14 @@ def get_config() -> ConfigDict:
     config.model.image_size = 32
     config.model.channel_multipliers = (1, 2)
     config.model.z_channels = 32
+    config.train.start_from = ""
     config.train.steps = 6
     config.train.batch_size = 8
     config.train.warmup_steps = 1
     config.train.disc_start = 3
     config.train.encoder_start = 2
     config.train.projector_fit_every = 2
+    config.train.projector_fit_until = 220
     config.train.perceptual = ""
     config.train.log_every = 2
     config.train.eval_every = 4
