@@ -31,7 +31,7 @@ def test_every_config_is_valid(path):
         ("jobs", ("trian",), r"config.jobs is \('trian',\), but must be a tuple \(at least 1\), each one of 'codebook'"),
         ("codebook.templates", ("a photo",), r"config.codebook.templates"),
         ("train.crop_scale", (0.9, 0.1), r"low <= high"),
-        ("model.image_size", 98, r"config.model.image_size is 98, but must be a multiple of 4"),
+        ("model.image_size", 98, r"config.model.image_size is 98, but must be a multiple of 8"),
         ("train.epochs", 3.0, r"one of config.train.steps and config.train.epochs"),
         ("evaluate.few_shot.rule", "loudest", r"config.evaluate.few_shot.rule is 'loudest'"),
         ("tower", "clip:", r"config.tower is 'clip:', but must be 'conse', or 'clip:' and a checkpoint"),
