@@ -8,6 +8,7 @@ Needs the TPU compiler, not a TPU: `make tpu-compiler`, then PYTHONPATH=.venv-tp
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -106,9 +107,8 @@ def estimate(config: ConfigDict, topology: str, batch: int | None = None) -> Est
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        held = ", ".join(f"{name} {_bytes(size)}" for name, size in program.held.items())
         raise DoesNotFitError(
-            f"{_PROGRAM.value} on {topology}, batch {batch:,}, does not fit: a chip holds {held}, and the compiler says: "
+            f"{_PROGRAM.value} on {topology}, batch {batch:,}, does not fit: a chip holds {_parts(program.held)}, and the compiler says: "
             f"{str(error).strip().splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')} Spread the state (--config.mesh.fsdp, .tensor), or take "
             "--config.train.micro_batches, --config.train.remat, or more chips"
         ) from error
@@ -135,7 +135,7 @@ def describe_estimate(found: Estimate, images: int, epochs: float) -> Iterator[s
     """The lines of a full description."""
     costs, chip = found.costs, found.chip
     yield f"{_PROGRAM.value} on {found.topology}: {found.chips} × {chip.name}, batch {found.batch:,}"
-    yield "  memory a chip: " + ", ".join(f"{name} {_bytes(size)}" for name, size in found.held.items())
+    yield f"  memory a chip: {_parts(found.held)}"
     yield f"    in between (activations, gradients) {_bytes(costs.temporaries)}, results {_bytes(costs.outputs)}"
     verdict = "fits" if found.fits else "DOES NOT FIT"
     yield f"    at worst {_bytes(costs.peak_memory)} of {_bytes(chip.memory)}: {verdict}"
@@ -172,10 +172,11 @@ def sweep(config: ConfigDict, topology: str) -> Iterator[str]:
     yield "| scaling | topology | chips | batch | memory a chip | fits | compute ms | memory ms | network ms | bound | images/s at most | over the first, a chip |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     first: dict[str, float] = {}
+    compiled = functools.cache(lambda name, batch: estimate(config, name, batch))  # both kinds of scaling end at the same point
     for mode, name in progress_bar(points, "compiling", "topology"):
         batch = whole * len(describe(name)) // chips if mode == "weak" else whole
         try:
-            found = estimate(config, name, batch)
+            found = compiled(name, batch)
         except DoesNotFitError:
             yield f"| {mode} | {name} | {len(describe(name))} | {batch:,} | | no | | | | | | |"
             continue
@@ -185,6 +186,10 @@ def sweep(config: ConfigDict, topology: str) -> Iterator[str]:
             f"| {mode} | {name} | {found.chips} | {batch:,} | {_bytes(found.costs.peak_memory)} | {'yes' if found.fits else 'no'} | {times} | "
             f"{found.bound} | {rate * found.chips:,.0f} | {rate / first.setdefault(mode, rate):.2f} |"
         )
+
+
+def _parts(held: dict[str, int]) -> str:
+    return ", ".join(f"{name} {_bytes(size)}" for name, size in held.items())
 
 
 def _bytes(size: float) -> str:

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 
 from v2l_jax.parallel.mesh import TENSOR_AXIS, batch_sharding
 
-
 _GROUP = 64  # words; blocks are multiples of it
 
 
