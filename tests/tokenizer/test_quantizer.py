@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from v2l_jax.parallel.mesh import make_mesh
-from v2l_jax.tokenizer.quantizer import nearest_global_words, nearest_word, quantize
+from v2l_jax.tokenizer.quantizer import in_latent_space, nearest_global_words, nearest_word, quantize
 
 
 def _random(seed, *shape):
@@ -97,3 +97,23 @@ def test_loss_and_gradients():
     np.testing.assert_allclose(to_features, 2 * difference / difference.size + target, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(to_vectors, -0.33 * 2 * difference / difference.size, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(quantize(features, ids, vectors).vectors, vectors, rtol=1e-6, atol=1e-6)
+
+
+def test_search_in_latent_space_equals_brute_force_in_word_space():
+    """Features are scaled affine images of latents; longer words, so that the lengths matter."""
+    latents, kernel, bias, words = _random(0, 40, 6), _random(1, 6, 24), _random(2, 24), _random(3, 150, 24)
+    scale = 0.05 + _random(4, 40) ** 2
+    features = scale[:, None] * (latents @ kernel + bias)
+    pair = in_latent_space(latents, scale, kernel, bias, words)
+    np.testing.assert_allclose(pair[0] @ pair[1].T, features @ words.T, rtol=1e-4, atol=1e-3)
+    expected = _distances(features, words).argmin(1)
+    assert len(set(expected.tolist())) > 10
+    for mesh in (None, make_mesh({"data": 2, "tensor": 4})):
+        np.testing.assert_array_equal(nearest_word(*pair, 64, mesh, jnp.sum(words**2, axis=-1)), expected)
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 700])
+def test_any_number_of_features(count):
+    """A CPU takes them 256 at a time."""
+    features, words = _random(0, count, 8), _random(1, 90, 8)
+    np.testing.assert_array_equal(nearest_word(features, words, 32), _distances(features, words).argmin(1))

@@ -81,7 +81,7 @@ def full_batches(config: ConfigDict, source: Source, mesh: Mesh) -> Iterator[tup
 
 @functools.partial(jax.jit, static_argnames="model")
 def _count(model: V2LTokenizer, variables: Any, image: jax.Array, real: jax.Array) -> Int[jax.Array, " words"]:
-    ids = model.apply(variables, model.apply(variables, image, method="encode"), method="local_ids")
+    ids = model.apply(variables, model.apply(variables, image, method="latents"), method="local_ids")
     return count_words(jnp.where(real[:, None, None], ids, -1), model.num_local_words)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from v2l_jax.parallel.mesh import TENSOR_AXIS, batch_sharding
 
 _GROUP = 64  # words; blocks are multiples of it
+_CPU_FEATURES = 256
 
 
 @struct.dataclass
@@ -32,7 +33,11 @@ class Quantized:
 
 @functools.partial(jax.jit, static_argnames=("block_size", "mesh"))
 def nearest_word(
-    features: Float[Array, "token d"], words: Float[Array, "word d"], block_size: int = 8192, mesh: Mesh | None = None
+    features: Float[Array, "token d"],
+    words: Float[Array, "word d"],
+    block_size: int = 8192,
+    mesh: Mesh | None = None,
+    squared_lengths: Float[Array, " word"] | None = None,
 ) -> Int[Array, " token"]:
     """Index of the row of `words` nearest to each feature by Euclidean distance; the lowest index wins a tie.
 
@@ -45,44 +50,80 @@ def nearest_word(
       block_size: words compared at a time.
       mesh: splits the words over its "tensor" axis and the features over its batch axes. Each device searches its part, and one
         gather of a distance and an index for each feature finds the nearest of all.
+      squared_lengths: of the words, where shorter vectors of the same inner products stand for features and words (see
+        `in_latent_space`); None takes the rows' own.
     """
-    features, words = jax.lax.stop_gradient((features, words))
+    if squared_lengths is None:
+        squared_lengths = jnp.sum(words**2, axis=-1)
+    features, words, squared_lengths = jax.lax.stop_gradient((features, words, squared_lengths))
     if mesh is None or mesh.shape[TENSOR_AXIS] == 1:
-        return _search(features, words, len(words), block_size)[1]
+        return _search(features, words, squared_lengths, block_size)[1]
     parts = mesh.shape[TENSOR_AXIS]
     size = math.ceil(len(words) / parts)
 
-    def search_part(features: jax.Array, words: jax.Array, count: int) -> jax.Array:
-        first = jax.lax.axis_index(TENSOR_AXIS) * size
-        distance, index = _search(features, words, jnp.clip(count - first, 0, size), block_size)
-        found = jnp.stack([jax.lax.bitcast_convert_type(distance, jnp.int32), first + index])
+    def search_part(features: jax.Array, words: jax.Array, squared_lengths: jax.Array) -> jax.Array:
+        distance, index = _search(features, words, squared_lengths, block_size)
+        index += jax.lax.axis_index(TENSOR_AXIS) * size
+        found = jnp.stack([jax.lax.bitcast_convert_type(distance, jnp.int32), index])
         distances, indices = jnp.swapaxes(jax.lax.all_gather(found, TENSOR_AXIS), 0, 1)
         best = jnp.argmin(jax.lax.bitcast_convert_type(distances, jnp.float32), axis=0)
         return jnp.take_along_axis(indices, best[None], axis=0)[0]
 
     rows = batch_sharding(mesh).spec[0]
     search = jax.shard_map(
-        functools.partial(search_part, count=len(words)),
+        search_part,
         mesh=mesh,
-        in_specs=(PartitionSpec(rows), PartitionSpec(TENSOR_AXIS)),
+        in_specs=(PartitionSpec(rows), PartitionSpec(TENSOR_AXIS), PartitionSpec(TENSOR_AXIS)),
         out_specs=PartitionSpec(rows),
         check_vma=False,  # what is gathered is the same on every device of the axis
     )
-    return search(features, jnp.pad(words, ((0, parts * size - len(words)), (0, 0))))
+    return search(features, *_pad_words(words, squared_lengths, parts * size))
+
+
+def in_latent_space(
+    latents: Float[Array, "token z"],
+    scale: Float[Array, " token"],
+    kernel: Float[Array, "z d"],
+    bias: Float[Array, " d"],
+    words: Float[Array, "word d"],
+) -> tuple[Float[Array, "token z1"], Float[Array, "word z1"]]:
+    """Vectors of length z + 1 with the same inner products as the features scale · (latents · kernel + bias) and the words.
+
+    A search over them multiplies z + 1 numbers where it would multiply d: a third, with the paper's 256 and 768.
+    """
+    words_there = jnp.dot(words, jnp.concatenate([kernel, bias[None]]).T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.concatenate([latents, jnp.ones_like(latents[:, :1])], axis=-1) * scale[:, None], words_there
 
 
 def _search(
-    features: Float[Array, "token d"], words: Float[Array, "word d"], count: int | Int[Array, ""], block_size: int
+    features: Float[Array, "token d"], words: Float[Array, "word d"], squared_lengths: Float[Array, " word"], block_size: int
 ) -> tuple[Float[Array, " token"], Int[Array, " token"]]:
-    """Shifted distance to, and index of, the nearest of the first `count` words; infinity and 0 where there are none."""
+    """Shifted distance to, and index of, the nearest word; infinity where all words have infinite lengths. A CPU takes few
+    features at a time, whose distances stay in cache."""
+
+    def on_cpu(features: jax.Array, *words: jax.Array) -> tuple[jax.Array, jax.Array]:
+        one = lambda feature: jax.tree.map(jnp.squeeze, _search_blocks(feature[None], *words, block_size))  # noqa: E731
+        return jax.lax.map(one, features, batch_size=_CPU_FEATURES)
+
+    def elsewhere(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _search_blocks(*arrays, block_size)
+
+    return jax.lax.platform_dependent(features, words, squared_lengths, cpu=on_cpu, default=elsewhere)
+
+
+def _search_blocks(
+    features: Float[Array, "token d"], words: Float[Array, "word d"], squared_lengths: Float[Array, " word"], block_size: int
+) -> tuple[Float[Array, " token"], Int[Array, " token"]]:
     num_blocks = math.ceil(len(words) / block_size)
     size = _GROUP * math.ceil(len(words) / num_blocks / _GROUP)
-    blocks = jnp.pad(words, ((0, num_blocks * size - len(words)), (0, 0))).reshape(num_blocks, size, -1)
+    blocks = jax.tree.map(
+        lambda x: x.reshape(num_blocks, size, *x.shape[1:]), _pad_words(words, squared_lengths, num_blocks * size)
+    )
 
-    def visit(best: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+    def visit(best: tuple[jax.Array, jax.Array], block: tuple[jax.Array, tuple]) -> tuple[Any, None]:
         best_distance, best_index = best
-        start, vectors = block
-        distances = _shifted_distances(features, vectors, jnp.where(start + jnp.arange(size) < count, 0.0, jnp.inf))
+        start, (vectors, lengths) = block
+        distances = _shifted_distances(features, vectors, lengths)
         nearest = _argmin(distances)
         distance = jnp.take_along_axis(distances, nearest[:, None], axis=-1)[:, 0]
         closer = distance < best_distance
@@ -90,8 +131,16 @@ def _search(
 
     start = (jnp.full(features.shape[:1], jnp.inf), jnp.zeros(features.shape[:1], jnp.int32))
     if num_blocks == 1:
-        return visit(start, (jnp.int32(0), blocks[0]))[0]
+        return visit(start, (jnp.int32(0), jax.tree.map(lambda x: x[0], blocks)))[0]
     return jax.lax.scan(visit, start, (size * jnp.arange(num_blocks, dtype=jnp.int32), blocks))[0]
+
+
+def _pad_words(
+    words: Float[Array, "word d"], squared_lengths: Float[Array, " word"], count: int
+) -> tuple[Float[Array, "count d"], Float[Array, " count"]]:
+    """Words that are never nearest, up to a count."""
+    missing = count - len(words)
+    return jnp.pad(words, ((0, missing), (0, 0))), jnp.pad(squared_lengths, (0, missing), constant_values=jnp.inf)
 
 
 def _argmin(distances: Float[Array, "token word"]) -> Int[Array, " token"]:
@@ -135,13 +184,12 @@ def nearest_global_words(
       k: words an image gets.
     """
     embeddings, words = jax.lax.stop_gradient((embeddings, words))
-    _, ids = jax.lax.top_k(-_shifted_distances(embeddings, words), k)
+    _, ids = jax.lax.top_k(-_shifted_distances(embeddings, words, jnp.sum(words**2, axis=-1)), k)
     return ids.astype(jnp.int32)
 
 
 def _shifted_distances(
-    features: Float[Array, "n d"], words: Float[Array, "m d"], penalty: Float[Array, " m"] | float = 0.0
+    features: Float[Array, "n d"], words: Float[Array, "m d"], squared_lengths: Float[Array, " m"]
 ) -> Float[Array, "n m"]:
-    """Squared distances and each word's `penalty`, less each feature's own squared length, which does not change which word is nearest."""
-    products = jnp.dot(features, words.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.sum(words**2, axis=-1) + penalty - 2.0 * products
+    """Squared distances less each feature's own squared length, which does not change which word is nearest."""
+    return squared_lengths - 2.0 * jnp.dot(features, words.T, precision=jax.lax.Precision.HIGHEST)

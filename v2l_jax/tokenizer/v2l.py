@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from v2l_jax.tokenizer.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
 from v2l_jax.tokenizer.entropy import entropy_loss
-from v2l_jax.tokenizer.quantizer import Quantized, nearest_global_words, nearest_word, quantize
+from v2l_jax.tokenizer.quantizer import in_latent_space, nearest_global_words, nearest_word, quantize
 
 
 @struct.dataclass
@@ -126,8 +126,10 @@ class V2LTokenizer(nn.Module):
         self, image: Float[Array, "batch height width 3"], global_ids: Int[Array, "batch k"]
     ) -> Reconstruction:
         """Encodes, quantizes and decodes, keeping what the losses need; `image` in [-1, 1]."""
-        features = self.encode(image)
-        quantized = self.quantize(features)
+        latents = self.latents(image)
+        features = self.features(latents)
+        ids = self.local_ids(latents)
+        quantized = quantize(features, ids, self.local_vectors(ids), self.codebook_weight)
         last_features = self.decode_features(quantized.vectors, global_ids)
         return Reconstruction(
             image=self.to_image(last_features),
@@ -137,25 +139,31 @@ class V2LTokenizer(nn.Module):
             tokens=ImageTokens(global_ids=global_ids, local_ids=quantized.ids),
         )
 
-    def encode(self, image: Float[Array, "batch height width 3"]) -> Float[Array, "batch h w d"]:
-        """Features of unit length in word space, float32; `image` in [-1, 1]."""
-        features = self.to_words(self.encoder(image)).astype(jnp.float32)
-        return features * jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-12)
+    def latents(self, image: Float[Array, "batch height width 3"]) -> Float[Array, "batch h w z"]:
+        """The encoder's output; `image` in [-1, 1]."""
+        return self.encoder(image)
 
-    def local_ids(self, features: Float[Array, "batch h w d"]) -> Int[Array, "batch h w"]:
-        """The projected local word nearest to each feature."""
-        flat = features.reshape(-1, features.shape[-1])
+    def features(self, latents: Float[Array, "batch h w z"]) -> Float[Array, "batch h w d"]:
+        """Unit vectors in word space, float32."""
+        features = self.to_words(latents).astype(jnp.float32)
+        return features * _inverse_length(features)
+
+    def encode(self, image: Float[Array, "batch height width 3"]) -> Float[Array, "batch h w d"]:
+        """`features` of the `latents` of images in [-1, 1]."""
+        return self.features(self.latents(image))
+
+    def local_ids(self, latents: Float[Array, "batch h w z"]) -> Int[Array, "batch h w"]:
+        """The projected local word nearest to the features of each latent."""
         words = self.projector(jax.lax.stop_gradient(self.local_words.value))
-        return nearest_word(flat, words, self.block_size, self.mesh).reshape(features.shape[:-1])
+        scale = _inverse_length(self.to_words(latents).astype(jnp.float32)).reshape(-1)
+        flat = latents.astype(jnp.float32).reshape(-1, latents.shape[-1])
+        to_words = self.to_words.variables["params"]
+        pair = in_latent_space(flat, scale, to_words["kernel"], to_words["bias"], words)
+        return nearest_word(*pair, self.block_size, self.mesh, jnp.sum(words**2, axis=-1)).reshape(latents.shape[:-1])
 
     def local_vectors(self, ids: Int[Array, "batch h w"]) -> Float[Array, "batch h w d"]:
         """Projected vectors of local words; the projector gets its gradient here, from the chosen words only."""
         return self.projector(jax.lax.stop_gradient(self.local_words.value)[ids])
-
-    def quantize(self, features: Float[Array, "batch h w d"]) -> Quantized:
-        """Replaces features by their nearest words' vectors."""
-        ids = self.local_ids(features)
-        return quantize(features, ids, self.local_vectors(ids), self.codebook_weight)
 
     def entropy_loss(self, features: Float[Array, "batch h w d"], temperature: float) -> Float[Array, ""]:
         """How far features are from being sure of their word and all words from being used alike; see `tokenizer.entropy`."""
@@ -187,11 +195,15 @@ class V2LTokenizer(nn.Module):
         self, image: Float[Array, "batch height width 3"], semantic: Float[Array, "batch *_"], k: int
     ) -> ImageTokens:
         """Words of images, without decoding; arguments as in `__call__`."""
-        return ImageTokens(global_ids=self.global_ids(semantic, k), local_ids=self.local_ids(self.encode(image)))
+        return ImageTokens(global_ids=self.global_ids(semantic, k), local_ids=self.local_ids(self.latents(image)))
 
     def decode(self, tokens: ImageTokens) -> Float[Array, "batch height width 3"]:
         """Images from words, not clipped."""
         return self.to_image(self.decode_features(self.local_vectors(tokens.local_ids), tokens.global_ids))
+
+
+def _inverse_length(features: Float[Array, "batch h w d"]) -> Float[Array, "batch h w 1"]:
+    return jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-12)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "k"))
