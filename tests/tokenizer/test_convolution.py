@@ -14,6 +14,8 @@ _CASES = {
     "4x4 of stride 1": ((4, 4), 1, ((1, 1), (1, 1))),
     "not square": ((2, 3), 1, ((0, 1), (2, 0))),
     "pixels left over": ((3, 3), 3, ((1, 0), (0, 0))),
+    "strides wider than the kernel": ((1, 2), 3, ((0, 0), (0, 0))),
+    "odd sides, stride 2": ((5, 3), 2, ((2, 0), (0, 2))),
 }
 
 

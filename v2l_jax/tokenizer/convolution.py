@@ -69,15 +69,31 @@ _conv.defvjp(_forward, _backward)
 def _input_gradient(
     shape: tuple[int, ...], kernel: jax.Array, gradient: jax.Array, stride: int, padding: Padding
 ) -> jax.Array:
-    """The gradient's convolution, dilated by the stride, with the kernel turned around."""
-    pads = []
-    for size, length, out, (before, after) in zip(shape[1:3], kernel.shape[:2], gradient.shape[1:3], padding):
-        left_over = size + before + after - length - stride * (out - 1)  # Pixels that no window reached.
-        pads.append((length - 1 - before, length - 1 - after + left_over))
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return jax.lax.conv_general_dilated(
-        gradient, turned, (1, 1), pads, lhs_dilation=(stride, stride), dimension_numbers=_LAYOUT
-    )
+    """Plain convolutions of the gradient with the kernel turned around, one for each place that a pixel has between strides.
+
+    A pixel meets only every `stride`-th tap. The gradient dilated by the stride would meet all taps, most of them with zeros, and XLA's
+    CPU compiler is slow at dilation besides.
+    """
+    turned = kernel.swapaxes(2, 3)
+    counts = [-(-size // stride) for size in shape[1:3]]
+
+    def at(row: int, column: int) -> jax.Array:
+        taps, pads = [], []
+        for place, (before, _), count, out, length in zip((row, column), padding, counts, gradient.shape[1:3], kernel.shape):
+            first = (place + before) % stride
+            reach, taken = (place + before) // stride, len(range(first, length, stride))
+            taps.append(slice(first, None, stride))
+            pads.append((taken - 1 - reach, count + reach - out))
+        here = turned[tuple(taps)]
+        if 0 in here.shape:
+            return jnp.zeros((shape[0], *counts, shape[3]), gradient.dtype)
+        return jax.lax.conv_general_dilated(gradient, here[::-1, ::-1], (1, 1), pads, dimension_numbers=_LAYOUT)
+
+    if stride == 1:
+        return at(0, 0)
+    places = range(stride)
+    pixels = jnp.stack([jnp.stack([at(row, column) for column in places], axis=3) for row in places], axis=2)
+    return pixels.reshape(shape[0], stride * counts[0], stride * counts[1], shape[3])[:, : shape[1], : shape[2]]
 
 
 def kernel_gradient(

@@ -40,6 +40,16 @@ def _product_of_patches(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c 
     return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
+def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """2×2 max pooling as a maximum of an axis, whose gradient XLA's CPU compiler gives in a tenth of the time of a window's.
+
+    Between equal pixels the gradient is shared, where torch gives it to the first; after a ReLU only zeros are equal, which pass none on.
+    """
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return jnp.max(x, axis=(2, 4))
+
+
 class VGG16(nn.Module):
     """The convolutions of VGG16; returns relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3.
 
@@ -54,7 +64,7 @@ class VGG16(nn.Module):
         x, features, index = image.astype(self.dtype), [], 0
         for stage, widths in enumerate(_WIDTHS):
             if stage:
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = _halve(x)
             for width in widths:
                 convolution = nn.Conv(width, (3, 3), dtype=self.dtype, conv_general_dilated=_convolve, name=f"conv_{index}")
                 x = nn.relu(convolution(x))
