@@ -28,6 +28,7 @@ from launch.compiled_costs import flops_of  # noqa: E402
 from v2l_jax.data.loader import make_loader  # noqa: E402
 from v2l_jax.jobs import building, loading  # noqa: E402
 from v2l_jax.jobs.workdir import environment  # noqa: E402
+from v2l_jax.parallel.cpu import choose_convolutions  # noqa: E402
 from v2l_jax.tokenizer.losses import LossWeights  # noqa: E402
 from v2l_jax.tokenizer.v2l import tokenize  # noqa: E402
 
@@ -259,6 +260,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Prints the machine and the table."""
     del argv
+    choose_convolutions()
     given = flags.FLAGS
     known, config = environment(), given.config
     print(f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; torch {torch_tokenizer.torch.__version__}")

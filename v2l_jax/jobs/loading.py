@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from v2l_jax.data.sources import Concatenated, ImageFolder, Remembered, Source, Subset, SyntheticSource, TfdsSource
 from v2l_jax.data.splits import split_held_out
 from v2l_jax.incontext.decoding import Decoder
+from v2l_jax.parallel.cpu import cpu_has
 from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.towers.clip import load_clip
 from v2l_jax.towers.conse import load_conse
@@ -77,15 +78,8 @@ def matmul_dtype(name: str) -> Any:
     """"float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it faster."""
     if name != "auto":
         return jnp.dtype(name)
-    fast = jax.default_backend() != "cpu" or _cpu_has("amx_bf16")
+    fast = jax.default_backend() != "cpu" or cpu_has("amx_bf16")
     return jnp.dtype(jnp.bfloat16 if fast else jnp.float32)
-
-
-def _cpu_has(flag: str) -> bool:
-    info = pathlib.Path("/proc/cpuinfo")
-    return info.exists() and any(
-        flag in line.split() for line in info.read_text().splitlines() if line.startswith("flags")
-    )
 
 
 def locate(path: str) -> pathlib.Path:

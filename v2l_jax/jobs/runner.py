@@ -11,11 +11,13 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax.jobs import evaluate, validation, workdir as workdirs
+from v2l_jax.parallel.cpu import choose_convolutions
 from v2l_jax.parallel.processes import first_says, is_first, wait_for_all
 
 
 def start() -> None:
-    """Gives JAX a compile cache that outlives the process."""
+    """Before JAX's first computation: the faster of XLA's convolutions on this CPU, and a compile cache that outlives the process."""
+    choose_convolutions()
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "v2l_jax" / "compiled"
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
