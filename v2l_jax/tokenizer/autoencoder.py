@@ -13,6 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from v2l_jax.tokenizer.convolution import conv_general_dilated
+from v2l_jax.tokenizer.normalization import GroupNorm
 
 BLOCK_OUTPUT = "block_output"
 """Names what residual and attention blocks hand on, for rematerialization policies."""
@@ -34,32 +35,6 @@ def attention_levels(
       resolution: nominal side of the input; placement depends on it alone, not on the images really given.
     """
     return tuple((resolution >> level) in attn_resolutions for level in range(len(channel_multipliers)))
-
-
-class GroupNorm(nn.Module):
-    """GroupNorm over 32 groups, epsilon 1e-6, computed in float32.
-
-    Sums over positions come first and groups are formed from the few sums left, which XLA compiles to a third of the
-    time of Flax's own, whose sums run over a reshaped image.
-    """
-
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "batch height width c"]) -> Float[Array, "batch height width c"]:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        x = x.astype(jnp.float32)
-        centred = x - _group_mean(x)
-        deviation = jax.lax.rsqrt(_group_mean(centred**2) + 1e-6)
-        return (centred * (deviation * scale) + bias).astype(self.dtype)
-
-
-def _group_mean(x: Float[Array, "batch height width c"], groups: int = 32) -> Float[Array, "batch 1 1 c"]:
-    means = jnp.mean(x, axis=(1, 2)).reshape(x.shape[0], groups, -1)
-    means = jnp.broadcast_to(jnp.mean(means, axis=-1, keepdims=True), means.shape)
-    return means.reshape(x.shape[0], 1, 1, -1)
 
 
 def conv3x3(channels: int, dtype: Dtype, name: str | None = None) -> nn.Conv:
@@ -85,9 +60,9 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width _"]) -> Float[Array, "batch height width _"]:
-        hidden = nn.swish(GroupNorm(self.dtype, name="norm1")(x))
+        hidden = GroupNorm(self.dtype, swish=True, name="norm1")(x)
         hidden = conv3x3(self.channels, self.dtype, "conv1")(hidden)
-        hidden = nn.swish(GroupNorm(self.dtype, name="norm2")(hidden))
+        hidden = GroupNorm(self.dtype, swish=True, name="norm2")(hidden)
         hidden = conv3x3(self.channels, self.dtype, "conv2")(hidden)
         if x.shape[-1] != self.channels:
             x = dense(self.channels, self.dtype, "shortcut")(x)
@@ -188,7 +163,7 @@ class Encoder(nn.Module):
             if level != last:
                 x = downsample(x.shape[-1], self.dtype, f"level_{level}_downsample")(x)
         x = Middle(dtype=self.dtype, name="middle")(x)
-        x = nn.swish(GroupNorm(self.dtype, name="norm_out")(x))
+        x = GroupNorm(self.dtype, swish=True, name="norm_out")(x)
         return conv3x3(self.z_channels, self.dtype, "conv_out")(x)
 
 
@@ -222,7 +197,7 @@ class Decoder(nn.Module):
                     x = SelfAttention(self.dtype, name=f"level_{level}_attention_{block}")(x)
             if level != 0:
                 x = UpsampleConv(self.dtype, name=f"level_{level}_upsample")(x)
-        return nn.swish(GroupNorm(self.dtype, name="norm_out")(x))
+        return GroupNorm(self.dtype, swish=True, name="norm_out")(x)
 
 
 class UpsampleConv(nn.Module):
