@@ -26,7 +26,7 @@ def get_config(at: str = "quickstart") -> ConfigDict:
         config.evaluate.scaling.seeds = 1
         config.evaluate.scaling.target_psnr = 15.0
         config.evaluate.scaling.max_steps = 400
-        config.evaluate.scaling.eval_every = 5
+        config.evaluate.scaling.eval_every = 10
     else:
         config.train.warmup_steps, config.train.warmup_epochs = 2_000, 0.0  # the same at each batch size
         config.evaluate.scaling.batch_sizes = (256, 512, 1024, 2048, 4096, 8192, 16_384)
