@@ -20,7 +20,7 @@ def test_locate_finds_paths_assets_and_folders_inside_assets(asset, tmp_path):
 def test_matmul_dtype(monkeypatch):
     assert loading.matmul_dtype("float32") == jnp.float32
     for has, expected in ((True, jnp.bfloat16), (False, jnp.float32)):
-        monkeypatch.setattr(loading, "_cpu_has", lambda flag, has=has: has)
+        monkeypatch.setattr(loading, "cpu_has", lambda flag, has=has: has)
         assert loading.matmul_dtype("auto") == expected
 
 
