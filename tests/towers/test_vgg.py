@@ -97,7 +97,7 @@ def test_missing_and_misshapen_weights_are_refused(tmp_path):
 
 
 def test_halving_equals_max_pooling_after_a_relu():
-    """Odd sides lose their last row or column; of equal pixels there are zeros only, which pass no gradient on."""
+    """Odd sides lose their last row or column; of equal pixels there are only zeros in these, which pass no gradient on."""
     random = np.random.RandomState(0)
     x = jnp.asarray(random.randn(2, 7, 6, 5), jnp.float32)
     gradient = jnp.asarray(random.randn(2, 3, 3, 5), jnp.float32)

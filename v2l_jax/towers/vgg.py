@@ -43,7 +43,8 @@ def _product_of_patches(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c 
 def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """2×2 max pooling as a maximum of an axis, whose gradient XLA's CPU compiler gives in a tenth of the time of a window's.
 
-    Between equal pixels the gradient is shared, where torch gives it to the first; after a ReLU only zeros are equal, which pass none on.
+    Between equal pixels the gradient is shared, where torch gives it to the first: after a ReLU these are zeros, which pass none on, or lie in
+    flat areas.
     """
     batch, height, width, channels = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
