@@ -20,12 +20,15 @@ CONFIG = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "tiny_config.py"
 def tiny(**train):
     """A tokenizer with Adam, the paper's schedule, and the GAN from the fifth step on.
 
-    Rounding decides which word a feature between two of them gets, and which way the absolute error pulls where it is 0. At a
-    rate a hundred times as large such accidents multiply: two orders of summation part within the 20 steps.
+    Rounding decides which word a feature between two of them gets, which way the absolute error pulls where it is 0, and which
+    slope of the discriminator's LeakyReLU an activation of 0 takes. At a rate a hundred times as large such accidents multiply:
+    two orders of summation part within the 20 steps. The last of them moves the adaptive weight by 1e-3, hence a GAN of a tenth
+    of its weight, which leaves the sum of the losses within 1e-5.
     """
     config = CONFIG()
     config.model.image_size, config.model.channel_multipliers, config.model.global_tokens = SIDE, (1,), 4
     config.train.update(steps=500_000, batch_size=BATCH, learning_rate=4.5e-4, warmup_steps=25_000, disc_start=3)
+    config.train.weight_adversarial /= 10
     config.train.update(encoder_start=0, encoder_scale=1.0, projector_fit_every=0)
     config.train.update(train)
     return config
@@ -71,7 +74,7 @@ def test_losses_are_those_of_one_device(one_device, axes):
     assert (expected["generator_loss"] != 0).sum() == STEPS - 4 and expected["adaptive_weight"][-1] > 0
     for name in ("loss", "reconstruction_loss", "quantizer_loss", "generator_loss", "discriminator_loss"):
         np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5, atol=2e-7, err_msg=name)
-    for name in ("adaptive_weight", "gradient_norm"):  # one pixel whose error is 0 but for rounding moves these by 1e-3
+    for name in ("adaptive_weight", "gradient_norm"):  # see `tiny`
         np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-3, err_msg=name)
     np.testing.assert_array_equal(metrics["words_used"], expected["words_used"])
 
