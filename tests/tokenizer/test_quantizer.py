@@ -66,12 +66,13 @@ def test_lowest_index_wins_a_tie_between_devices():
 
 
 def test_devices_exchange_two_numbers_a_feature():
-    """The compiled search talks once, and what it says does not grow with the words."""
+    """The compiled search talks twice, for the words' mean and for what each device found; neither grows with the words."""
     mesh = make_mesh({"data": 2, "tensor": 4})
     put = lambda shape, *spec: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, P(*spec)))  # noqa: E731
     text = nearest_word.lower(put((64, 8), "data"), put((4096, 8), "tensor"), 512, mesh).compile().as_text()
     assert re.findall(r"(\S+) (all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(", text) == [
-        ("s32[4,2,32]{2,1,0}", "all-gather")
+        ("f32[8]{0}", "all-reduce"),
+        ("s32[4,2,32]{2,1,0}", "all-gather"),
     ]
 
 
@@ -104,12 +105,26 @@ def test_search_in_latent_space_equals_brute_force_in_word_space():
     latents, kernel, bias, words = _random(0, 40, 6), _random(1, 6, 24), _random(2, 24), _random(3, 150, 24)
     scale = 0.05 + _random(4, 40) ** 2
     features = scale[:, None] * (latents @ kernel + bias)
-    pair = in_latent_space(latents, scale, kernel, bias, words)
-    np.testing.assert_allclose(pair[0] @ pair[1].T, features @ words.T, rtol=1e-4, atol=1e-3)
+    *pair, lengths = in_latent_space(latents, scale, kernel, bias, words)
+    np.testing.assert_allclose(pair[0] @ pair[1].T, features @ (words - words.mean(axis=0)).T, rtol=1e-4, atol=1e-3)
     expected = _distances(features, words).argmin(1)
     assert len(set(expected.tolist())) > 10
     for mesh in (None, make_mesh({"data": 2, "tensor": 4})):
-        np.testing.assert_array_equal(nearest_word(*pair, 64, mesh, jnp.sum(words**2, axis=-1)), expected)
+        np.testing.assert_array_equal(nearest_word(*pair, 64, mesh, lengths), expected)
+
+
+def test_features_that_almost_agree():
+    """An untrained encoder's features point one way, and a refitted codebook's words with them: what they share does not decide."""
+    latents, kernel, bias = 0.005 * _random(0, 2048, 32), _random(1, 32, 64), 4 * _random(2, 64)
+    features = np.asarray(latents, np.float64) @ np.asarray(kernel, np.float64) + np.asarray(bias, np.float64)
+    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+    features /= lengths
+    words = jnp.asarray(features.mean(axis=0) + features.std(axis=0) * np.random.RandomState(3).randn(500, 64), jnp.float32)
+    expected = _distances(features, words).argmin(1)
+    scale = jnp.asarray(1 / lengths[:, 0], jnp.float32)
+    *pair, squared_lengths = in_latent_space(latents, scale, kernel, bias, words)
+    for found in (nearest_word(*pair, squared_lengths=squared_lengths), nearest_word(jnp.asarray(features, jnp.float32), words)):
+        assert (found != expected).mean() < 2e-3
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 700])

@@ -49,11 +49,14 @@ def nearest_word(
       words: float32 vectors.
       block_size: words compared at a time.
       mesh: splits the words over its "tensor" axis and the features over its batch axes. Each device searches its part, and one
-        gather of a distance and an index for each feature finds the nearest of all.
+        gather of a distance and an index for each feature finds the nearest of all; their mean is one sum of d numbers.
       squared_lengths: of the words, where shorter vectors of the same inner products stand for features and words (see
-        `in_latent_space`); None takes the rows' own.
+        `in_latent_space`); None takes the rows' own, about their mean, as rounding of what all rows share would decide between
+        rows that lie close together.
     """
     if squared_lengths is None:
+        mean = jnp.mean(words, axis=0)
+        features, words = features - mean, words - mean
         squared_lengths = jnp.sum(words**2, axis=-1)
     features, words, squared_lengths = jax.lax.stop_gradient((features, words, squared_lengths))
     if mesh is None or mesh.shape[TENSOR_AXIS] == 1:
@@ -86,13 +89,20 @@ def in_latent_space(
     kernel: Float[Array, "z d"],
     bias: Float[Array, " d"],
     words: Float[Array, "word d"],
-) -> tuple[Float[Array, "token z1"], Float[Array, "word z1"]]:
-    """Vectors of length z + 1 with the same inner products as the features scale · (latents · kernel + bias) and the words.
+) -> tuple[Float[Array, "token z1"], Float[Array, "word z1"], Float[Array, " word"]]:
+    """The search for the word nearest to the features scale · (latents · kernel + bias), with vectors of length z + 1.
 
-    A search over them multiplies z + 1 numbers where it would multiply d: a third, with the paper's 256 and 768.
+    Inner products of length z + 1 stand for ones of length d: a third of the work, with the paper's 256 and 768. They are those
+    of the features with the words about the words' mean, for the reason in `nearest_word`.
+
+    Returns:
+      For `nearest_word`: features, words, and the words' squared lengths but for a constant.
     """
-    words_there = jnp.dot(words, jnp.concatenate([kernel, bias[None]]).T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.concatenate([latents, jnp.ones_like(latents[:, :1])], axis=-1) * scale[:, None], words_there
+    mean = jnp.mean(words, axis=0)
+    centered = words - mean
+    words_there = jnp.dot(centered, jnp.concatenate([kernel, bias[None]]).T, precision=jax.lax.Precision.HIGHEST)
+    features = jnp.concatenate([latents, jnp.ones_like(latents[:, :1])], axis=-1) * scale[:, None]
+    return features, words_there, jnp.sum(centered * (words + mean), axis=-1)
 
 
 def _search(

@@ -158,8 +158,8 @@ class V2LTokenizer(nn.Module):
         scale = _inverse_length(self.to_words(latents).astype(jnp.float32)).reshape(-1)
         flat = latents.astype(jnp.float32).reshape(-1, latents.shape[-1])
         to_words = self.to_words.variables["params"]
-        pair = in_latent_space(flat, scale, to_words["kernel"], to_words["bias"], words)
-        return nearest_word(*pair, self.block_size, self.mesh, jnp.sum(words**2, axis=-1)).reshape(latents.shape[:-1])
+        features, words, lengths = in_latent_space(flat, scale, to_words["kernel"], to_words["bias"], words)
+        return nearest_word(features, words, self.block_size, self.mesh, lengths).reshape(latents.shape[:-1])
 
     def local_vectors(self, ids: Int[Array, "batch h w"]) -> Float[Array, "batch h w d"]:
         """Projected vectors of local words; the projector gets its gradient here, from the chosen words only."""
