@@ -28,7 +28,7 @@ from launch.compiled_costs import flops_of  # noqa: E402
 from v2l_jax.data.loader import make_loader  # noqa: E402
 from v2l_jax.jobs import building, loading  # noqa: E402
 from v2l_jax.jobs.workdir import environment  # noqa: E402
-from v2l_jax.parallel.cpu import choose_convolutions  # noqa: E402
+from v2l_jax.parallel.cpu import choose_convolutions, with_huge_pages  # noqa: E402
 from v2l_jax.tokenizer.losses import LossWeights  # noqa: E402
 from v2l_jax.tokenizer.v2l import tokenize  # noqa: E402
 
@@ -279,5 +279,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    with_huge_pages()
     define_flags()
     app.run(main)

@@ -1,7 +1,8 @@
-"""What XLA is told about the CPU."""
+"""What XLA and malloc are told about the CPU."""
 
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -52,3 +53,35 @@ def test_the_installed_jaxlib_knows_the_flag():
     program = "import jax; print(jax.numpy.arange(3).sum())"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "3", done.stderr
+
+
+_FAULTS = """
+import resource
+from v2l_jax.parallel import cpu
+{given}
+cpu.with_huge_pages()
+block = bytearray(b"1") * 800_000_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+_HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or not _HUGE_PAGES.exists() or "[madvise]" not in _HUGE_PAGES.read_text(),
+    reason="no huge pages on request here",
+)
+@pytest.mark.parametrize(
+    ("given", "environment", "huge"),
+    [
+        ("cpu._accelerator_is_installed = lambda: False", {}, True),
+        ("cpu._accelerator_is_installed = lambda: True", {}, False),
+        ("cpu._accelerator_is_installed = lambda: True", {"JAX_PLATFORMS": "cpu"}, True),
+        ("", {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}, False),
+    ],
+)
+def test_large_blocks_lie_in_huge_pages(given, environment, huge):
+    """800 MB are 195,000 pages of 4 kB, 381 of 2 MB."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "JAX_PLATFORMS")}
+    program = [sys.executable, "-c", _FAULTS.format(given=given)]
+    done = subprocess.run(program, env=kept | environment, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 60_000) == huge
