@@ -38,12 +38,28 @@ def test_help_and_a_missing_config():
 
 @needs_compiler
 def test_a_train_step_compiles_for_four_chips():
-    result = run("--config=tests/tiny_config.py", "--topology=v5e:2x2", "--config.sharding=()")
+    result = run("--config=tests/tiny_config.py", "--topology=v5e:2x2", "--config.sharding=()", "--effort=-1")
     assert result.returncode == 0, result.stderr[-2000:]
     assert "train on v5e:2x2: 4 × v5e, batch 8" in result.stdout and "of 16.00 GB: fits" in result.stdout
     reduced = [float(size) for size in re.findall(r"× all-reduce of ([\d.]+) MB among 4", result.stdout)]
     assert reduced, result.stdout  # gradients are summed over the chips
     assert re.search(r"bound by (compute|memory|network)", result.stdout)
+
+
+@needs_compiler
+def test_a_sweep_keeps_the_batch_or_the_images_a_chip():
+    result = run("--config=tests/tiny_config.py", "--topology=v5e:4x4", "--config.train.batch_size=32", "--config.sharding=()", "--sweep")
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in result.stdout.splitlines()[2:]]
+    assert [row[:4] for row in rows] == [
+        ["weak", "v5e:2x4", "8", "16"],
+        ["weak", "v5e:4x4", "16", "32"],
+        ["strong", "v5e:2x4", "8", "32"],
+        ["strong", "v5e:4x4", "16", "32"],
+    ]
+    assert rows[1][4:11] == rows[3][4:11]  # the same program
+    assert all(row[5] == "yes" and float(row[6]) > 0 for row in rows)
+    assert 1.2 < float(rows[2][6]) / float(rows[0][6]) < 2.1  # twice the images a chip; projecting the codebook costs the same
 
 
 @needs_compiler

@@ -16,11 +16,13 @@ class BatchScaling:
       least_steps: what an endless batch would need.
       critical_batch: images a step at which twice `least_steps` are needed, and twice the fewest images; below it a larger
         batch saves nearly as many steps as it costs images, above it hardly any.
+      interval: of critical_batch, 95 %, from the curvature of the fit (Student's t).
       relative_error: root mean square of the fit's error in log steps; 0.1 is about 10 %.
     """
 
     least_steps: float
     critical_batch: float
+    interval: tuple[float, float]
     relative_error: float
 
     def steps(self, batch_size: Float[np.ndarray, " sizes"]) -> Float[np.ndarray, " sizes"]:
@@ -38,6 +40,7 @@ def fit_batch_scaling(batch_sizes: Real[np.ndarray, " runs"], steps: Real[np.nda
     Raises:
       DataError: fewer than three batch sizes reached the target.
     """
+    from scipy import stats
     from scipy.optimize import least_squares
 
     sizes, measured = np.asarray(batch_sizes, np.float64), np.asarray(steps, np.float64)
@@ -50,4 +53,8 @@ def fit_batch_scaling(batch_sizes: Real[np.ndarray, " runs"], steps: Real[np.nda
     start = np.log([measured.min(), np.median(sizes)])
     found = least_squares(lambda logs: model(logs) - np.log(measured), start)
     least, critical = np.exp(found.x)
-    return BatchScaling(float(least), float(critical), float(np.sqrt(np.mean(found.fun**2))))
+    spare = len(sizes) - len(found.x)
+    variance = np.linalg.inv(found.jac.T @ found.jac)[1, 1] * np.sum(found.fun**2) / spare
+    factor = np.exp(stats.t.ppf(0.975, spare) * np.sqrt(variance))
+    interval = float(critical / factor), float(critical * factor)
+    return BatchScaling(float(least), float(critical), interval, float(np.sqrt(np.mean(found.fun**2))))

@@ -34,8 +34,8 @@ def scaling_section(results: Sequence[Result]) -> TaskSection | None:
     if fit is not None:
         lead += (
             f"The law steps = {fit.least_steps:.3g} · (1 + {fit.critical_batch:.3g} / batch) fits to "
-            f"{100 * fit.relative_error:.2g} %: {fit.critical_batch:.3g} images is the critical batch size, beyond which more "
-            "devices save little time (McCandlish et al. 2018)."
+            f"{100 * fit.relative_error:.2g} %: {fit.critical_batch:.3g} images (95 % interval {fit.interval[0]:.3g}–{fit.interval[1]:.3g}) "
+            "is the critical batch size, beyond which more devices save little time (McCandlish et al. 2018)."
         )
     table = Table("Steps and images to the target", ("batch", "steps", "images", "seeds"), _cells(by_size))
     line = np.geomspace(min(by_size), max(by_size), 60)
