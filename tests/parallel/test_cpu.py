@@ -27,11 +27,12 @@ def test_capabilities_are_those_of_proc_cpuinfo():
         ({"avx2"}, "", cpu._CONVOLUTIONS_BY_EIGEN),
         ({"avx2"}, "--xla_force_host_platform_device_count=2", f"--xla_force_host_platform_device_count=2 {cpu._CONVOLUTIONS_BY_EIGEN}"),
         ({"avx2"}, "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_experimental_ynn_fusion_type="),
+        ({"avx2", "avx512f"}, "", cpu._CONVOLUTIONS_BY_EIGEN),
         ({"avx2", "avx512f", "amx_bf16"}, "", ""),
         (set(), "", ""),
     ],
 )
-def test_only_cpus_without_avx512_are_told(monkeypatch, capabilities, given, expected):
+def test_only_cpus_without_amx_are_told(monkeypatch, capabilities, given, expected):
     monkeypatch.setattr(cpu, "cpu_has", capabilities.__contains__)
     monkeypatch.setattr(jaxlib.version, "__version_info__", (0, 10, 2))
     monkeypatch.setenv("XLA_FLAGS", given)
