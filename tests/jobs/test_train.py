@@ -75,6 +75,16 @@ def test_training_starts_from_a_released_tokenizer(released):
         jax.tree.map(np.testing.assert_array_equal, getattr(state, kept), getattr(fresh, kept))
 
 
+def test_a_run_that_resumes_does_without_the_released_tokenizer(released):
+    config, words, _ = released
+    model, mesh = building.tokenizer_for(config, *words), loading.shared_mesh(config)
+    config.train.start_from = "nowhere"
+    with pytest.raises(CheckpointError, match="nowhere"):
+        train.first_state(config, model, IMAGES, mesh, words[0], resumes=False)
+    state = train.first_state(config, model, IMAGES, mesh, words[0], resumes=True)
+    jax.tree.map(np.testing.assert_array_equal, state, building.placed_state(config, model, IMAGES, mesh))
+
+
 def test_a_released_tokenizer_of_other_words_or_sizes_is_refused(released):
     config, words, _ = released
     model = building.tokenizer_for(config, *words)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from absl import logging
 from clu import parameter_overview
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from v2l_jax.codebook.codebook import Codebook
@@ -19,9 +20,11 @@ from v2l_jax.jobs.workdir import write_json
 from v2l_jax.metrics.codebook_usage import summarise
 from v2l_jax.parallel.mesh import local_rows
 from v2l_jax.parallel.processes import is_first, sum_over_processes, wait_for_all, whole_on_own_devices
+from v2l_jax.tokenizer.v2l import V2LTokenizer
 from v2l_jax.training.loop import fit
 from v2l_jax.training.metric_log import MetricLog
 from v2l_jax.training.profiler import StepProfiler
+from v2l_jax.training.state import TrainState
 
 EVALUATION_IMAGES = 128
 EVERY_PROCESS = True
@@ -51,12 +54,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     train = WithVectors(photos.train, features.cached(config, workdir, "train", photos.train))
     held_out = WithVectors(photos.held_out, features.cached(config, workdir, "held_out", photos.held_out))
     model = building.tokenizer_for(config, local, global_)
-    state = building.placed_state(config, model, len(train), mesh)
-    if config.train.start_from:
-        state = building.with_released_params(config, state, model, local)
-    logging.info("%s", _sizes(state))
     frozen = building.placed_frozen(config, building.frozen_words(local, global_), mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     loader = make_loader(
         train,
         building.image_transform(config, augment=True),
@@ -67,6 +65,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     )
     num_steps = building.total_steps(config, len(train))
     with building.checkpointer(config, workdir) as checkpoints:
+        state = first_state(config, model, len(train), mesh, local, resumes=bool(checkpoints.steps()))
+        logging.info("%s", _sizes(state))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         state = fit(
             state,
             building.train_step(config, model, len(train), shardings),
@@ -91,6 +92,15 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         report["skipped_steps"] = int(state.spikes.skipped)
     if is_first():
         write_json(_marker(workdir), report)
+
+
+def first_state(config: ConfigDict, model: V2LTokenizer, num_images: int, mesh: Mesh, local_words: Codebook, resumes: bool) -> TrainState:
+    """The state before the first step, or one for a checkpoint to fill: that one needs no `config.train.start_from`, whose files
+    may be on the machine that began the run."""
+    state = building.placed_state(config, model, num_images, mesh)
+    if config.train.start_from and not resumes:
+        return building.with_released_params(config, state, model, local_words)
+    return state
 
 
 def _sizes(state: Any) -> str:
