@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from flax.traverse_util import unflatten_dict
 from torch import nn
 
-from benchmarks.machine import best_time
 from v2l_jax.tokenizer.autoencoder import attention_levels
 from v2l_jax.tokenizer.losses import LossWeights
 from v2l_jax.tokenizer.reference import discriminator_from_reference, parameter_path, to_flax_layout
@@ -396,16 +395,3 @@ def flax_params(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[
     paths = {name: parameter_path(name) for name in arrays}
     params = unflatten_dict({path: to_flax_layout(arrays[name]) for name, path in paths.items() if path is not None})
     return params, discriminator_from_reference(arrays)[1]
-
-
-def matmul_peak(dtype: str, device: str) -> float:
-    """As `machine.matmul_peak`, by torch, whose bfloat16 products may be the faster ones."""
-    size = 2048 if device == "cpu" else 8192
-    a = torch.ones((size, size), dtype=getattr(torch, dtype), device=device)
-
-    def product() -> None:
-        _ = a @ a
-        if device != "cpu":
-            torch.cuda.synchronize()
-
-    return 2 * size**3 / best_time(product, 5)

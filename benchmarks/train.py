@@ -211,7 +211,7 @@ def measure(sizes: Sizes, task: str, dtype: str, compiled: bool, steps: int, tur
             del engines[name]
             continue
         losses[name] = float(first["loss"]) if isinstance(first, dict) else None
-    peak = max(machine.matmul_peak(dtype), torch_tokenizer.matmul_peak(dtype, sizes.device))
+    peak = machine.matmul_peak(dtype)
     for _ in range(turns):
         for name, engine in engines.items():
             engine.call()

@@ -210,8 +210,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1 or _CONFIG.value is None:
         raise app.UsageError("try --config=configs/imagenet.py --topology=v5e:16x16")
     config = _CONFIG.value
-    effort = _EFFORT.value if _EFFORT.value is not None else -1.0 if _SWEEP.value else 0.0
-    jax.config.update("jax_exec_time_optimization_effort", effort)
+    usual_effort = -1.0 if _SWEEP.value else 0.0
+    jax.config.update("jax_exec_time_optimization_effort", usual_effort if _EFFORT.value is None else _EFFORT.value)
     try:
         validation.check(config)
         if _SWEEP.value:

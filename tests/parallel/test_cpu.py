@@ -68,8 +68,11 @@ _HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 @pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc" or not _HUGE_PAGES.exists() or "[madvise]" not in _HUGE_PAGES.read_text(),
-    reason="no huge pages on request here",
+    platform.libc_ver()[0] != "glibc"
+    or platform.libc_ver()[1] < "2.35"
+    or not _HUGE_PAGES.exists()
+    or "[madvise]" not in _HUGE_PAGES.read_text(),
+    reason="no huge pages on request here, or a glibc before 2.35",
 )
 @pytest.mark.parametrize(
     ("given", "environment", "huge"),

@@ -38,13 +38,18 @@ def with_huge_pages() -> None:
     in pages of 4 kB that is a tenth to a seventh of the quickstart's training step, in pages of 2 MB next to nothing. Malloc reads
     this setting when a process starts, so call this first. What the user's GLIBC_TUNABLES say stays.
     """
-    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    on_request = setting.exists() and "[madvise]" in setting.read_text()
-    library, version = platform.libc_ver()
-    if library != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35) or not on_request:
+    if _TUNABLES in os.environ or not _malloc_can_ask_for_huge_pages():
         return
-    if _TUNABLES not in os.environ and (os.environ.get("JAX_PLATFORMS") == "cpu" or not _accelerator_is_installed()):
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or not _accelerator_is_installed():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {_TUNABLES: "glibc.malloc.hugetlb=1"})
+
+
+def _malloc_can_ask_for_huge_pages() -> bool:
+    """Whether malloc is that of glibc 2.35 or later and the kernel gives huge pages to those who ask."""
+    library, version = platform.libc_ver()
+    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    recent = library == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)
+    return recent and setting.exists() and "[madvise]" in setting.read_text()
 
 
 def _accelerator_is_installed() -> bool:
