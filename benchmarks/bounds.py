@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from v2l_jax.towers.llama_config import LlamaConfig
+from v2l_jax.llm.llama_config import LlamaConfig
 
 
 def matrix_elements(config: LlamaConfig) -> int:
@@ -20,7 +20,8 @@ def flops(config: LlamaConfig, lengths: Sequence[int], new_tokens: int) -> float
       new_tokens: of an answer; the last one is never fed back.
 
     Returns:
-      All projections of every token fed, its attention to every token up to itself, and the logits of the new tokens.
+      All projections of every token fed, its attention to every token up to itself, and the logits
+      of the new tokens.
     """
     fed = [length + new_tokens - 1 for length in lengths]
     pairs = sum(n * (n + 1) / 2 for n in fed)
@@ -30,14 +31,17 @@ def flops(config: LlamaConfig, lengths: Sequence[int], new_tokens: int) -> float
 
 
 def distinct_share(prompts: Sequence[Sequence[int]]) -> float:
-    """Share of the prompts' tokens that no other prompt has after the same tokens: what is left if all shared work is shared."""
+    """Share of the prompts' tokens that no other prompt has after the same tokens: what is left if
+    all shared work is shared.
+    """
     ordered = sorted(map(tuple, prompts))
     shared = sum(_common_start(a, b) for a, b in zip(ordered, ordered[1:]))
     return 1 - shared / sum(map(len, ordered))
 
 
 def decode_bytes(config: LlamaConfig, prompts: int, length: float, bytes_per_number: int) -> float:
-    """Bytes that one decoding step of a batch reads: every matrix once, and the keys and values of every row.
+    """Bytes that one decoding step of a batch reads: every matrix once, and the keys and values of
+    every row.
 
     Args:
       config: sizes of the language model.

@@ -3,10 +3,11 @@
 python -m benchmarks.incontext [--kind=few_shot,deblurring,inpainting,outpainting,scaling]    (make test-parity installs the peer)
 python -m benchmarks.incontext --shape=llama2-7b                                              on a GPU
 
-The peer is the published way (`torch_loop`): batch 1, 16 new tokens a few-shot query, 2 a denoising window. The bound is the
-time of all prompts' operations, nothing shared, at the machine's measured matmul peak in ours' type. Deblurring stands for
-rotation and shift too, which ask the same number of prompts of the same lengths. `--shape=llama2-7b` has random bfloat16 weights,
-the same on both sides, and measures prefill and decoding by themselves as well; it has been run at a tiny size only.
+The peer is the published way (`torch_loop`): batch 1, 16 new tokens a few-shot query, 2 a denoising
+window. The bound is the time of all prompts' operations, nothing shared, at the machine's measured
+matmul peak in ours' type. Deblurring stands for rotation and shift too, which ask the same number
+of prompts of the same lengths. `--shape=llama2-7b` has random bfloat16 weights, the same on both
+sides, and measures prefill and decoding by themselves as well; it has been run at a tiny size only.
 """
 
 import dataclasses
@@ -14,43 +15,55 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs the GPU's memory too
+os.environ.setdefault(
+    "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+)  # the peer needs the GPU's memory too
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
 
-from benchmarks import bounds, machine  # noqa: E402
-from benchmarks.torch_loop import TorchLoop  # noqa: E402
-from benchmarks.workloads import Denoising, FewShot, Workload, agreement  # noqa: E402
-from v2l_jax.incontext.decoding import Decoder  # noqa: E402
-from v2l_jax.jobs.workdir import environment  # noqa: E402
-from v2l_jax.towers import llama_weights  # noqa: E402
-from v2l_jax.towers.llama import Llama, load_llama, scannable  # noqa: E402
-from v2l_jax.towers.llama_config import LlamaConfig, rotary_frequencies  # noqa: E402
-from v2l_jax.towers.llama_sharding import place_params  # noqa: E402
-from v2l_jax.weights import assets  # noqa: E402
-from v2l_jax.weights.text_tokenizers import load_text_tokenizer  # noqa: E402
+from benchmarks import bounds, machine
+from benchmarks.torch_loop import TorchLoop
+from benchmarks.workloads import Denoising, FewShot, Workload, agreement
+from v2l_jax.assets import fetch as assets
+from v2l_jax.llm import llama_weights
+from v2l_jax.llm.engine import LLMEngine
+from v2l_jax.llm.llama import Llama, load_llama, scannable
+from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
+from v2l_jax.llm.llama_sharding import place_params
+from v2l_jax.llm.text_tokenizers import load_text_tokenizer
+from v2l_jax.run.workdir import environment
 
 _KINDS = ("few_shot", "deblurring", "inpainting", "outpainting", "scaling")
 _SMOLLM2, _SMOLLM2_THETA = "smollm2-135m-instruct", 100_000.0
 
 SHAPES = {
-    "llama2-7b": LlamaConfig(32_000, 4096, 11_008, 32, 32, 32, 128, 4096, 1e-5, rotary_frequencies(128, 10_000.0)),
+    "llama2-7b": LlamaConfig(
+        32_000, 4096, 11_008, 32, 32, 32, 128, 4096, 1e-5, rotary_frequencies(128, 10_000.0)
+    ),
     "tiny": LlamaConfig(512, 64, 96, 2, 4, 2, 16, 4096, 1e-5, rotary_frequencies(16, 10_000.0)),
 }
 """Sizes that are run with random weights."""
 
 _KIND = flags.DEFINE_list("kind", list(_KINDS), f"What is measured: {', '.join(_KINDS)}.")
 _SHAPE = flags.DEFINE_enum("shape", "smollm2", ("smollm2", *SHAPES), "The language model.")
-_DTYPE = flags.DEFINE_list("dtype", None, "Types ours runs in; float32,bfloat16 for smollm2, bfloat16 otherwise.")
+_DTYPE = flags.DEFINE_list(
+    "dtype", None, "Types ours runs in; float32,bfloat16 for smollm2, bfloat16 otherwise."
+)
 _EPISODES = flags.DEFINE_integer("episodes", 32, "Few-shot episodes.")
 _IMAGES = flags.DEFINE_integer("images", 4, "Pictures that are denoised.")
-_GRID = flags.DEFINE_integer("grid", 8, "Words a side of those pictures; rates count 16×16. 8: a quarter of the windows.")
+_GRID = flags.DEFINE_integer(
+    "grid", 8, "Words a side of those pictures; rates count 16×16. 8: a quarter of the windows."
+)
 _REPEATS = flags.DEFINE_integer("repeats", 2, "Timed repetitions; the best counts.")
-_SCALING = flags.DEFINE_list("scaling", ["1", "2", "4", "8", "16", "32", "64"], "Numbers of pictures in the scaling table.")
-_TOKEN_BUDGET = flags.DEFINE_integer("token_budget", None, "Tokens of ours' batches; 4,096 on a CPU, 16,384 otherwise.")
+_SCALING = flags.DEFINE_list(
+    "scaling", ["1", "2", "4", "8", "16", "32", "64"], "Numbers of pictures in the scaling table."
+)
+_TOKEN_BUDGET = flags.DEFINE_integer(
+    "token_budget", None, "Tokens of ours' batches; 4,096 on a CPU, 16,384 otherwise."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +79,7 @@ class Engines:
     """
 
     config: LlamaConfig
-    ours: Mapping[str, Decoder]
+    ours: Mapping[str, LLMEngine]
     peaks: Mapping[str, float]
     peer: TorchLoop
     peer_name: str
@@ -99,19 +112,29 @@ def smollm2_engines(dtypes: Sequence[str], token_budget: int) -> Engines:
     ours = {}
     for dtype in dtypes:
         config, params = load_llama(path, jnp.dtype(dtype))
-        ours[dtype] = Decoder(Llama(config, jnp.dtype(dtype)), params, token_budget=token_budget)
+        ours[dtype] = LLMEngine(Llama(config, jnp.dtype(dtype)), params, token_budget=token_budget)
     peer = TorchLoop(config, "float32", _SMOLLM2_THETA)
     peer.load_gguf(str(path))
-    return Engines(config, ours, {d: machine.matmul_peak(d) for d in dtypes}, peer, "torch loop, float32")
+    return Engines(
+        config, ours, {d: machine.matmul_peak(d) for d in dtypes}, peer, "torch loop, float32"
+    )
 
 
 def random_engines(config: LlamaConfig, dtype: str, token_budget: int) -> Engines:
     """A model of random weights, both sides in the same type and on the same device."""
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     peer = TorchLoop(config, dtype, device=device)
-    params = llama_weights.params_from_tensors(config, peer.tensors(), llama_weights.HUGGINGFACE_NAMES, jnp.dtype(dtype))
-    decoder = Decoder(Llama(config, jnp.dtype(dtype)), place_params(scannable(params), None), token_budget=token_budget)
-    return Engines(config, {dtype: decoder}, {dtype: machine.matmul_peak(dtype)}, peer, f"torch loop, {dtype}")
+    params = llama_weights.params_from_tensors(
+        config, peer.tensors(), llama_weights.HUGGINGFACE_NAMES, jnp.dtype(dtype)
+    )
+    engine = LLMEngine(
+        Llama(config, jnp.dtype(dtype)),
+        place_params(scannable(params), None),
+        token_budget=token_budget,
+    )
+    return Engines(
+        config, {dtype: engine}, {dtype: machine.matmul_peak(dtype)}, peer, f"torch loop, {dtype}"
+    )
 
 
 def measure_task(task: Workload, engines: Engines, repeats: int) -> list[Row]:
@@ -120,60 +143,99 @@ def measure_task(task: Workload, engines: Engines, repeats: int) -> list[Row]:
     peer_seconds, answers = _timed(lambda: task.peer(engines.peer), repeats)
     rows = [Row(task.name, engines.peer_name, task.unit, task.count / peer_seconds, 1.0)]
     work = bounds.flops(engines.config, list(map(len, task.prompts)), task.needed_tokens)
-    for dtype, decoder in engines.ours.items():
-        task.ours(decoder)  # compiles
-        seconds, ours = _timed(lambda: task.ours(decoder), repeats)  # noqa: B023
-        peak = max(engines.peaks[dtype], machine.matmul_peak(dtype))  # where others use the machine too, the strictest
+    for dtype, engine in engines.ours.items():
+        task.ours(engine)  # compiles
+        seconds, ours = _timed(lambda: task.ours(engine), repeats)
+        peak = max(
+            engines.peaks[dtype], machine.matmul_peak(dtype)
+        )  # where others use the machine too, the strictest
         bound = task.count * peak / work
         same = agreement(ours, answers)
-        rows.append(Row(task.name, f"ours, {dtype}", task.unit, task.count / seconds, peer_seconds / seconds, bound, same))
+        rows.append(
+            Row(
+                task.name,
+                f"ours, {dtype}",
+                task.unit,
+                task.count / seconds,
+                peer_seconds / seconds,
+                bound,
+                same,
+            )
+        )
     return rows
 
 
-def measure_scaling(task: Denoising, counts: Sequence[int], engines: Engines, repeats: int) -> list[list[str]]:
+def measure_scaling(
+    task: Denoising, counts: Sequence[int], engines: Engines, repeats: int
+) -> list[list[str]]:
     """Seconds a picture takes for one window, answered for more and more pictures together."""
     prompts = task.first_window
     peer, _ = _timed(lambda: engines.peer.generate(prompts[0], task.needed_tokens), repeats + 1)
     rows = []
     for count in counts:
         cells = [str(count), f"{peer * 1e3:.1f}"]
-        for decoder in engines.ours.values():
-            ask = lambda: decoder.generate(prompts[:count], task.needed_tokens)  # noqa: B023, E731
+        for engine in engines.ours.values():
+            ask = lambda: engine.generate(prompts[:count], task.needed_tokens)
             ask()
             cells.append(f"{_timed(ask, repeats)[0] / count * 1e3:.1f}")
         rows.append(cells)
     return rows
 
 
-def measure_phases(engines: Engines, dtype: str, length: int, steps: int, repeats: int) -> list[list[str]]:
-    """Prefill against the matmul peak and decoding against the copy bandwidth, one full batch of random prompts."""
-    decoder, config = engines.ours[dtype], engines.config
-    rows = max(1, decoder.token_budget // length)
+def measure_phases(
+    engines: Engines, dtype: str, length: int, steps: int, repeats: int
+) -> list[list[str]]:
+    """Prefill against the matmul peak and decoding against the copy bandwidth, one full batch of
+    random prompts.
+    """
+    engine, config = engines.ours[dtype], engines.config
+    rows = max(1, engine.token_budget // length)
     prompts = np.random.default_rng(0).integers(config.vocab_size, size=(rows, length)).tolist()
     seconds = []
     for new_tokens in (1, 1 + steps):
-        decoder.generate(prompts, new_tokens)
-        seconds.append(_timed(lambda: decoder.generate(prompts, new_tokens), repeats)[0])  # noqa: B023
+        engine.generate(prompts, new_tokens)
+        seconds.append(_timed(lambda: engine.generate(prompts, new_tokens), repeats)[0])
     rate = bounds.flops(config, [length] * rows, 1) / seconds[0]
     step = max(seconds[1] - seconds[0], 1e-9) / steps
     moved = bounds.decode_bytes(config, rows, length + steps / 2, jnp.dtype(dtype).itemsize) / step
     peak, bandwidth = engines.peaks[dtype], machine.copy_bandwidth()
     batch = f"{rows} × {length} tokens"
     return [
-        ["prefill", batch, f"{rate / 1e12:.3f} TF/s", f"{peak / 1e12:.3f} TF/s", f"{rate / peak:.0%}"],
-        ["decoding", batch, f"{moved / 1e9:.1f} GB/s", f"{bandwidth / 1e9:.1f} GB/s", f"{moved / bandwidth:.0%}"],
+        [
+            "prefill",
+            batch,
+            f"{rate / 1e12:.3f} TF/s",
+            f"{peak / 1e12:.3f} TF/s",
+            f"{rate / peak:.0%}",
+        ],
+        [
+            "decoding",
+            batch,
+            f"{moved / 1e9:.1f} GB/s",
+            f"{bandwidth / 1e9:.1f} GB/s",
+            f"{moved / bandwidth:.0%}",
+        ],
     ]
 
 
 def task_cells(row: Row) -> list[str]:
     """A row as the table shows it."""
     bound = ["", ""] if row.bound is None else [f"{row.bound:.3g}", f"{row.rate / row.bound:.0%}"]
-    return [row.task, row.engine, f"{row.rate:.3g} {row.unit}", f"{row.ratio:.2f}", *bound, "" if row.same is None else f"{row.same:.1%}"]
+    return [
+        row.task,
+        row.engine,
+        f"{row.rate:.3g} {row.unit}",
+        f"{row.ratio:.2f}",
+        *bound,
+        "" if row.same is None else f"{row.same:.1%}",
+    ]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+    return "\n".join(
+        "| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)
+    )
 
 
 def _timed(call: Callable[[], list], repeats: int) -> tuple[float, list]:
@@ -193,9 +255,15 @@ def report(engines: Engines, kinds: Sequence[str], random_weights: bool) -> None
     head = ["task", "engine", "a second", "over the peer", "bound", "of the bound", "same answers"]
     tasks: list[Workload] = []
     if "few_shot" in kinds:
-        tasks += [FewShot.make(tokenizer, ways, shots, _EPISODES.value, vocabulary) for ways, shots in ((2, 1), (5, 3))]
+        tasks += [
+            FewShot.make(tokenizer, ways, shots, _EPISODES.value, vocabulary)
+            for ways, shots in ((2, 1), (5, 3))
+        ]
     corruptions = [kind for kind in kinds if kind in ("deblurring", "inpainting", "outpainting")]
-    tasks += [Denoising.make(tokenizer, kind, _IMAGES.value, _GRID.value, vocabulary) for kind in corruptions]
+    tasks += [
+        Denoising.make(tokenizer, kind, _IMAGES.value, _GRID.value, vocabulary)
+        for kind in corruptions
+    ]
     if tasks:
         print(markdown(head, []), flush=True)
     for task in tasks:
@@ -203,16 +271,24 @@ def report(engines: Engines, kinds: Sequence[str], random_weights: bool) -> None
             print("| " + " | ".join(task_cells(row)) + " |", flush=True)
     for task in tasks:
         lengths = list(map(len, task.prompts))
-        print(f"\n{task.name}: {len(lengths)} prompts of {np.mean(lengths):.0f} tokens, {bounds.distinct_share(task.prompts):.0%} of them not shared")
+        print(
+            f"\n{task.name}: {len(lengths)} prompts of {np.mean(lengths):.0f} tokens, {bounds.distinct_share(task.prompts):.0%} of them not shared"
+        )
     if "scaling" in kinds:
         counts = [int(count) for count in _SCALING.value]
         task = Denoising.make(tokenizer, "inpainting", max(counts), _GRID.value, vocabulary)
         columns = ["pictures", engines.peer_name, *(f"ours, {dtype}" for dtype in engines.ours)]
-        print("\nMilliseconds a picture and window of inpainting\n\n" + markdown(columns, measure_scaling(task, counts, engines, repeats)))
+        print(
+            "\nMilliseconds a picture and window of inpainting\n\n"
+            + markdown(columns, measure_scaling(task, counts, engines, repeats))
+        )
     if random_weights:
         (dtype,) = engines.ours
         phases = measure_phases(engines, dtype, 512, 32, repeats)
-        print("\n" + markdown(["phase", "batch", "ours", "measured ceiling", "fraction"], phases), flush=True)
+        print(
+            "\n" + markdown(["phase", "batch", "ours", "measured ceiling", "fraction"], phases),
+            flush=True,
+        )
 
 
 def main(argv: list[str]) -> None:
@@ -222,7 +298,9 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"--kind knows {', '.join(_KINDS)}; not {', '.join(unknown)}")
     budget = _TOKEN_BUDGET.value or (4096 if jax.default_backend() == "cpu" else 16_384)
     known = environment()
-    print(f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; {_SHAPE.value}")
+    print(
+        f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; {_SHAPE.value}"
+    )
     if _SHAPE.value == "smollm2":
         engines = smollm2_engines(_DTYPE.value or ("float32", "bfloat16"), budget)
     else:

@@ -1,10 +1,12 @@
-"""Torture: a training that is killed again and again, at random moments, ends bit for bit like one that was not.
+"""Torture: a training that is killed again and again, at random moments, ends bit for bit like one
+that was not.
 
     python -m benchmarks.interruptions [--kills=25] [--steps=500] [--seed=0]
 
-Trains the real step on noise through the ordinary command (tests/synthetic_config.py). Once without a break; then with SIGKILL
-after random delays, a checkpoint every other step so that many kills meet one half written, until `--kills` were survived. Prints how
-many, how many of them left a half-written checkpoint behind, and whether the final states and the metric rows are the same bits.
+Trains the real step on noise through the ordinary command (tests/synthetic_config.py). Once without
+a break; then with SIGKILL after random delays, a checkpoint every other step so that many kills
+meet one half written, until `--kills` were survived. Prints how many, how many of them left a
+half-written checkpoint behind, and whether the final states and the metric rows are the same bits.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import jax
 import numpy as np
 
 from tests import synthetic_config
-from v2l_jax.jobs import building
+from v2l_jax.run import building
 from v2l_jax.training.metric_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -28,22 +30,37 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def main() -> None:
     """Runs both trainings and prints one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=25)
-    parser.add_argument("--steps", type=int, default=500, help="a training so short that it ends before all kills counts as failed")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=500,
+        help="a training so short that it ends before all kills counts as failed",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     steps = options.steps
     with tempfile.TemporaryDirectory() as folder:
         whole, broken = pathlib.Path(folder, "whole"), pathlib.Path(folder, "broken")
-        settings = [f"--config.train.steps={steps}", "--config.train.checkpoint_every=2", "--config.train.eval_every=50"]
+        settings = [
+            f"--config.train.steps={steps}",
+            "--config.train.checkpoint_every=2",
+            "--config.train.eval_every=50",
+        ]
         began = time.monotonic()
         _start(whole, [*synthetic_config.fill(whole), *settings]).wait()
         unbroken_seconds = time.monotonic() - began
         kills, drafts = _torture(broken, [*synthetic_config.fill(broken), *settings], options)
         states = [_final_state(workdir, steps) for workdir in (whole, broken)]
-        same_state = all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, states), strict=True))
-        same_rows = len({(workdir / "metrics.jsonl").read_bytes() for workdir in (whole, broken)}) == 1
+        same_state = all(
+            np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, states), strict=True)
+        )
+        same_rows = (
+            len({(workdir / "metrics.jsonl").read_bytes() for workdir in (whole, broken)}) == 1
+        )
     result = {
         "steps": steps,
         "kills": kills,
@@ -56,8 +73,12 @@ def main() -> None:
     sys.exit(0 if same_state and same_rows and kills >= options.kills else 1)
 
 
-def _torture(workdir: pathlib.Path, flags: list[str], options: argparse.Namespace) -> tuple[int, int]:
-    """Starts the run until it ends, killing it soon after it trains; returns how often, and how often amid a save."""
+def _torture(
+    workdir: pathlib.Path, flags: list[str], options: argparse.Namespace
+) -> tuple[int, int]:
+    """Starts the run until it ends, killing it soon after it trains; returns how often, and how
+    often amid a save.
+    """
     chance, kills, drafts = random.Random(options.seed), 0, 0
     while True:
         process = _start(workdir, flags)
@@ -77,7 +98,9 @@ def _torture(workdir: pathlib.Path, flags: list[str], options: argparse.Namespac
 
 def _start(workdir: pathlib.Path, flags: list[str]) -> subprocess.Popen:
     with (workdir / "log").open("ab") as log:
-        return subprocess.Popen([sys.executable, "-m", "v2l_jax.main", *flags], cwd=ROOT, stdout=log, stderr=log)
+        return subprocess.Popen(
+            [sys.executable, "-m", "v2l_jax.main", *flags], cwd=ROOT, stdout=log, stderr=log
+        )
 
 
 def _wait_for_progress(workdir: pathlib.Path, process: subprocess.Popen) -> None:
@@ -96,7 +119,9 @@ def _final_state(workdir: pathlib.Path, steps: int) -> object:
     sizes = (synthetic_config.LOCAL_WORDS, synthetic_config.GLOBAL_WORDS, synthetic_config.DIM)
     model = building.tokenizer(config, *sizes)
     with building.checkpointer(config, workdir) as checkpoints:
-        like = jax.eval_shape(lambda: building.initial_state(config, model, synthetic_config.IMAGES))
+        like = jax.eval_shape(
+            lambda: building.initial_state(config, model, synthetic_config.IMAGES)
+        )
         return jax.device_get(checkpoints.restore(like, step=steps).state)
 
 

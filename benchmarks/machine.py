@@ -20,8 +20,8 @@ def best_time(call: Callable[[], object], repeats: int) -> float:
 
 
 def matmul_peak(dtype: str, size: int | None = None) -> float:
-    """Measured multiply-adds × 2 a second of a square matrix product: XLA's, with float32 result, or torch's where that is installed
-    and faster, as its bfloat16 products are on some CPUs.
+    """Measured multiply-adds × 2 a second of a square matrix product: XLA's, with float32 result,
+    or torch's where that is installed and faster, as its bfloat16 products are on some CPUs.
 
     Args:
       dtype: of the factors.

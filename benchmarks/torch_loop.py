@@ -1,4 +1,6 @@
-"""The peer, the published way: Hugging Face `generate` in torch, batch 1, every prompt prefilled by itself."""
+"""The peer, the published way: Hugging Face `generate` in torch, batch 1, every prompt prefilled by
+itself.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from v2l_jax.towers.llama_config import LlamaConfig
+from v2l_jax.llm.llama_config import LlamaConfig
 
 
 class TorchLoop:
@@ -16,7 +18,9 @@ class TorchLoop:
       model: a `transformers.LlamaForCausalLM`.
     """
 
-    def __init__(self, config: LlamaConfig, dtype: str, rope_theta: float = 10_000.0, device: str = "cpu"):
+    def __init__(
+        self, config: LlamaConfig, dtype: str, rope_theta: float = 10_000.0, device: str = "cpu"
+    ):
         """Random weights; `load_gguf` replaces them."""
         import torch
         import transformers
@@ -43,7 +47,9 @@ class TorchLoop:
         """Takes the weights of a GGUF file, exact in float32."""
         from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-        tensors = load_gguf_checkpoint(path, return_tensors=True, model_to_load=self.model)["tensors"]
+        tensors = load_gguf_checkpoint(path, return_tensors=True, model_to_load=self.model)[
+            "tensors"
+        ]
         missing = self.model.load_state_dict(tensors, strict=False).missing_keys
         if missing != ["lm_head.weight"]:
             raise ValueError(f"{path} lacks {missing}")
@@ -58,8 +64,12 @@ class TorchLoop:
             return tensor.cpu().view(self._torch.int16).numpy().view(ml_dtypes.bfloat16)
         return tensor.cpu().numpy()
 
-    def generate(self, prompt: Sequence[int], new_tokens: int, mask: Sequence[Sequence[int]] = ()) -> list[int]:
-        """Exactly `new_tokens` greedy tokens; step i may only write a token of `mask[i]`, later ones any."""
+    def generate(
+        self, prompt: Sequence[int], new_tokens: int, mask: Sequence[Sequence[int]] = ()
+    ) -> list[int]:
+        """Exactly `new_tokens` greedy tokens; step i may only write a token of `mask[i]`, later
+        ones any.
+        """
         torch = self._torch
         ids = torch.tensor([list(prompt)], device=self._device)
         with torch.inference_mode():

@@ -1,8 +1,10 @@
-"""The peer: the V2L tokenizer and its training step in plain PyTorch, published names, channels last.
+"""The peer: the V2L tokenizer and its training step in plain PyTorch, published names, channels
+last.
 
-As favourable to torch as plain code is: images are channels last, Adam is fused, `autocast` where the type is bfloat16, the network is
-differentiated once a step (the adaptive weight through the last convolution alone), only chosen words are projected with a gradient,
-and nothing is read back to the host.
+As favourable to torch as plain code is: images are channels last, Adam is fused, `autocast` where
+the type is bfloat16, the network is differentiated once a step (the adaptive weight through the
+last convolution alone), only chosen words are projected with a gradient, and nothing is read back
+to the host.
 """
 
 import contextlib
@@ -15,10 +17,14 @@ import torch.nn.functional as F
 from flax.traverse_util import unflatten_dict
 from torch import nn
 
-from v2l_jax.tokenizer.autoencoder import attention_levels
-from v2l_jax.tokenizer.losses import LossWeights
-from v2l_jax.tokenizer.reference import discriminator_from_reference, parameter_path, to_flax_layout
-from v2l_jax.tokenizer.v2l import V2LTokenizer
+from v2l_jax.tokenizers.autoencoder import attention_levels
+from v2l_jax.tokenizers.reference import (
+    discriminator_from_reference,
+    parameter_path,
+    to_flax_layout,
+)
+from v2l_jax.tokenizers.v2l import V2LTokenizer
+from v2l_jax.training.losses import LossWeights
 
 _VGG_POOLS = (2, 4, 7, 10)  # before which convolutions
 _VGG_TAPS = (1, 3, 6, 9, 12)  # after which convolutions LPIPS looks
@@ -80,7 +86,9 @@ class CrossAttention(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, attention after each where asked, and the change of resolution."""
+    """Residual blocks of one resolution, attention after each where asked, and the change of
+    resolution.
+    """
 
     def __init__(self, channels_in: int, channels: int, blocks: int, attention: bool):
         super().__init__()
@@ -109,7 +117,11 @@ def _resample(channels: int, **options: int) -> nn.Module:
 
 def _middle(channels: int) -> nn.Module:
     middle = nn.Module()
-    middle.block_1, middle.attn_1, middle.block_2 = ResidualBlock(channels, channels), SelfAttention(channels), ResidualBlock(channels, channels)
+    middle.block_1, middle.attn_1, middle.block_2 = (
+        ResidualBlock(channels, channels),
+        SelfAttention(channels),
+        ResidualBlock(channels, channels),
+    )
     return middle
 
 
@@ -120,11 +132,16 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [m.channels, *(m.channels * multiplier for multiplier in m.channel_multipliers)]
         self.conv_in = nn.Conv2d(3, m.channels, 3, padding=1)
-        self.down = nn.ModuleList(map(Level, widths, widths[1:], [m.num_res_blocks] * len(attention), attention))
+        self.down = nn.ModuleList(
+            map(Level, widths, widths[1:], [m.num_res_blocks] * len(attention), attention)
+        )
         for level, width in zip(self.down[:-1], widths[1:]):
             level.downsample = _resample(width, stride=2)
         self.mid = _middle(widths[-1])
-        self.norm_out, self.conv_out = _norm(widths[-1]), nn.Conv2d(widths[-1], m.z_channels, 3, padding=1)
+        self.norm_out, self.conv_out = (
+            _norm(widths[-1]),
+            nn.Conv2d(widths[-1], m.z_channels, 3, padding=1),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[b, 3, height, width] → [b, z, h, w]."""
@@ -136,7 +153,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A feature map and global words to what the last convolution, which is here too, makes images of."""
+    """A feature map and global words to what the last convolution, which is here too, makes images
+    of.
+    """
 
     def __init__(self, m: V2LTokenizer, attention: tuple[bool, ...]):
         super().__init__()
@@ -144,7 +163,15 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(m.z_channels, widths[-1], 3, padding=1)
         self.mid = _middle(widths[-1])
         self.mid.cross_attn_1 = CrossAttention(widths[-1], m.word_dim, m.cross_attention_heads)
-        self.up = nn.ModuleList(map(Level, [*widths[1:], widths[-1]], widths, [m.num_res_blocks + 1] * len(attention), attention))
+        self.up = nn.ModuleList(
+            map(
+                Level,
+                [*widths[1:], widths[-1]],
+                widths,
+                [m.num_res_blocks + 1] * len(attention),
+                attention,
+            )
+        )
         for level, width in zip(self.up[1:], widths[1:]):
             level.upsample = _resample(width, padding=1)
         self.norm_out, self.conv_out = _norm(widths[0]), nn.Conv2d(widths[0], 3, 3, padding=1)
@@ -165,7 +192,10 @@ class Tokenizer(nn.Module):
         super().__init__()
         attention = attention_levels(m.channel_multipliers, m.attn_resolutions, m.resolution)
         self.encoder, self.decoder = Encoder(m, attention), Decoder(m, attention)
-        self.quant_conv, self.post_quant_conv = nn.Conv2d(m.z_channels, m.word_dim, 1), nn.Conv2d(m.word_dim, m.z_channels, 1)
+        self.quant_conv, self.post_quant_conv = (
+            nn.Conv2d(m.z_channels, m.word_dim, 1),
+            nn.Conv2d(m.word_dim, m.z_channels, 1),
+        )
         self.codebook_projection = nn.Linear(m.word_dim, m.word_dim)
         nn.init.normal_(self.codebook_projection.weight, std=m.word_dim**-0.5)
         self.codebook_weight = m.codebook_weight
@@ -174,35 +204,52 @@ class Tokenizer(nn.Module):
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """[b, 3, height, width] → features of unit length, float32 [b, h, w, d]."""
-        return F.normalize(self.quant_conv(self.encoder(image)).float().permute(0, 2, 3, 1), dim=-1, eps=1e-6)
+        return F.normalize(
+            self.quant_conv(self.encoder(image)).float().permute(0, 2, 3, 1), dim=-1, eps=1e-6
+        )
 
     def local_ids(self, features: torch.Tensor) -> torch.Tensor:
         """The nearest projected words [b, h, w]."""
         with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             words = self.codebook_projection(self.local_words)
-            distances = torch.addmm((words**2).sum(dim=1), features.flatten(0, 2), words.T, alpha=-2.0)
+            distances = torch.addmm(
+                (words**2).sum(dim=1), features.flatten(0, 2), words.T, alpha=-2.0
+            )
             return distances.argmin(dim=1).reshape(features.shape[:3])
 
-    def global_ids(self, semantic: torch.Tensor, k: int) -> torch.Tensor:
+    def global_ids(self, image_embedding: torch.Tensor, k: int) -> torch.Tensor:
         """The k nearest global words [b, k] of embeddings [b, d]."""
-        with torch.no_grad(), torch.autocast(semantic.device.type, enabled=False):
-            distances = torch.addmm((self.global_words**2).sum(dim=1), F.normalize(semantic, dim=1), self.global_words.T, alpha=-2.0)
+        with torch.no_grad(), torch.autocast(image_embedding.device.type, enabled=False):
+            distances = torch.addmm(
+                (self.global_words**2).sum(dim=1),
+                F.normalize(image_embedding, dim=1),
+                self.global_words.T,
+                alpha=-2.0,
+            )
             return distances.topk(k, dim=1, largest=False).indices
 
-    def reconstruct(self, image: torch.Tensor, global_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def reconstruct(
+        self, image: torch.Tensor, global_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images, the input of the last convolution, the quantizer's loss."""
         features = self.encode(image)
         ids = self.local_ids(features)
         with torch.autocast(image.device.type, enabled=False):
             vectors = self.codebook_projection(self.local_words[ids])
-            loss = F.mse_loss(features, vectors.detach()) + self.codebook_weight * F.mse_loss(vectors, features.detach())
+            loss = F.mse_loss(features, vectors.detach()) + self.codebook_weight * F.mse_loss(
+                vectors, features.detach()
+            )
             vectors = features + (vectors - features).detach()
-        last = self.decoder(self.post_quant_conv(vectors.permute(0, 3, 1, 2)), self.global_words[global_ids])
+        last = self.decoder(
+            self.post_quant_conv(vectors.permute(0, 3, 1, 2)), self.global_words[global_ids]
+        )
         return self.decoder.conv_out(last).float(), last, loss
 
-    def tokenize(self, image: torch.Tensor, semantic: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def tokenize(
+        self, image: torch.Tensor, image_embedding: torch.Tensor, k: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Global and local words."""
-        return self.global_ids(semantic, k), self.local_ids(self.encode(image))
+        return self.global_ids(image_embedding, k), self.local_ids(self.encode(image))
 
 
 class Discriminator(nn.Module):
@@ -212,7 +259,11 @@ class Discriminator(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, 2, 1), nn.LeakyReLU(0.2)]
         for width, stride in ((channels, 2), (2 * channels, 1)):
-            layers += [nn.Conv2d(width, 2 * width, 4, stride, 1, bias=False), nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(width, 2 * width, 4, stride, 1, bias=False),
+                nn.BatchNorm2d(2 * width),
+                nn.LeakyReLU(0.2),
+            ]
         self.main = nn.Sequential(*layers, nn.Conv2d(4 * channels, 1, 4, 1, 1))
         for layer in self.main:
             if isinstance(layer, nn.Conv2d):
@@ -230,11 +281,20 @@ class LPIPS(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList()
         for index in range(len(params["vgg"])):
-            kernel, bias = (np.array(params["vgg"][f"conv_{index}"][leaf]) for leaf in ("kernel", "bias"))
+            kernel, bias = (
+                np.array(params["vgg"][f"conv_{index}"][leaf]) for leaf in ("kernel", "bias")
+            )
             conv = nn.Conv2d(*kernel.shape[2:], 3, padding=1)
-            conv.load_state_dict({"weight": torch.tensor(kernel.transpose(3, 2, 0, 1).copy()), "bias": torch.tensor(bias)})
+            conv.load_state_dict(
+                {
+                    "weight": torch.tensor(kernel.transpose(3, 2, 0, 1).copy()),
+                    "bias": torch.tensor(bias),
+                }
+            )
             self.convs.append(conv)
-        self.heads = nn.ParameterList(torch.tensor(np.array(params[f"head_{stage}"])) for stage in range(len(_VGG_TAPS)))
+        self.heads = nn.ParameterList(
+            torch.tensor(np.array(params[f"head_{stage}"])) for stage in range(len(_VGG_TAPS))
+        )
         for name, values in (("shift", _SHIFT), ("scale", _SCALE)):
             self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1))
         self.requires_grad_(False)
@@ -293,44 +353,75 @@ class Trainer:
         device: str = "cpu",
     ):
         torch.manual_seed(seed)
-        self._device, self._weights, self._k, self._perceptual_images, self._step = device, weights, k, perceptual_images, step
+        self._device, self._weights, self._k, self._perceptual_images, self._step = (
+            device,
+            weights,
+            k,
+            perceptual_images,
+            step,
+        )
         self._autocast = dtype != "float32"
         self.tokenizer = self._placed(Tokenizer(model, words["local_words"], words["global_words"]))
         self.discriminator = self._placed(Discriminator())
         self._lpips = self._placed(LPIPS(lpips)) if lpips is not None else None
-        options: dict[str, Any] = {"lr": learning_rate, "betas": (0.5, 0.9), "eps": 1e-7, "fused": True}
+        options: dict[str, Any] = {
+            "lr": learning_rate,
+            "betas": (0.5, 0.9),
+            "eps": 1e-7,
+            "fused": True,
+        }
         self._adam = torch.optim.Adam(self.tokenizer.parameters(), **options)
         self._disc_adam = torch.optim.Adam(self.discriminator.parameters(), **options)
         compile_: Callable = torch.compile if compiled else lambda function: function
-        self._reconstruct, self._tokenize = compile_(self.tokenizer.reconstruct), compile_(self.tokenizer.tokenize)
-        self._score, self._image_loss = compile_(self.discriminator.forward), compile_(self._images_differ)
+        self._reconstruct, self._tokenize = (
+            compile_(self.tokenizer.reconstruct),
+            compile_(self.tokenizer.tokenize),
+        )
+        self._score, self._image_loss = (
+            compile_(self.discriminator.forward),
+            compile_(self._images_differ),
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All trained weights by their published names, on the host."""
         parts = {"": self.tokenizer, "discriminator.": self.discriminator}
-        return {prefix + name: tensor.cpu().numpy().copy() for prefix, part in parts.items() for name, tensor in part.state_dict().items()}
+        return {
+            prefix + name: tensor.cpu().numpy().copy()
+            for prefix, part in parts.items()
+            for name, tensor in part.state_dict().items()
+        }
 
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """A batch on the device; images [b, h, w, 3] become NCHW, channels last in memory."""
         image = torch.tensor(batch["image"]).permute(0, 3, 1, 2)
-        return {"image": image.to(self._device), "semantic": torch.tensor(batch["semantic"]).to(self._device)}
+        return {
+            "image": image.to(self._device),
+            "image_embedding": torch.tensor(batch["image_embedding"]).to(self._device),
+        }
 
     def train(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """One step: both updates; the losses, on the device."""
         image, weights = batch["image"], self._weights
         playing = self._step > weights.disc_start
         with self._precision():
-            global_ids = self.tokenizer.global_ids(batch["semantic"], self._k)
+            global_ids = self.tokenizer.global_ids(batch["image_embedding"], self._k)
             fake, last, quantizer_loss = self._reconstruct(image, global_ids)
         leaf = fake.detach().requires_grad_()
         with self._precision():
             image_loss, reconstruction_loss, perceptual_loss = self._image_loss(image, leaf)
         (gradient,) = torch.autograd.grad(image_loss, leaf)
         loss = image_loss.detach() + weights.quantizer * quantizer_loss.detach()
-        metrics = {"reconstruction_loss": reconstruction_loss, "perceptual_loss": perceptual_loss, "quantizer_loss": quantizer_loss}
+        metrics = {
+            "reconstruction_loss": reconstruction_loss,
+            "perceptual_loss": perceptual_loss,
+            "quantizer_loss": quantizer_loss,
+        }
         if playing:
             generator_loss, weight, adversarial_gradient = self._play(leaf, last, gradient)
-            loss, gradient = loss + weight * generator_loss, gradient + weight * adversarial_gradient
+            loss, gradient = (
+                loss + weight * generator_loss,
+                gradient + weight * adversarial_gradient,
+            )
             metrics |= {"generator_loss": generator_loss, "adaptive_weight": weight}
         self._adam.zero_grad(set_to_none=True)
         torch.autograd.backward((fake, weights.quantizer * quantizer_loss), (gradient, None))
@@ -343,7 +434,7 @@ class Trainer:
     def tokenize(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Global and local words of a batch."""
         with torch.inference_mode(), self._precision():
-            return self._tokenize(batch["image"], batch["semantic"], self._k)
+            return self._tokenize(batch["image"], batch["image_embedding"], self._k)
 
     def wait(self) -> None:
         """Until the device is done."""
@@ -356,7 +447,9 @@ class Trainer:
     def _precision(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self._device, torch.bfloat16, enabled=self._autocast)
 
-    def _images_differ(self, image: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _images_differ(
+        self, image: torch.Tensor, fake: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         reconstruction = (image - fake).abs().mean()
         perceptual = torch.zeros((), device=fake.device)
         if self._lpips is not None:
@@ -364,7 +457,9 @@ class Trainer:
             perceptual = self._lpips(image[some], fake[some])
         return reconstruction + self._weights.perceptual * perceptual, reconstruction, perceptual
 
-    def _play(self, fake: torch.Tensor, last: torch.Tensor, image_gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _play(
+        self, fake: torch.Tensor, last: torch.Tensor, image_gradient: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self.discriminator.requires_grad_(False)
         with self._precision():
             loss = -self._score(fake).mean()
@@ -373,7 +468,9 @@ class Trainer:
         kernel = self.tokenizer.decoder.conv_out.weight
         norms = []
         for at_image in (image_gradient, gradient):
-            at_kernel = torch.nn.grad.conv2d_weight(last.detach().float(), kernel.shape, at_image, padding=1)
+            at_kernel = torch.nn.grad.conv2d_weight(
+                last.detach().float(), kernel.shape, at_image, padding=1
+            )
             norms.append(at_kernel.norm())
         weight = self._weights.adversarial * (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1e4)
         return loss.detach(), weight, gradient
@@ -393,5 +490,7 @@ class Trainer:
 def flax_params(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tokenizer's "params" and the discriminator's variables from `Trainer.arrays`."""
     paths = {name: parameter_path(name) for name in arrays}
-    params = unflatten_dict({path: to_flax_layout(arrays[name]) for name, path in paths.items() if path is not None})
+    params = unflatten_dict(
+        {path: to_flax_layout(arrays[name]) for name, path in paths.items() if path is not None}
+    )
     return params, discriminator_from_reference(arrays)[1]

@@ -1,12 +1,14 @@
-"""The tokenizer's training step and tokenization: ours, peer, ratio and bound, all measured in one run.
+"""The tokenizer's training step and tokenization: ours, peer, ratio and bound, all measured in one
+run.
 
 python -m benchmarks.train [--config.train.batch_size=…]    (make test-parity installs the peer)
 python -m benchmarks.train --config=configs/imagenet.py --word_dim=768 --local_words=32000 --photos=False --dtypes=bfloat16    on a GPU
 
-The peer is the same architecture in plain torch (`torch_tokenizer`), with the same weights, batch and losses; "first loss" shows it. Eager
-and compiled, each in the types asked for; bfloat16 is autocast. Engines take turns and the fastest turn counts. The published step is
-measured: no projector fits. The bound is the time of the step's operations at the machine's measured matmul peak in the same type, XLA's
-or torch's, whichever is higher.
+The peer is the same architecture in plain torch (`torch_tokenizer`), with the same weights, batch
+and losses; "first loss" shows it. Eager and compiled, each in the types asked for; bfloat16 is
+autocast. Engines take turns and the fastest turn counts. The published step is measured: no
+projector fits. The bound is the time of the step's operations at the machine's measured matmul peak
+in the same type, XLA's or torch's, whichever is higher.
 """
 
 import dataclasses
@@ -16,24 +18,35 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the peer needs the GPU's memory too
+os.environ.setdefault(
+    "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+)  # the peer needs the GPU's memory too
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from absl import app, flags  # noqa: E402
-from ml_collections import ConfigDict, config_flags  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
 
-from benchmarks import machine, torch_tokenizer  # noqa: E402
-from launch.compiled_costs import flops_of  # noqa: E402
-from v2l_jax.data.loader import make_loader  # noqa: E402
-from v2l_jax.jobs import building, loading  # noqa: E402
-from v2l_jax.jobs.workdir import environment  # noqa: E402
-from v2l_jax.parallel.cpu import choose_convolutions, with_huge_pages  # noqa: E402
-from v2l_jax.tokenizer.losses import LossWeights  # noqa: E402
-from v2l_jax.tokenizer.v2l import tokenize  # noqa: E402
+from benchmarks import machine, torch_tokenizer
+from launch.compiled_costs import flops_of
+from v2l_jax.data.loader import make_loader
+from v2l_jax.ops.cpu import choose_convolutions, with_huge_pages
+from v2l_jax.run import building, loading
+from v2l_jax.run.workdir import environment
+from v2l_jax.tokenizers.v2l import tokenize
+from v2l_jax.training.losses import LossWeights
 
-HEAD = ("task", "engine", "images/s", "over eager", "over compiled", "bound", "of the bound", "first loss")
+HEAD = (
+    "task",
+    "engine",
+    "images/s",
+    "over eager",
+    "over compiled",
+    "bound",
+    "of the bound",
+    "first loss",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +69,36 @@ class Sizes:
     def of(cls, config: ConfigDict, word_dim: int, local_words: int, global_words: int) -> "Sizes":
         """Sizes of a config over random codebooks."""
         config = ConfigDict(config.to_dict())
-        remedies = ("encoder_start", "projector_fit_every", "projector_recenter_every", "projector_revive_every", "disc_warmup")
-        extras = ("weight_entropy", "ema_decay", "skip_spikes_above", "warmup_steps", "warmup_epochs", "epochs")
+        remedies = (
+            "encoder_start",
+            "projector_fit_every",
+            "projector_recenter_every",
+            "projector_revive_every",
+            "disc_warmup",
+        )
+        extras = (
+            "weight_entropy",
+            "ema_decay",
+            "skip_spikes_above",
+            "warmup_steps",
+            "warmup_epochs",
+            "epochs",
+        )
         off = {key: 0 * config.train[key] for key in remedies + extras if key in config.train}
-        constant = {"optimizer": "adam", "learning_rate_scaling": "none", "encoder_scale": 1.0, "steps": 10**9, "micro_batches": 1}
+        constant = {
+            "optimizer": "adam",
+            "learning_rate_scaling": "none",
+            "encoder_scale": 1.0,
+            "steps": 10**9,
+            "micro_batches": 1,
+        }
         config.train.update(off | constant)
         random = np.random.default_rng(0)
         counts = {"local_words": local_words, "global_words": global_words}
-        words = {name: (random.normal(size=(n, word_dim)) * word_dim**-0.5).astype(np.float32) for name, n in counts.items()}
+        words = {
+            name: (random.normal(size=(n, word_dim)) * word_dim**-0.5).astype(np.float32)
+            for name, n in counts.items()
+        }
         lpips = building.frozen_inputs(config, words).get("lpips")
         return cls(config, words, lpips, "cpu" if jax.default_backend() == "cpu" else "cuda")
 
@@ -71,7 +106,12 @@ class Sizes:
         """Images and embeddings."""
         random, side = np.random.default_rng(1), self.config.model.image_size
         image = random.uniform(-1, 1, size=(size, side, side, 3)).astype(np.float32)
-        return {"image": image, "semantic": random.normal(size=(size, self.words["local_words"].shape[1])).astype(np.float32)}
+        return {
+            "image": image,
+            "image_embedding": random.normal(
+                size=(size, self.words["local_words"].shape[1])
+            ).astype(np.float32),
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +145,23 @@ class Row:
 
     def cells(self) -> list[str]:
         """The line."""
-        over = ["" if other is None else f"{self.rate / other:.2f}" for other in (self.eager, self.compiled)]
-        bound = ["", ""] if self.bound is None else [f"{self.bound:.3g}", f"{self.rate / self.bound:.0%}"]
-        return [self.task, self.engine, f"{self.rate:.3g}", *over, *bound, "" if self.loss is None else f"{self.loss:.5f}"]
+        over = [
+            "" if other is None else f"{self.rate / other:.2f}"
+            for other in (self.eager, self.compiled)
+        ]
+        bound = (
+            ["", ""]
+            if self.bound is None
+            else [f"{self.bound:.3g}", f"{self.rate / self.bound:.0%}"]
+        )
+        return [
+            self.task,
+            self.engine,
+            f"{self.rate:.3g}",
+            *over,
+            *bound,
+            "" if self.loss is None else f"{self.loss:.5f}",
+        ]
 
 
 class Ours:
@@ -123,7 +177,12 @@ class Ours:
         state = jax.jit(lambda: building.initial_state(config, self.model, 1))()
         assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, state.params)
         self.state = jax.device_put(
-            state.replace(params=params, disc_params=disc["params"], disc_batch_stats=disc["batch_stats"], step=np.int32(1))
+            state.replace(
+                params=params,
+                disc_params=disc["params"],
+                disc_batch_stats=disc["batch_stats"],
+                step=np.int32(1),
+            )
         )
         self.frozen = jax.device_put(building.frozen_inputs(config, sizes.words))
         self._step = building.train_step(config, self.model, 1)
@@ -136,7 +195,13 @@ class Ours:
     def tokenize(self, batch: Mapping[str, jax.Array]) -> Any:
         """Words of a batch."""
         variables = {"params": self.state.params, "frozen": self.frozen["model"]}
-        return tokenize(self.model, variables, batch["image"], batch["semantic"], self.config.model.global_tokens)
+        return tokenize(
+            self.model,
+            variables,
+            batch["image"],
+            batch["image_embedding"],
+            self.config.model.global_tokens,
+        )
 
     def train_flops(self, batch: Mapping[str, jax.Array], gan: bool) -> float:
         """Multiply-adds × 2 of a step."""
@@ -146,8 +211,8 @@ class Ours:
     def tokenize_flops(self, batch: Mapping[str, jax.Array]) -> float:
         """Multiply-adds × 2 of tokenizing a batch."""
         variables = {"params": self.state.params, "frozen": self.frozen["model"]}
-        inputs = (variables, batch["image"], batch["semantic"])
-        call = lambda *args: tokenize(self.model, *args, self.config.model.global_tokens)  # noqa: E731
+        inputs = (variables, batch["image"], batch["image_embedding"])
+        call = lambda *args: tokenize(self.model, *args, self.config.model.global_tokens)
         return flops_of(jax.make_jaxpr(call)(*inputs).jaxpr)
 
 
@@ -163,7 +228,12 @@ def peer(sizes: Sizes, dtype: str, gan: bool, compiled: bool = False) -> torch_t
         building.tokenizer(config, shapes[0][0], shapes[1][0], shapes[0][1]),
         sizes.words,
         sizes.lpips,
-        LossWeights(train.weight_quantizer, train.weight_perceptual, train.weight_adversarial, _disc_start(gan)),
+        LossWeights(
+            train.weight_quantizer,
+            train.weight_perceptual,
+            train.weight_adversarial,
+            _disc_start(gan),
+        ),
         k=config.model.global_tokens,
         learning_rate=train.learning_rate,
         perceptual_images=train.perceptual_images or None,
@@ -174,7 +244,9 @@ def peer(sizes: Sizes, dtype: str, gan: bool, compiled: bool = False) -> torch_t
     )
 
 
-def engines_of(sizes: Sizes, task: str, dtype: str, compiled: bool) -> tuple[dict[str, Engine], float]:
+def engines_of(
+    sizes: Sizes, task: str, dtype: str, compiled: bool
+) -> tuple[dict[str, Engine], float]:
     """Engines of a task by "eager", "compiled" and "ours"; and the operations that an image takes."""
     gan, training = task == "train_gan", task != "tokenize"
     size = sizes.config.train.batch_size if training else sizes.config.evaluate.batch_size
@@ -184,7 +256,12 @@ def engines_of(sizes: Sizes, task: str, dtype: str, compiled: bool) -> tuple[dic
         trainer = peer(sizes, dtype, gan, name == "compiled")
         call = trainer.train if training else trainer.tokenize
         placed = trainer.put(batch)
-        engines[name] = Engine(f"torch {name}, {dtype}", size, lambda call=call, placed=placed: call(placed), trainer.wait)
+        engines[name] = Engine(
+            f"torch {name}, {dtype}",
+            size,
+            lambda call=call, placed=placed: call(placed),
+            trainer.wait,
+        )
     ours = Ours(sizes, dtype, gan, peer(sizes, dtype, gan).arrays())
     placed, last = jax.device_put(batch), [None]
 
@@ -192,19 +269,23 @@ def engines_of(sizes: Sizes, task: str, dtype: str, compiled: bool) -> tuple[dic
         last[0] = (ours.train if training else ours.tokenize)(placed)
         return last[0]
 
-    engines["ours"] = Engine(f"ours, {dtype}", size, call_ours, lambda: jax.block_until_ready(last[0]))
+    engines["ours"] = Engine(
+        f"ours, {dtype}", size, call_ours, lambda: jax.block_until_ready(last[0])
+    )
     flops = ours.train_flops(placed, gan) if training else ours.tokenize_flops(placed)
     return engines, flops / size
 
 
-def measure(sizes: Sizes, task: str, dtype: str, compiled: bool, steps: int, turns: int) -> list[Row]:
+def measure(
+    sizes: Sizes, task: str, dtype: str, compiled: bool, steps: int, turns: int
+) -> list[Row]:
     """A row for each engine; one that does not start is left out, and says why."""
     engines, flops = engines_of(sizes, task, dtype, compiled)
     losses, best = {}, dict.fromkeys(engines, float("inf"))
     for name in list(engines):
         try:
             first = engines[name].call()  # compiles
-        except Exception as error:  # noqa: BLE001 - whatever the peer's compiler says
+        except Exception as error:
             if name != "compiled":
                 raise
             print(f"{engines[name].name} does not work here: {str(error).strip().splitlines()[0]}")
@@ -221,16 +302,23 @@ def measure(sizes: Sizes, task: str, dtype: str, compiled: bool, steps: int, tur
                 engine.call()
             engine.wait()
             best[name] = min(best[name], (time.perf_counter() - start) / steps)
-        peak = max(peak, machine.matmul_peak(dtype))  # where others use the machine too, the strictest
+        peak = max(
+            peak, machine.matmul_peak(dtype)
+        )  # where others use the machine too, the strictest
     rates = {name: engine.images / best[name] for name, engine in engines.items()}
     others = {"eager": rates["eager"], "compiled": rates.get("compiled"), "bound": peak / flops}
-    return [Row(task, engine.name, rates[name], losses[name], **others) for name, engine in engines.items()]
+    return [
+        Row(task, engine.name, rates[name], losses[name], **others)
+        for name, engine in engines.items()
+    ]
 
 
 def pipeline_rate(config: ConfigDict, batches: int) -> float:
     """Photos that the input pipeline alone gives a second."""
     workers, transform = config.train.loader_workers, building.image_transform(config, augment=True)
-    loader = make_loader(loading.photos(config).train, transform, config.train.batch_size, seed=0, workers=workers)
+    loader = make_loader(
+        loading.photos(config).train, transform, config.train.batch_size, seed=0, workers=workers
+    )
     for _ in range(10):  # what lies in its buffers
         next(loader)
     start = time.perf_counter()
@@ -245,12 +333,20 @@ def print_line(cells: Sequence[str]) -> None:
 
 
 def define_flags() -> None:
-    """The command line's; not at import, where a test that imports another program too would define --config twice."""
-    config_flags.DEFINE_config_file("config", str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"), "Sizes.")
-    flags.DEFINE_integer("word_dim", 384, "Length of word vectors: MiniLM's; CLIP ViT-L/14's is 768.")
+    """The command line's; not at import, where a test that imports another program too would define
+    --config twice.
+    """
+    config_flags.DEFINE_config_file(
+        "config", str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"), "Sizes."
+    )
+    flags.DEFINE_integer(
+        "word_dim", 384, "Length of word vectors: MiniLM's; CLIP ViT-L/14's is 768."
+    )
     flags.DEFINE_integer("local_words", 8192, "Words in the local codebook.")
     flags.DEFINE_integer("global_words", 11_908, "Words in the global codebook.")
-    flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "Types of convolutions and matrix products.")
+    flags.DEFINE_list(
+        "dtypes", ["float32", "bfloat16"], "Types of convolutions and matrix products."
+    )
     flags.DEFINE_list("tasks", ["train", "train_gan", "tokenize"], "What is measured.")
     flags.DEFINE_bool("compile", True, "Measure torch.compile too.")
     flags.DEFINE_bool("photos", True, "Measure the input pipeline too, on the config's photos.")
@@ -264,10 +360,14 @@ def main(argv: Sequence[str]) -> None:
     choose_convolutions()
     given = flags.FLAGS
     known, config = environment(), given.config
-    print(f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; torch {torch_tokenizer.torch.__version__}")
+    print(
+        f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; torch {torch_tokenizer.torch.__version__}"
+    )
     sizes = Sizes.of(config, given.word_dim, given.local_words, given.global_words)
     side, batch = config.model.image_size, config.train.batch_size
-    print(f"{side}×{side} pixels, {config.model.channels} channels, batch {batch} in training and {config.evaluate.batch_size} in tokenization\n")
+    print(
+        f"{side}×{side} pixels, {config.model.channels} channels, batch {batch} in training and {config.evaluate.batch_size} in tokenization\n"
+    )
     print_line(HEAD)
     print_line(["---"] * len(HEAD))
     for task in given.tasks:

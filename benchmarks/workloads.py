@@ -1,4 +1,6 @@
-"""The tasks that are timed, as token ids: each answered by the engine and, the published way, by a loop in torch."""
+"""The tasks that are timed, as token ids: each answered by the engine and, the published way, by a
+loop in torch.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,9 +11,10 @@ import numpy as np
 from benchmarks.torch_loop import TorchLoop
 from v2l_jax.data.corruptions import Corruption
 from v2l_jax.data.episodes import draw_episodes
-from v2l_jax.incontext.classification import Scoring, make_prompts, name_mask
-from v2l_jax.incontext.decoding import Decoder
-from v2l_jax.incontext.denoising import (
+from v2l_jax.llm.engine import LLMEngine
+from v2l_jax.llm.text_tokenizers import TextTokenizer
+from v2l_jax.tasks.classification import Scoring, make_prompts, name_mask
+from v2l_jax.tasks.denoising_windows import (
     FILLING,
     Examples,
     LocalVocabulary,
@@ -22,7 +25,6 @@ from v2l_jax.incontext.denoising import (
     restore,
     sources_and_targets,
 )
-from v2l_jax.weights.text_tokenizers import TextTokenizer
 
 FEW_SHOT_TOKENS = 16  # new tokens of an answer in the published loop
 GRID = 16  # words a side of a picture
@@ -52,7 +54,7 @@ class Workload(Interface):
     prompts: list[list[int]]
     needed_tokens: int
 
-    def ours(self, decoder: Decoder) -> list[list[int]]:
+    def ours(self, engine: LLMEngine) -> list[list[int]]:
         """Answers of the engine, what decides them."""
         ...
 
@@ -74,21 +76,27 @@ class FewShot:
     unit: str = "episodes"
 
     @classmethod
-    def make(cls, tokenizer: TextTokenizer, ways: int, shots: int, episodes: int, vocabulary: int) -> "FewShot":
+    def make(
+        cls, tokenizer: TextTokenizer, ways: int, shots: int, episodes: int, vocabulary: int
+    ) -> "FewShot":
         """Episodes over 60 made-up images a class, five words an image in an order of its own.
 
         Args:
           tokenizer: writes the prompts.
           ways, shots: of an episode.
           episodes: how many.
-          vocabulary: ids are taken modulo the size of the language model's, for models that have no tokenizer.
+          vocabulary: ids are taken modulo the size of the language model's, for models that have no
+            tokenizer.
         """
         rng = np.random.default_rng(0)
         names = sorted(_WORDS)
         labels = np.repeat(np.arange(len(names)), 60)
         words = [[f" {word}" for word in rng.permutation(_WORDS[names[label]])] for label in labels]
         drawn = draw_episodes(labels, names, ways, shots, episodes, seed=0)
-        prompts = [tokenizer.encode_prompt(str(prompt)) for prompt in make_prompts(drawn, words, Scoring(rule="greedy"))]
+        prompts = [
+            tokenizer.encode_prompt(str(prompt))
+            for prompt in make_prompts(drawn, words, Scoring(rule="greedy"))
+        ]
         masks = [name_mask(tokenizer, episode.class_names) for episode in drawn]
         return cls(
             f"few-shot {ways}-way {shots}-shot",
@@ -106,21 +114,24 @@ class FewShot:
         """Steps at which the mask leaves a choice."""
         return max(map(len, self.masks))
 
-    def ours(self, decoder: Decoder) -> list[list[int]]:
+    def ours(self, engine: LLMEngine) -> list[list[int]]:
         """Tokens of each answer up to where the mask ends."""
-        return decoder.generate(self.prompts, self.needed_tokens, allowed=self.masks)
+        return engine.generate(self.prompts, self.needed_tokens, allowed=self.masks)
 
     def peer(self, loop: TorchLoop) -> list[list[int]]:
         """The same tokens, the first of 16."""
-        return [loop.generate(p, FEW_SHOT_TOKENS, mask)[: len(mask)] for p, mask in zip(self.prompts, self.masks)]
+        return [
+            loop.generate(p, FEW_SHOT_TOKENS, mask)[: len(mask)]
+            for p, mask in zip(self.prompts, self.masks)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Denoising:
     """A denoising task on pictures of random words.
 
-    To measure it in minutes, pictures are smaller than 16×16 words: a quarter of the windows at 8×8, each with a prompt of
-    the same length. Rates count whole pictures.
+    To measure it in minutes, pictures are smaller than 16×16 words: a quarter of the windows at
+    8×8, each with a prompt of the same length. Rates count whole pictures.
     """
 
     name: str
@@ -132,14 +143,24 @@ class Denoising:
     unit: str = "images"
 
     @classmethod
-    def make(cls, tokenizer: TextTokenizer, corruption: Corruption, images: int, grid: int, vocabulary: int) -> "Denoising":
+    def make(
+        cls,
+        tokenizer: TextTokenizer,
+        corruption: Corruption,
+        images: int,
+        grid: int,
+        vocabulary: int,
+    ) -> "Denoising":
         """Pictures of `grid` × `grid` words drawn from the whole vocabulary of the language model."""
         rng = np.random.default_rng(0)
         true, damaged = rng.integers(vocabulary, size=(2, images, grid, grid), dtype=np.int32)
         shown = true if corruption in FILLING else damaged
         protocol = Protocol()
         pieces = PromptPieces.encode(tokenizer, protocol.window)
-        inside = {f.name: tuple(i % vocabulary for i in getattr(pieces, f.name)) for f in dataclasses.fields(pieces)}
+        inside = {
+            f.name: tuple(i % vocabulary for i in getattr(pieces, f.name))
+            for f in dataclasses.fields(pieces)
+        }
         examples = draw_examples(true, shown, vocabulary, protocol, seed=0)
         words = LocalVocabulary(np.arange(vocabulary, dtype=np.int32))
         return cls(corruption, corruption, shown, examples, PromptPieces(**inside), words)
@@ -158,16 +179,24 @@ class Denoising:
     def prompts(self) -> list[list[int]]:
         """Of all windows of all pictures, nothing restored."""
         query = self.shown.reshape(len(self.shown), -1)
-        return [prompt for window in self._windows(self.shown.shape[1]) for prompt in self._prompts(query, *window)]
+        return [
+            prompt
+            for window in self._windows(self.shown.shape[1])
+            for prompt in self._prompts(query, *window)
+        ]
 
     @property
     def first_window(self) -> list[list[int]]:
         """The prompts of one window of all pictures."""
-        return self._prompts(self.shown.reshape(len(self.shown), -1), *self._windows(self.shown.shape[1])[0])
+        return self._prompts(
+            self.shown.reshape(len(self.shown), -1), *self._windows(self.shown.shape[1])[0]
+        )
 
-    def ours(self, decoder: Decoder) -> list[list[int]]:
+    def ours(self, engine: LLMEngine) -> list[list[int]]:
         """Words of the restored pictures, a window a row."""
-        restored = restore(decoder, self.pieces, self.vocabulary, self.shown, self.examples, self.corruption)
+        restored = restore(
+            engine, self.pieces, self.vocabulary, self.shown, self.examples, self.corruption
+        )
         return self._rows(restored.reshape(len(restored), -1))
 
     def peer(self, loop: TorchLoop) -> list[list[int]]:
@@ -177,7 +206,9 @@ class Denoising:
             query = restored if self.corruption in FILLING else restored.copy()
             for source, target in self._windows(self.shown.shape[1]):
                 (prompt,) = self._prompts(query, source, target, slice(image, image + 1))
-                restored[image, target] = loop.generate(prompt, self.needed_tokens)[: target.stop - target.start]
+                restored[image, target] = loop.generate(prompt, self.needed_tokens)[
+                    : target.stop - target.start
+                ]
         return self._rows(restored)
 
     @property
@@ -188,7 +219,11 @@ class Denoising:
         return sources_and_targets(self.corruption, (grid, grid), Protocol())
 
     def _rows(self, restored: np.ndarray) -> list[list[int]]:
-        return [words[target].tolist() for words in restored for _, target in self._windows(self.shown.shape[1])]
+        return [
+            words[target].tolist()
+            for words in restored
+            for _, target in self._windows(self.shown.shape[1])
+        ]
 
 
 def agreement(ours: Sequence[Sequence[int]], peer: Sequence[Sequence[int]]) -> float:

@@ -1,21 +1,28 @@
-"""What keeps the codebook in use, and what the GAN's start does to it: remedies × two starts × three seeds on the quickstart's photos.
+"""What keeps the codebook in use, and what the GAN's start does to it: remedies × two starts ×
+three seeds on the quickstart's photos.
 
 python -m v2l_jax.main --config=configs/codebook_health.py --workdir=runs/codebook_health
 
-Small pictures and few steps, the GAN starting half-way; a row set that is there is not trained again. The report has the table (usage,
-perplexity, dead words, PSNR, LPIPS, with intervals over seeds) and the curves; evaluate/codebook_health/curves.png is the same figure. About 75 minutes on 2 cores
-(AVX2); README has the outcome.
+Small pictures and few steps, the GAN starting half-way; a row set that is there is not trained
+again. The report has the table (usage, perplexity, dead words, PSNR, LPIPS, with intervals over
+seeds) and the curves; evaluate/codebook_health/curves.png is the same figure. About 75 minutes on 2
+cores (AVX2); README has the outcome.
 """
 
-from configs import quickstart
 from ml_collections import ConfigDict
+
+from configs import quickstart
 
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.jobs = ("codebook", "evaluate", "report")
     config.codebook.local_limit, config.codebook.expand_limit = 2_048, 2_048
-    config.model.image_size, config.model.channel_multipliers, config.model.z_channels = 32, (1, 2), 64
+    config.model.image_size, config.model.channel_multipliers, config.model.z_channels = (
+        32,
+        (1, 2),
+        64,
+    )
     config.train.start_from, config.train.learning_rate = "", 1e-3
     config.train.steps, config.train.batch_size = 100, 4
     config.train.disc_start = 50
@@ -25,11 +32,15 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 25
     config.evaluate.tasks = ("codebook_health",)
     config.evaluate.codebook_health = ConfigDict()
-    # Each start with each remedy; what is compared is the first remedy. Names, and what they change in config.train.
+    # Each start with each remedy; what is compared is the first remedy. Names, and what they change
+    # in config.train.
     config.evaluate.codebook_health.starts = (
         ("published start", (("encoder_scale", 1.0),)),
         # The quickstart's way until the GAN starts, so that there is a codebook in use to lose.
-        ("fitted start", (("encoder_start", 20), ("projector_fit_every", 10), ("projector_fit_until", 50))),
+        (
+            "fitted start",
+            (("encoder_start", 20), ("projector_fit_every", 10), ("projector_fit_until", 50)),
+        ),
     )
     config.evaluate.codebook_health.remedies = (
         ("none", ()),
@@ -37,7 +48,15 @@ def get_config() -> ConfigDict:
         ("revival", (("projector_revive_every", 20),)),
         ("entropy", (("weight_entropy", 0.1),)),
         ("discriminator warm-up", (("disc_warmup", 25),)),
-        ("all four", (("projector_recenter_every", 10), ("projector_revive_every", 20), ("weight_entropy", 0.1), ("disc_warmup", 25))),
+        (
+            "all four",
+            (
+                ("projector_recenter_every", 10),
+                ("projector_revive_every", 20),
+                ("weight_entropy", 0.1),
+                ("disc_warmup", 25),
+            ),
+        ),
     )
     config.evaluate.codebook_health.seeds = 3
     return config

@@ -1,10 +1,12 @@
-"""The paper's tokenizer: ImageNet at 128 px, LLaMA-2's vocabulary, CLIP ViT-L/14, 100 epochs at a global batch of 256.
+"""The paper's tokenizer: ImageNet at 128 px, LLaMA-2's vocabulary, CLIP ViT-L/14, 100 epochs at a
+global batch of 256.
 
 python -m v2l_jax.main --config=configs/imagenet.py --workdir=/data/v2l_imagenet
 
-Needs TFDS imagenet2012 (tfds build imagenet2012 --file_format=array_record), and access to the two models on the Hugging Face
-hub. The paper trained on 32 GPUs and reports FID 3.41, LPIPS 0.08, PSNR 23.56 with local tokens (Table 3).
-Not run by us at full length: a test takes a step of it on synthetic data of the right shapes.
+Needs TFDS imagenet2012 (tfds build imagenet2012 --file_format=array_record), and access to the two
+models on the Hugging Face hub. The paper trained on 32 GPUs and reports FID 3.41, LPIPS 0.08, PSNR
+23.56 with local tokens (Table 3). Not run by us at full length: a test takes a step of it on
+synthetic data of the right shapes.
 """
 
 from ml_collections import ConfigDict
@@ -14,11 +16,19 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.jobs = ("codebook", "train", "tokenize", "evaluate", "report")
-    config.profile = ()  # first and last training step to trace, such as 21,23; then: tensorboard --logdir WORKDIR/profile (or xprof)
-    # Devices: whole copies × parts of the batch × parts of batch and training state × parts of the codebook search; -1 = the rest.
+    # first and last training step to trace, such as 21,23; then: tensorboard --logdir
+    # WORKDIR/profile (or xprof)
+    config.profile = ()
+    # Devices: whole copies × parts of the batch × parts of batch and training state × parts of the
+    # codebook search; -1 = the rest.
     config.mesh = ConfigDict({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
-    # What lies where: the first (regex, dimensions' axes) that fits a name decides; a dimension that does not divide is not split.
-    config.sharding = (("^frozen/.*local_words$", ("tensor",)), ("^frozen/", ()), ("kernel$", ("...", "fsdp")))
+    # What lies where: the first (regex, dimensions' axes) that fits a name decides; a dimension
+    # that does not divide is not split.
+    config.sharding = (
+        ("^frozen/.*local_words$", ("tensor",)),
+        ("^frozen/", ()),
+        ("kernel$", ("...", "fsdp")),
+    )
 
     config.llm = "hf://meta-llama/Llama-2-7b-hf"
     config.llm_options = ConfigDict()
@@ -71,20 +81,27 @@ def get_config() -> ConfigDict:
     config.model.num_res_blocks = 2
     config.model.z_channels = 256
     config.model.attn_resolutions = (16,)
-    config.model.resolution = 256  # nominal: attention at 16 never comes on the way down from 256 in 4 levels
+    config.model.resolution = (
+        256  # nominal: attention at 16 never comes on the way down from 256 in 4 levels
+    )
     config.model.cross_attention_heads = 8
     config.model.global_tokens = 21
     config.model.dtype = "bfloat16"
 
     config.train = ConfigDict()
-    config.train.start_from = ""  # a released tokenizer ("v2l-mini", or its folder) whose parameters training goes on from
+    # a released tokenizer ("v2l-mini", or its folder) whose parameters training goes on from
+    config.train.start_from = ""
     config.train.steps = 0
     config.train.epochs = 100.0
     config.train.batch_size = 256  # 8 images × 32 devices
-    config.train.micro_batches = 1  # parts of a batch whose gradients are added up one after the other
+    config.train.micro_batches = (
+        1  # parts of a batch whose gradients are added up one after the other
+    )
     config.train.optimizer = "adam"  # or "lamb", "lars", for large batches
     config.train.learning_rate = 4.5e-4
-    config.train.learning_rate_scaling = "none"  # or "linear", "sqrt": in batch_size / base_batch_size
+    config.train.learning_rate_scaling = (
+        "none"  # or "linear", "sqrt": in batch_size / base_batch_size
+    )
     config.train.base_batch_size = 256  # what learning_rate is meant for
     config.train.warmup_steps = 0
     config.train.warmup_epochs = 5.0
@@ -93,20 +110,32 @@ def get_config() -> ConfigDict:
     config.train.weight_quantizer = 1.0
     config.train.weight_perceptual = 0.1
     config.train.weight_adversarial = 0.75
-    config.train.weight_entropy = 0.0  # of the codebook's entropy regulariser: sure assignments, words used alike (MAGVIT-v2: 0.1)
+    # of the codebook's entropy regulariser: sure assignments, words used alike (MAGVIT-v2: 0.1)
+    config.train.weight_entropy = 0.0
     config.train.entropy_temperature = 0.01  # of its soft assignments
     config.train.disc_start = 10_000
-    config.train.disc_warmup = 0  # steps before that from which the discriminator trains already, on reconstructions
+    config.train.disc_warmup = (
+        0  # steps before that from which the discriminator trains already, on reconstructions
+    )
     config.train.encoder_start = 0
     config.train.encoder_scale = 1.0  # of the learning rate
     config.train.projector_fit_every = 0
     config.train.projector_fit_until = 0
-    config.train.projector_recenter_every = 0  # shift and scale the projector's output to the encoder's features; 0 = never
-    config.train.projector_revive_every = 0  # send words unused since the last time towards their nearest features; 0 = never
-    config.train.ema_decay = 0.0  # of the moving average of the weights that is evaluated and kept; 0 = none
-    config.train.skip_spikes_above = 0.0  # leave out steps whose gradient is so many times its usual norm; 0 = none
+    config.train.projector_recenter_every = (
+        0  # shift and scale the projector's output to the encoder's features; 0 = never
+    )
+    config.train.projector_revive_every = (
+        0  # send words unused since the last time towards their nearest features; 0 = never
+    )
+    config.train.ema_decay = (
+        0.0  # of the moving average of the weights that is evaluated and kept; 0 = none
+    )
+    config.train.skip_spikes_above = (
+        0.0  # leave out steps whose gradient is so many times its usual norm; 0 = none
+    )
     config.train.skip_spikes_start = 100  # steps before the first that may be left out
-    config.train.remat = "none"  # activations: "blocks" keeps those between blocks, "all" recomputes all; saves memory
+    # activations: "blocks" keeps those between blocks, "all" recomputes all; saves memory
+    config.train.remat = "none"
     config.train.crop_scale = ()  # no augmentation
     config.train.flip = False
     config.train.loader_workers = 16
@@ -115,31 +144,47 @@ def get_config() -> ConfigDict:
     config.train.checkpoint_every = 2_500
     config.train.keep_last = 2
     config.train.keep_every = 0  # also keep the checkpoints of every so many steps; 0 = none
-    config.train.hang_minutes = 0  # no step for so long: print every thread's stack and exit; 0 = wait for ever
+    config.train.hang_minutes = (
+        0  # no step for so long: print every thread's stack and exit; 0 = wait for ever
+    )
 
     config.evaluate = ConfigDict()
     config.evaluate.tasks = ("reconstruction", "few_shot")
     config.evaluate.reconstruction = ConfigDict()
-    config.evaluate.reconstruction.inception = ""  # weights of FID's and IS's Inception (such as "inception-v3-fid"); "" = neither
+    config.evaluate.reconstruction.inception = (
+        ""  # weights of FID's and IS's Inception (such as "inception-v3-fid"); "" = neither
+    )
     config.evaluate.batch_size = 256
     config.evaluate.few_shot = ConfigDict()
     config.evaluate.few_shot.ways = (2, 5)
     config.evaluate.few_shot.shots = (1, 3, 5)
-    config.evaluate.few_shot.repetitions = 0  # how often the examples are shown again; this and the next ones may be tuples
+    config.evaluate.few_shot.repetitions = (
+        0  # how often the examples are shown again; this and the next ones may be tuples
+    )
     config.evaluate.few_shot.induction = True  # state the task first
-    config.evaluate.few_shot.table_1 = False  # of shots × repetitions × induction, only the columns of the paper's Table 1
+    config.evaluate.few_shot.table_1 = (
+        False  # of shots × repetitions × induction, only the columns of the paper's Table 1
+    )
     config.evaluate.few_shot.tokens = 5
     config.evaluate.few_shot.rule = "greedy"
     config.evaluate.few_shot.calibrate = False
     config.evaluate.few_shot.single_words = False  # leave out words of several tokens
-    config.evaluate.few_shot.selection = "nearest"  # words, as published; or "diverse": no lemma twice, maximal marginal relevance
+    config.evaluate.few_shot.selection = (
+        "nearest"  # words, as published; or "diverse": no lemma twice, maximal marginal relevance
+    )
     config.evaluate.few_shot.mmr = 0.8  # λ of "diverse": 1 is relevance alone, less is more diverse
-    config.evaluate.few_shot.adaptive = 0.0  # leave out words below this share of the first word's similarity
+    config.evaluate.few_shot.adaptive = (
+        0.0  # leave out words below this share of the first word's similarity
+    )
     config.evaluate.few_shot.ordering = "random"  # of shots; or "nearest_last"
     config.evaluate.few_shot.episodes = 1000
     config.evaluate.few_shot.controls = ("shuffled",)  # and "no_tokens"
     config.evaluate.few_shot.control_shots = (1, 3, 5)  # shots at which the controls run too
-    config.evaluate.few_shot.episode_file = ""  # published episodes instead, such as "fewshot_split/{ways}_way_{shots}_shot.csv"
+    config.evaluate.few_shot.episode_file = (
+        ""  # published episodes instead, such as "fewshot_split/{ways}_way_{shots}_shot.csv"
+    )
     config.evaluate.few_shot.episode_photos = ""  # the folder that their lines start from
-    config.evaluate.few_shot.class_names = ConfigDict()  # what to call a class; WordNet ids have names already
+    config.evaluate.few_shot.class_names = (
+        ConfigDict()
+    )  # what to call a class; WordNet ids have names already
     return config

@@ -2,9 +2,10 @@
 
 python -m v2l_jax.main --config=configs/v2l_mini.py --workdir=runs/v2l_mini
 
-Trained on every natural photo that the package registries were found to carry (992; about 360 MB of packages, by pip, npm and apt-get), but for the
-232 that the quickstart holds out: those, and scikit-image's, are what it is measured on. Ends with runs/v2l_mini/release: the files and
-their model card.
+Trained on every natural photo that the package registries were found to carry (992; about 360 MB of
+packages, by pip, npm and apt-get), but for the 232 that the quickstart holds out: those, and
+scikit-image's, are what it is measured on. Ends with runs/v2l_mini/release: the files and their
+model card.
 """
 
 from ml_collections import ConfigDict
@@ -14,10 +15,16 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.jobs = ("codebook", "train", "release")
-    # Devices: whole copies × parts of the batch × parts of batch and training state × parts of the codebook search; -1 = the rest.
+    # Devices: whole copies × parts of the batch × parts of batch and training state × parts of the
+    # codebook search; -1 = the rest.
     config.mesh = ConfigDict({"replica": 1, "data": -1, "fsdp": 1, "tensor": 1})
-    # What lies where: the first (regex, dimensions' axes) that fits a name decides; a dimension that does not divide is not split.
-    config.sharding = (("^frozen/.*local_words$", ("tensor",)), ("^frozen/", ()), ("kernel$", ("...", "fsdp")))
+    # What lies where: the first (regex, dimensions' axes) that fits a name decides; a dimension
+    # that does not divide is not split.
+    config.sharding = (
+        ("^frozen/.*local_words$", ("tensor",)),
+        ("^frozen/", ()),
+        ("kernel$", ("...", "fsdp")),
+    )
 
     # Words: the quickstart's, so that its codebook is this tokenizer's.
     config.llm = "smollm2-135m-instruct"
@@ -50,7 +57,8 @@ def get_config() -> ConfigDict:
     config.codebook.expand_batch_size = 1024
     config.codebook.embed_batch_size = 512
 
-    # Photos: the quickstart's, split as there (by content, class by class, by the seed); then all others, for training alone.
+    # Photos: the quickstart's, split as there (by content, class by class, by the seed); then all
+    # others, for training alone.
     config.data = ConfigDict()
     config.data.kind = "folders"
     config.data.name = "photos of the package registries"
@@ -66,7 +74,8 @@ def get_config() -> ConfigDict:
     config.data.held_out = 0.4
     config.data.unlabelled = ("natural-photos", "pictwo-photos", "plasma-photos", "mate-photos")
     config.data.report = ("scikit-image-photos",)  # never trained on either
-    config.data.short_side = 384  # training photos are decoded once, brought down to this, and kept in memory (about 0.6 GB)
+    # training photos are decoded once, brought down to this, and kept in memory (about 0.6 GB)
+    config.data.short_side = 384
     config.data.crop_size = 0  # straight to 128 px
     config.data.antialias = False
     config.data.tfds_dir = ""
@@ -76,7 +85,12 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.image_size = 128
     config.model.channels = 32
-    config.model.channel_multipliers = (1, 1, 2, 4)  # halves the side three times: 16 × 16 = 256 local tokens
+    config.model.channel_multipliers = (
+        1,
+        1,
+        2,
+        4,
+    )  # halves the side three times: 16 × 16 = 256 local tokens
     config.model.num_res_blocks = 1
     config.model.z_channels = 128
     config.model.attn_resolutions = ()
@@ -86,7 +100,8 @@ def get_config() -> ConfigDict:
     config.model.dtype = "float32"
 
     config.train = ConfigDict()
-    config.train.start_from = ""  # a released tokenizer ("v2l-mini", or its folder) whose parameters training goes on from
+    # a released tokenizer ("v2l-mini", or its folder) whose parameters training goes on from
+    config.train.start_from = ""
     config.train.steps = 2_200
     config.train.epochs = 0.0
     config.train.batch_size = 8
@@ -102,17 +117,25 @@ def get_config() -> ConfigDict:
     config.train.weight_quantizer = 1.0
     config.train.weight_perceptual = 0.1
     config.train.weight_adversarial = 0.75
-    config.train.weight_entropy = 0.0  # of the codebook's entropy regulariser: sure assignments, words used alike (MAGVIT-v2: 0.1)
+    # of the codebook's entropy regulariser: sure assignments, words used alike (MAGVIT-v2: 0.1)
+    config.train.weight_entropy = 0.0
     config.train.entropy_temperature = 0.01  # of its soft assignments
     config.train.disc_start = 10_000  # as in the paper: later than this run lasts
-    config.train.disc_warmup = 0  # steps before that from which the discriminator trains already, on reconstructions
-    # As in the quickstart: the decoder learns first, the encoder then moves slowly, and the projector is fitted to its features.
+    config.train.disc_warmup = (
+        0  # steps before that from which the discriminator trains already, on reconstructions
+    )
+    # As in the quickstart: the decoder learns first, the encoder then moves slowly, and the
+    # projector is fitted to its features.
     config.train.encoder_start = 200
     config.train.encoder_scale = 0.2
     config.train.projector_fit_every = 20
     config.train.projector_fit_until = 1_600
-    config.train.projector_recenter_every = 0  # shift and scale the projector's output to the encoder's features; 0 = never
-    config.train.projector_revive_every = 0  # send words unused since the last time towards their nearest features; 0 = never
+    config.train.projector_recenter_every = (
+        0  # shift and scale the projector's output to the encoder's features; 0 = never
+    )
+    config.train.projector_revive_every = (
+        0  # send words unused since the last time towards their nearest features; 0 = never
+    )
     config.train.ema_decay = 0.995
     config.train.skip_spikes_above = 0.0
     config.train.skip_spikes_start = 100

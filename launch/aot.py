@@ -1,12 +1,15 @@
 """python -m launch.aot --config=configs/imagenet.py --topology=v5e:16x16 [--program=train] [--sweep] [--effort=0]
 
-Compiles a config's train step, or LLaMA's prefill or decode step, for a TPU topology that is not there, and prints what a chip would
-hold and do: memory by part and whether it fits, FLOPs, bytes, collectives by kind and size, and the least step time with its bound.
-`--sweep` prints a line for 8, 16, … chips up to the topology named, with the batch growing along (weak scaling) and kept (strong). It
-compiles with little effort (`--effort=-1`), in a tenth of the time: for configs/imagenet.py that gives 7 % more memory and a fifth less
-HBM traffic than a run's own compilation, the same operations and collectives.
+Compiles a config's train step, or LLaMA's prefill or decode step, for a TPU topology that is not
+there, and prints what a chip would hold and do: memory by part and whether it fits, FLOPs, bytes,
+collectives by kind and size, and the least step time with its bound. `--sweep` prints a line for 8,
+16, … chips up to the topology named, with the batch growing along (weak scaling) and kept (strong).
+It compiles with little effort (`--effort=-1`), in a tenth of the time: for configs/imagenet.py that
+gives 7 % more memory and a fifth less HBM traffic than a run's own compilation, the same operations
+and collectives.
 
-Needs the TPU compiler, not a TPU: `make tpu-compiler`, then PYTHONPATH=.venv-tpu; or pip install 'v2l_jax[tpu]'.
+Needs the TPU compiler, not a TPU: `make tpu-compiler`, then PYTHONPATH=.venv-tpu; or pip install
+'v2l_jax[tpu]'.
 """
 
 import dataclasses
@@ -18,36 +21,61 @@ import sys
 from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # the compiler asks no metadata server which TPU it is on
+os.environ.setdefault(
+    "TPU_SKIP_MDS_QUERY", "1"
+)  # the compiler asks no metadata server which TPU it is on
 os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # compiling takes no chip, so several may at a time
+os.environ.setdefault(
+    "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
+)  # compiling takes no chip, so several may at a time
 os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 
-import jax  # noqa: E402
-from absl import app, flags  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from ml_collections import ConfigDict, config_flags  # noqa: E402
+import jax
+from absl import app, flags
+from jax.experimental import topologies
+from ml_collections import ConfigDict, config_flags
 
-from launch import programs  # noqa: E402
-from launch.chips import Chip, chip_of  # noqa: E402
-from launch.compiled_costs import Costs, costs_of  # noqa: E402
-from v2l_jax.errors import ConfigError, V2LError  # noqa: E402
-from v2l_jax.jobs import building, validation  # noqa: E402
-from v2l_jax.parallel.mesh import make_mesh  # noqa: E402
-from v2l_jax.progress import progress_bar  # noqa: E402
+from launch import programs
+from launch.chips import Chip, chip_of
+from launch.compiled_costs import Costs, costs_of
+from v2l_jax.errors import ConfigError, V2LError
+from v2l_jax.jobs import validation
+from v2l_jax.parallel.mesh import make_mesh
+from v2l_jax.progress import progress_bar
+from v2l_jax.run import building
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file; --config.mesh.fsdp=4 and the like override it.")
-_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "Chip and shape, as libtpu names them: v5e:16x16, v4:2x2x4, v5p:2x2x4, v6e:4x4.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Experiment file; --config.mesh.fsdp=4 and the like override it."
+)
+_TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    "v5e:2x4",
+    "Chip and shape, as libtpu names them: v5e:16x16, v4:2x2x4, v5p:2x2x4, v6e:4x4.",
+)
 _PROGRAM = flags.DEFINE_enum("program", "train", ["train", "prefill", "decode"], "What to compile.")
 _LLM = flags.DEFINE_enum("llm", "llama-2-7b", list(programs.LLAMAS), "Model of prefill and decode.")
-_BATCH = flags.DEFINE_integer("batch", 0, "Rows of prefill and decode; 0 = one a chip of the batch axes. Training takes config.train.batch_size.")
-_LENGTH = flags.DEFINE_integer("length", 1024, "Tokens of a prompt (prefill), or of a full cache (decode).")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 1_281_167, "Training images of an epoch; ImageNet's by default.")
-_SWEEP = flags.DEFINE_bool("sweep", False, "A table from 8 chips to the topology's, by doubling; training only.")
+_BATCH = flags.DEFINE_integer(
+    "batch",
+    0,
+    "Rows of prefill and decode; 0 = one a chip of the batch axes. Training takes config.train.batch_size.",
+)
+_LENGTH = flags.DEFINE_integer(
+    "length", 1024, "Tokens of a prompt (prefill), or of a full cache (decode)."
+)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", 1_281_167, "Training images of an epoch; ImageNet's by default."
+)
+_SWEEP = flags.DEFINE_bool(
+    "sweep", False, "A table from 8 chips to the topology's, by doubling; training only."
+)
 _EFFORT = flags.DEFINE_float(
-    "effort", None, "How hard the compiler tries, -1 to 1. 0 is what a run uses; -1 takes a tenth of the time. Default: 0, for a sweep -1.", -1, 1
+    "effort",
+    None,
+    "How hard the compiler tries, -1 to 1. 0 is what a run uses; -1 takes a tenth of the time. Default: 0, for a sweep -1.",
+    -1,
+    1,
 )
 
 
@@ -94,7 +122,8 @@ def estimate(config: ConfigDict, topology: str, batch: int | None = None) -> Est
     """Compiles `--program` for a topology; `batch` replaces `config.train.batch_size`.
 
     Raises:
-      ConfigError: libtpu is not installed or does not know the topology, or the mesh does not fit it.
+      ConfigError: libtpu is not installed or does not know the topology, or the mesh does not fit
+        it.
       DoesNotFitError: the chips have too little memory.
     """
     devices = describe(topology)
@@ -118,7 +147,9 @@ def estimate(config: ConfigDict, topology: str, batch: int | None = None) -> Est
             "--config.train.micro_batches, --config.train.remat, or more chips"
         ) from error
     costs = costs_of(compiled, program.traced.jaxpr.jaxpr, len(devices))
-    return Estimate(topology, len(devices), chip_of(devices[0].device_kind), batch, program.held, costs)
+    return Estimate(
+        topology, len(devices), chip_of(devices[0].device_kind), batch, program.held, costs
+    )
 
 
 def describe(topology: str) -> list[jax.Device]:
@@ -130,10 +161,14 @@ def describe(topology: str) -> list[jax.Device]:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
     except ModuleNotFoundError as error:
-        raise ConfigError("the TPU compiler is not installed: make tpu-compiler, then PYTHONPATH=.venv-tpu") from error
+        raise ConfigError(
+            "the TPU compiler is not installed: make tpu-compiler, then PYTHONPATH=.venv-tpu"
+        ) from error
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"--topology={topology} is not to be had ({reason}); examples: v5e:4x4, v4:2x2x4, v5p:2x2x4") from error
+        raise ConfigError(
+            f"--topology={topology} is not to be had ({reason}); examples: v5e:4x4, v4:2x2x4, v5p:2x2x4"
+        ) from error
 
 
 def describe_estimate(found: Estimate, images: int, epochs: float) -> Iterator[str]:
@@ -151,14 +186,20 @@ def describe_estimate(found: Estimate, images: int, epochs: float) -> Iterator[s
     if len(costs.collectives) > 8:
         yield f"    and {len(costs.collectives) - 8} smaller kinds"
     seconds = costs.seconds(chip)
-    yield "  least time of a step: " + ", ".join(f"{name} {1e3 * value:.3g} ms" for name, value in seconds.items()) + f"; bound by {found.bound}"
+    yield (
+        "  least time of a step: "
+        + ", ".join(f"{name} {1e3 * value:.3g} ms" for name, value in seconds.items())
+        + f"; bound by {found.bound}"
+    )
     if _PROGRAM.value == "train":
         rate = found.batch / found.step_seconds
         yield f"  at most {rate:,.0f} images/s; {epochs:g} epochs of {images:,} images take at least {epochs * images / rate / 86_400:.2f} days"
 
 
 def sweep_topologies(topology: str) -> list[str]:
-    """Topologies of the same chip from 8 chips by doubling to the one named: v5e:4x4 gives v5e:2x4, v5e:4x4."""
+    """Topologies of the same chip from 8 chips by doubling to the one named: v5e:4x4 gives v5e:2x4,
+    v5e:4x4.
+    """
     kind, _, shape = topology.partition(":")
     sides = [int(side) for side in re.findall(r"\d+", shape)]
     found = [topology]
@@ -170,14 +211,18 @@ def sweep_topologies(topology: str) -> list[str]:
 
 
 def sweep(config: ConfigDict, topology: str) -> Iterator[str]:
-    """A table of weak and strong scaling up to a topology; the batch of the config is that of the whole topology."""
+    """A table of weak and strong scaling up to a topology; the batch of the config is that of the
+    whole topology.
+    """
     names = sweep_topologies(topology)
     whole, chips = config.train.batch_size, len(describe(topology))
     points = [(mode, name) for mode in ("weak", "strong") for name in names]
     yield "| scaling | topology | chips | batch | memory a chip | fits | compute ms | memory ms | network ms | bound | images/s at most | over the first, a chip |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     first: dict[str, float] = {}
-    compiled = functools.cache(lambda name, batch: estimate(config, name, batch))  # both kinds of scaling end at the same point
+    compiled = functools.cache(
+        lambda name, batch: estimate(config, name, batch)
+    )  # both kinds of scaling end at the same point
     for mode, name in progress_bar(points, "compiling", "topology"):
         batch = whole * len(describe(name)) // chips if mode == "weak" else whole
         try:
@@ -186,7 +231,9 @@ def sweep(config: ConfigDict, topology: str) -> Iterator[str]:
             yield f"| {mode} | {name} | {len(describe(name))} | {batch:,} | | no | | | | | | |"
             continue
         rate = batch / found.step_seconds / found.chips
-        times = " | ".join(f"{1e3 * value:.3g}" for value in found.costs.seconds(found.chip).values())
+        times = " | ".join(
+            f"{1e3 * value:.3g}" for value in found.costs.seconds(found.chip).values()
+        )
         yield (
             f"| {mode} | {name} | {found.chips} | {batch:,} | {_bytes(found.costs.peak_memory)} | {'yes' if found.fits else 'no'} | {times} | "
             f"{found.bound} | {rate * found.chips:,.0f} | {rate / first.setdefault(mode, rate):.2f} |"
@@ -211,13 +258,21 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("try --config=configs/imagenet.py --topology=v5e:16x16")
     config = _CONFIG.value
     usual_effort = -1.0 if _SWEEP.value else 0.0
-    jax.config.update("jax_exec_time_optimization_effort", usual_effort if _EFFORT.value is None else _EFFORT.value)
+    jax.config.update(
+        "jax_exec_time_optimization_effort",
+        usual_effort if _EFFORT.value is None else _EFFORT.value,
+    )
     try:
         validation.check(config)
         if _SWEEP.value:
             lines = sweep(config, _TOPOLOGY.value)
         else:
-            epochs = config.train.epochs or building.total_steps(config, _NUM_IMAGES.value) * config.train.batch_size / _NUM_IMAGES.value
+            epochs = (
+                config.train.epochs
+                or building.total_steps(config, _NUM_IMAGES.value)
+                * config.train.batch_size
+                / _NUM_IMAGES.value
+            )
             lines = describe_estimate(estimate(config, _TOPOLOGY.value), _NUM_IMAGES.value, epochs)
         for line in lines:
             print(line, flush=True)
@@ -228,7 +283,17 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
-        names = ("config", "topology", "program", "llm", "batch", "length", "num_images", "sweep", "effort")
+        names = (
+            "config",
+            "topology",
+            "program",
+            "llm",
+            "batch",
+            "length",
+            "num_images",
+            "sweep",
+            "effort",
+        )
         print("\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in names))
         sys.exit(0)
     app.run(main)

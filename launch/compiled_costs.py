@@ -1,4 +1,6 @@
-"""What a compiled program costs a chip: memory, FLOPs, bytes, collectives; and the least time that they take."""
+"""What a compiled program costs a chip: memory, FLOPs, bytes, collectives; and the least time that
+they take.
+"""
 
 import dataclasses
 import math
@@ -9,13 +11,30 @@ from typing import Any
 
 import jax
 import jax.extend.core
+
 from launch.chips import Chip
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-_ELEMENT_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+_ELEMENT_BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "s16": 2,
+    "u16": 2,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+    "f64": 8,
+}
 _ARRAY = re.compile(r"\b(" + "|".join(_ELEMENT_BYTES) + r")\[([\d,]*)\]")
-_OPERATION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) (" + "|".join(COLLECTIVES) + r")(?:-start)?\(")
+_OPERATION = re.compile(
+    r"^\s*(?:ROOT )?%?[\w.\-]+ = (.*?) (" + "|".join(COLLECTIVES) + r")(?:-start)?\("
+)
 _CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _BODY = re.compile(r"body=%?([\w.\-]+)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
@@ -56,8 +75,8 @@ class Costs:
 
     Attributes:
       flops: multiply-adds × 2 of matrix products and convolutions.
-      hbm_bytes: read and written: the compiler's count, which takes the body of a loop once, or all arguments and results once
-        if that is more.
+      hbm_bytes: read and written: the compiler's count, which takes the body of a loop once, or all
+        arguments and results once if that is more.
       arguments: bytes of HBM that inputs take.
       outputs: bytes of results that do not take the place of a donated input.
       temporaries: bytes of HBM for all that lives in between: activations, gradients, padding.
@@ -86,11 +105,15 @@ class Costs:
 
 
 def costs_of(compiled: Any, jaxpr: Any, num_devices: int) -> Costs:
-    """Reads the costs of a `jax.stages.Compiled` program; `jaxpr` is what it was traced to, for all devices together."""
+    """Reads the costs of a `jax.stages.Compiled` program; `jaxpr` is what it was traced to, for all
+    devices together.
+    """
     memory, counted = compiled.memory_analysis(), compiled.cost_analysis()
     return Costs(
         flops=flops_of(jaxpr) / num_devices,
-        hbm_bytes=max(counted["bytes accessed"], memory.argument_size_in_bytes + memory.output_size_in_bytes),
+        hbm_bytes=max(
+            counted["bytes accessed"], memory.argument_size_in_bytes + memory.output_size_in_bytes
+        ),
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
@@ -101,12 +124,15 @@ def costs_of(compiled: Any, jaxpr: Any, num_devices: int) -> Costs:
 def flops_of(jaxpr: Any, branch: Callable[[Iterable[float]], float] = max) -> float:
     """Multiply-adds × 2 of a jaxpr's matrix products and convolutions; loops as often as they run.
 
-    A `while_loop`, whose length nobody knows, counts once; of a `cond`, what `branch` makes of its branches: the costliest.
+    A `while_loop`, whose length nobody knows, counts once; of a `cond`, what `branch` makes of its
+    branches: the costliest.
     """
     total = 0.0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
-        inner = [_open(value) for value in jax.tree.leaves(params, is_leaf=_is_jaxpr) if _is_jaxpr(value)]
+        inner = [
+            _open(value) for value in jax.tree.leaves(params, is_leaf=_is_jaxpr) if _is_jaxpr(value)
+        ]
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
@@ -114,12 +140,16 @@ def flops_of(jaxpr: Any, branch: Callable[[Iterable[float]], float] = max) -> fl
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval
             features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-            dilated = math.prod(params["lhs_dilation"])  # the zeros that it puts between are not multiplied
+            dilated = math.prod(
+                params["lhs_dilation"]
+            )  # the zeros that it puts between are not multiplied
             total += 2.0 * equation.outvars[0].aval.size * kernel.size / features / dilated
         elif name == "cond":
             total += branch(flops_of(i, branch) for i in inner)
         else:
-            total += (params.get("length", 1) if name == "scan" else 1) * sum(flops_of(i, branch) for i in inner)
+            total += (params.get("length", 1) if name == "scan" else 1) * sum(
+                flops_of(i, branch) for i in inner
+            )
     return total
 
 
@@ -132,7 +162,8 @@ def _open(value: Any) -> Any:
 
 
 def collectives_of(hlo: str, num_devices: int) -> tuple[Collective, ...]:
-    """Collectives of a compiled module's text, those in loops as often as the loop runs; largest traffic first.
+    """Collectives of a compiled module's text, those in loops as often as the loop runs; largest
+    traffic first.
 
     Args:
       hlo: the text of the module after partitioning.
@@ -144,21 +175,36 @@ def collectives_of(hlo: str, num_devices: int) -> tuple[Collective, ...]:
     def visit(name: str, times: int) -> None:
         for line in computations.get(name, ()):
             if match := _OPERATION.match(line):
-                found[match[2], _result_bytes(match[1], match[2], line), _group_size(line, num_devices)] += times
+                found[
+                    match[2],
+                    _result_bytes(match[1], match[2], line),
+                    _group_size(line, num_devices),
+                ] += times
             for body in _BODY.findall(line):
                 visit(body, times * _trips(computations, _CONDITION.search(line)[1]))
             for callee in _CALLS.findall(line):
                 visit(callee, times)
 
     visit(entry, 1)
-    collectives = [Collective(kind, size, group, count) for (kind, size, group), count in found.items() if group > 1]
+    collectives = [
+        Collective(kind, size, group, count)
+        for (kind, size, group), count in found.items()
+        if group > 1
+    ]
     return tuple(sorted(collectives, key=lambda c: -c.count * c.wire_bytes))
 
 
 def _trips(computations: dict[str, list[str]], condition: str) -> int:
-    """How often a loop runs: the number its counter is compared with, of which `lax.scan` makes a constant."""
+    """How often a loop runs: the number its counter is compared with, of which `lax.scan` makes a
+    constant.
+    """
     lines = computations.get(condition, [])
-    called = [inner for line in lines for name in _CALLS.findall(line) for inner in computations.get(name, [])]
+    called = [
+        inner
+        for line in lines
+        for name in _CALLS.findall(line)
+        for inner in computations.get(name, [])
+    ]
     limits = [int(limit) for line in (*lines, *called) for limit in _TRIPS.findall(line)]
     return max(limits, default=1)
 
@@ -180,8 +226,16 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _result_bytes(shape: str, kind: str, line: str) -> int:
-    sizes = [_ELEMENT_BYTES[kind] * math.prod(int(n) for n in dims.split(",") if n) for kind, dims in _ARRAY.findall(shape)]
-    if f"{kind}-start(" in line and shape.startswith("(") and len(sizes) > 1 and kind != "all-reduce":
+    sizes = [
+        _ELEMENT_BYTES[kind] * math.prod(int(n) for n in dims.split(",") if n)
+        for kind, dims in _ARRAY.findall(shape)
+    ]
+    if (
+        f"{kind}-start(" in line
+        and shape.startswith("(")
+        and len(sizes) > 1
+        and kind != "all-reduce"
+    ):
         return max(sizes)  # an asynchronous start gives its operand beside its result
     return sum(sizes)
 

@@ -1,13 +1,16 @@
-"""Several processes on this machine as one job: how the tests run many hosts, and how one machine runs a process for each GPU.
+"""Several processes on this machine as one job: how the tests run many hosts, and how one machine
+runs a process for each GPU.
 
     python -m launch.local --processes=4 --cpu_devices=2 -- --config=configs/quickstart.py --workdir=runs/quickstart
 
-Everything after -- goes to `python -m v2l_jax.main`, with --coordinator, --num_processes and --process_id added. Process 0 writes to this
-terminal, the others to process_<i>.log in --logs. With --cpu_devices each process has so many simulated CPU devices; with
---gpus_per_process, so many of the GPUs, in order.
+Everything after -- goes to `python -m v2l_jax.main`, with --coordinator, --num_processes and
+--process_id added. Process 0 writes to this terminal, the others to process_<i>.log in --logs. With
+--cpu_devices each process has so many simulated CPU devices; with --gpus_per_process, so many of
+the GPUs, in order.
 
-The job's end is that of the first process to fail, which is named; the others are then stopped. With --retries a job that was told
-to stop and saved (SIGTERM, exit code 143) or that failed is started again, up to so many times.
+The job's end is that of the first process to fail, which is named; the others are then stopped.
+With --retries a job that was told to stop and saved (SIGTERM, exit code 143) or that failed is
+started again, up to so many times.
 """
 
 import argparse
@@ -27,7 +30,9 @@ GRACE_SECONDS = 60
 
 def main() -> int:
     """Parses the command line, runs the job, returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--cpu_devices", type=int, default=0)
     parser.add_argument("--gpus_per_process", type=int, default=0)
@@ -41,7 +46,9 @@ def main() -> int:
         code = run(options)
         if code == 0 or not left:
             break
-        print(f"the job ended with {code}; starting it again, {left} times at most", file=sys.stderr)
+        print(
+            f"the job ended with {code}; starting it again, {left} times at most", file=sys.stderr
+        )
     return code
 
 
@@ -52,13 +59,18 @@ def run(options: argparse.Namespace) -> int:
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     processes = [_start(options, index, coordinator) for index in range(options.processes)]
     for index, process in enumerate(processes):
-        print(f"process {index}: pid {process.pid}{f', {_log(options.logs, index)}' if index else ''}", file=sys.stderr)
+        print(
+            f"process {index}: pid {process.pid}{f', {_log(options.logs, index)}' if index else ''}",
+            file=sys.stderr,
+        )
 
     def pass_on(number: int, _: object) -> None:
         for process in processes:
             process.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {
+        number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         return _wait(processes, options.logs)
     finally:
@@ -73,11 +85,20 @@ def _start(options: argparse.Namespace, index: int, coordinator: str) -> subproc
     environment = dict(os.environ)
     if options.cpu_devices:
         flag = f"--xla_force_host_platform_device_count={options.cpu_devices}"
-        environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {flag}".strip()}
+        environment |= {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {flag}".strip(),
+        }
     if options.gpus_per_process:
         first = index * options.gpus_per_process
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(str(first + gpu) for gpu in range(options.gpus_per_process))
-    flags = [f"--coordinator={coordinator}", f"--num_processes={options.processes}", f"--process_id={index}"]
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(
+            str(first + gpu) for gpu in range(options.gpus_per_process)
+        )
+    flags = [
+        f"--coordinator={coordinator}",
+        f"--num_processes={options.processes}",
+        f"--process_id={index}",
+    ]
     command = [sys.executable, "-m", "v2l_jax.main", *options.arguments, *flags]
     if index == 0:
         return subprocess.Popen(command, env=environment)
@@ -103,7 +124,10 @@ def _wait(processes: list[subprocess.Popen], logs: pathlib.Path) -> int:
         if PREEMPTED in codes:
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         time.sleep(0.1)
-    print(f"some processes still ran {GRACE_SECONDS} s after another was told to stop; they were killed", file=sys.stderr)
+    print(
+        f"some processes still ran {GRACE_SECONDS} s after another was told to stop; they were killed",
+        file=sys.stderr,
+    )
     return PREEMPTED
 
 

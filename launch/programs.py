@@ -1,4 +1,6 @@
-"""The programs that a run is made of, lowered for a mesh from shapes alone: nothing is loaded, nothing is allocated."""
+"""The programs that a run is made of, lowered for a mesh from shapes alone: nothing is loaded,
+nothing is allocated.
+"""
 
 import dataclasses
 import math
@@ -9,20 +11,44 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from v2l_jax.jobs import building
+from v2l_jax.llm.llama import KVCache, Llama
+from v2l_jax.llm.llama_config import LlamaConfig, config_from_huggingface
+from v2l_jax.llm.llama_sharding import cache_spec, param_shardings
 from v2l_jax.parallel.mesh import batch_sharding
 from v2l_jax.parallel.sharding import tree_shardings
+from v2l_jax.run import building
 from v2l_jax.towers import vgg
-from v2l_jax.towers.llama import KVCache, Llama
-from v2l_jax.towers.llama_config import LlamaConfig, config_from_huggingface
-from v2l_jax.towers.llama_sharding import cache_spec, param_shardings
 
-_LLAMA_2 = {"model_type": "llama", "vocab_size": 32_000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
+_LLAMA_2 = {
+    "model_type": "llama",
+    "vocab_size": 32_000,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
 LLAMAS = {
-    "llama-2-7b": _LLAMA_2 | {"hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32, "num_attention_heads": 32},
-    "llama-2-13b": _LLAMA_2 | {"hidden_size": 5120, "intermediate_size": 13_824, "num_hidden_layers": 40, "num_attention_heads": 40},
+    "llama-2-7b": _LLAMA_2
+    | {
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "llama-2-13b": _LLAMA_2
+    | {
+        "hidden_size": 5120,
+        "intermediate_size": 13_824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+    },
     "llama-2-70b": _LLAMA_2
-    | {"hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8},
+    | {
+        "hidden_size": 8192,
+        "intermediate_size": 28_672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    },
 }
 """config.json of the models in the paper's tables (Touvron et al. 2023)."""
 
@@ -38,7 +64,9 @@ class Words:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A traced program (`jax.stages.Traced`), and the bytes a chip holds of each part of its arguments."""
+    """A traced program (`jax.stages.Traced`), and the bytes a chip holds of each part of its
+    arguments.
+    """
 
     traced: Any
     held: dict[str, int]
@@ -47,17 +75,32 @@ class Program:
 def train_step(config: ConfigDict, mesh: Mesh, words: Words, num_images: int) -> Program:
     """The tokenizer's train step of a config, every leaf where `config.sharding` puts it."""
     model = building.tokenizer(config, words.num_local, words.num_global, words.dim)
-    state = _placed(jax.eval_shape(lambda: building.initial_state(config, model, num_images)), mesh, config.sharding)
-    frozen = {"model": {"local_words": _shape(words.num_local, words.dim), "global_words": _shape(words.num_global, words.dim)}}
+    state = _placed(
+        jax.eval_shape(lambda: building.initial_state(config, model, num_images)),
+        mesh,
+        config.sharding,
+    )
+    frozen = {
+        "model": {
+            "local_words": _shape(words.num_local, words.dim),
+            "global_words": _shape(words.num_global, words.dim),
+        }
+    }
     if config.train.perceptual:
         image = _shape(1, config.model.image_size, config.model.image_size, 3)
-        frozen["lpips"] = jax.eval_shape(vgg.LPIPS().init, jax.random.key(0), image, image)["params"]
+        frozen["lpips"] = jax.eval_shape(vgg.LPIPS().init, jax.random.key(0), image, image)[
+            "params"
+        ]
     frozen = _placed({"frozen": frozen}, mesh, config.sharding)["frozen"]
     batch = {
-        "image": _shape(config.train.batch_size, config.model.image_size, config.model.image_size, 3),
-        "semantic": _shape(config.train.batch_size, words.dim),
+        "image": _shape(
+            config.train.batch_size, config.model.image_size, config.model.image_size, 3
+        ),
+        "image_embedding": _shape(config.train.batch_size, words.dim),
     }
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch
+    )
     shardings = jax.tree.map(lambda x: x.sharding, state)
     step = building.train_step(config, model, num_images, shardings)
     held = {
@@ -80,12 +123,20 @@ def llama_prefill(name: str, mesh: Mesh, batch: int, length: int) -> Program:
         return model.apply({"params": params}, hidden[:, -1], method="logits"), cache
 
     cache = _cache(model.config, mesh, batch, length)
-    outputs = (NamedSharding(mesh, PartitionSpec(batch_sharding(mesh).spec[0])), jax.tree.map(lambda x: x.sharding, cache))
-    return Program(jax.jit(prefill, out_shardings=outputs).trace(params, tokens), {"parameters": _bytes(params)})
+    outputs = (
+        NamedSharding(mesh, PartitionSpec(batch_sharding(mesh).spec[0])),
+        jax.tree.map(lambda x: x.sharding, cache),
+    )
+    return Program(
+        jax.jit(prefill, out_shardings=outputs).trace(params, tokens),
+        {"parameters": _bytes(params)},
+    )
 
 
 def llama_decode(name: str, mesh: Mesh, batch: int, length: int) -> Program:
-    """One token more for each of `batch` rows whose cache has room for `length`, in bfloat16; the cache is donated."""
+    """One token more for each of `batch` rows whose cache has room for `length`, in bfloat16; the
+    cache is donated.
+    """
     model, params = _llama(name, mesh)
     cache = _cache(model.config, mesh, batch, length)
     tokens = jax.ShapeDtypeStruct((batch, 1), jnp.int32, sharding=batch_sharding(mesh))
@@ -104,12 +155,16 @@ def _llama(name: str, mesh: Mesh) -> tuple[Llama, Any]:
     tokens = jnp.zeros((1, 1), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
     shardings = param_shardings(params, mesh)
-    return model, jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, shardings)
+    return model, jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, shardings
+    )
 
 
 def _cache(config: LlamaConfig, mesh: Mesh, batch: int, length: int) -> KVCache:
     shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
-    kept = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=NamedSharding(mesh, cache_spec(shape, mesh)))
+    kept = jax.ShapeDtypeStruct(
+        shape, jnp.bfloat16, sharding=NamedSharding(mesh, cache_spec(shape, mesh))
+    )
     return KVCache(
         kept,
         kept,
@@ -120,7 +175,9 @@ def _cache(config: LlamaConfig, mesh: Mesh, batch: int, length: int) -> KVCache:
 
 def _placed(tree: Any, mesh: Mesh, rules: Any) -> Any:
     shardings = tree_shardings(tree, mesh, rules, misfits="replicate")
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
 
 
 def _shape(*sizes: int) -> jax.ShapeDtypeStruct:
@@ -129,4 +186,7 @@ def _shape(*sizes: int) -> jax.ShapeDtypeStruct:
 
 def _bytes(tree: Any) -> int:
     """What one chip holds of a tree of placed shapes."""
-    return sum(leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(tree))
+    return sum(
+        leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(tree)
+    )

@@ -7,13 +7,17 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from jaxtyping import install_import_hook  # noqa: E402
+import jax
+import pytest
+from jaxtyping import install_import_hook
 
 install_import_hook("v2l_jax", "beartype.beartype")
 
-_CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "v2l_jax" / "compiled"
+_CACHE = (
+    pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+    / "v2l_jax"
+    / "compiled"
+)
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
@@ -21,14 +25,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 @pytest.fixture(scope="session")
 def asset():
     """Returns a function that fetches a registered asset, real weights and photos, by name."""
-    from v2l_jax.weights import assets
+    from v2l_jax.assets import fetch as assets
 
     return assets.fetch
 
 
 @pytest.fixture(scope="session")
 def golden() -> pathlib.Path:
-    """The folder with the reference implementation's large golden files; tests skip where it is absent."""
+    """The folder with the reference implementation's large golden files; tests skip where it is
+    absent.
+    """
     folder = pathlib.Path(__file__).parents[2] / "shared" / "golden"
     if not folder.is_dir():
         pytest.skip(f"no golden folder at {folder}")
@@ -38,11 +44,15 @@ def golden() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def torch():
     """PyTorch, the independent source of the parity tests; they skip, by name, where it is missing."""
-    return pytest.importorskip("torch", reason="PyTorch is not installed: make test-parity runs this test")
+    return pytest.importorskip(
+        "torch", reason="PyTorch is not installed: make test-parity runs this test"
+    )
 
 
 def pytest_collection_modifyitems(items):
-    """Marks "parity" every test that compares with PyTorch, so that `make test-parity` runs those alone."""
+    """Marks "parity" every test that compares with PyTorch, so that `make test-parity` runs those
+    alone.
+    """
     for item in items:
         if "torch" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.parity)

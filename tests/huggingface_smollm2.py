@@ -29,11 +29,19 @@ def load_peer(path: pathlib.Path):
 
 
 def greedy_tokens(peer, prompt: Sequence[int], count: int) -> tuple[list[int], float]:
-    """`generate` on one prompt, no end token: the new ids, and the smallest lead of a chosen logit over the second best."""
+    """`generate` on one prompt, no end token: the new ids, and the smallest lead of a chosen logit
+    over the second best.
+    """
     import torch
 
     ids = torch.tensor([list(prompt)])
     options = dict(max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0)
-    out = peer.generate(ids, attention_mask=torch.ones_like(ids), output_logits=True, return_dict_in_generate=True, **options)
+    out = peer.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
     best = torch.stack(out.logits)[:, 0].topk(2).values.numpy()
     return out.sequences[0, len(prompt) :].tolist(), float(np.min(best[:, 0] - best[:, 1]))

@@ -1,4 +1,6 @@
-"""A training run on noise, small enough for several processes at once; `fill` writes what the codebook job would."""
+"""A training run on noise, small enough for several processes at once; `fill` writes what the
+codebook job would.
+"""
 
 import pathlib
 import runpy
@@ -22,7 +24,9 @@ def get_config() -> ConfigDict:
     config.model.global_tokens = 4
     config.train.steps = 10
     config.train.batch_size = 8
-    config.train.learning_rate = 1e-6  # far from where rounding decides: see tests/jobs/test_meshes.py
+    config.train.learning_rate = (
+        1e-6  # far from where rounding decides: see tests/jobs/test_meshes.py
+    )
     config.train.disc_start = 3
     config.train.encoder_start = 0
     config.train.projector_fit_every = 0
@@ -38,7 +42,7 @@ def fill(workdir: pathlib.Path) -> list[str]:
 
     from v2l_jax.codebook.codebook import Codebook
     from v2l_jax.jobs import codebook
-    from v2l_jax.weights.text_tokenizers import load_text_tokenizer
+    from v2l_jax.llm.text_tokenizers import load_text_tokenizer
 
     llm = workdir / "llm"
     llm.mkdir(parents=True)
@@ -48,7 +52,10 @@ def fill(workdir: pathlib.Path) -> list[str]:
     (llm / "tokenizer_config.json").write_text('{"eos_token": "b"}')
     fingerprint = load_text_tokenizer(llm).fingerprint
     random = np.random.RandomState(0)
-    for path, count in ((codebook.local_path(workdir), LOCAL_WORDS), (codebook.global_path(workdir), GLOBAL_WORDS)):
+    for path, count in (
+        (codebook.local_path(workdir), LOCAL_WORDS),
+        (codebook.global_path(workdir), GLOBAL_WORDS),
+    ):
         texts = tuple(str(number) for number in range(count))
         vectors = random.randn(count, DIM).astype("float32")
         Codebook(vectors, texts, ((1,),) * count, "noise", fingerprint).save(path)

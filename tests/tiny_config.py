@@ -1,4 +1,6 @@
-"""The quickstart made so small that tests run it end to end: real weights, real photos, a tokenizer of a few steps."""
+"""The quickstart made so small that tests run it end to end: real weights, real photos, a tokenizer
+of a few steps.
+"""
 
 import pathlib
 import runpy

@@ -1,4 +1,6 @@
-"""Errors whose message is written for the person at the terminal: what was wrong, where, what to do."""
+"""Errors whose message is written for the person at the terminal: what was wrong, where, what to
+do.
+"""
 
 
 class V2LError(Exception):

@@ -1,11 +1,13 @@
 """python -m v2l_jax.main --config=configs/quickstart.py [--workdir=runs/quickstart] [--config.key=value …]
 
-Runs `config.jobs` in order: codebook (words and their vectors), train (the local tokenizer), tokenize (photos to
-words), finetune (adapters), evaluate (numbers), report (a page). A job whose output is in the workdir is skipped; a killed one goes on
-where it was. `--config.jobs=evaluate,report` runs only those. `--config.profile=21,23` traces those training steps for TensorBoard or XProf.
+Runs `config.jobs` in order: codebook (words and their vectors), train (the local tokenizer),
+tokenize (photos to words), finetune (adapters), evaluate (numbers), report (a page). A job whose
+output is in the workdir is skipped; a killed one goes on where it was.
+`--config.jobs=evaluate,report` runs only those. `--config.profile=21,23` traces those training
+steps for TensorBoard or XProf.
 
-On several hosts start the same command on each, with --distributed, over one shared workdir. A run that is told to stop
-(SIGTERM) saves and exits with 143: start it again.
+On several hosts start the same command on each, with --distributed, over one shared workdir. A run
+that is told to stop (SIGTERM) saves and exits with 143: start it again.
 """
 
 import contextlib
@@ -17,16 +19,30 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from v2l_jax.errors import V2LError
-from v2l_jax.parallel.cpu import with_huge_pages
+from v2l_jax.ops.cpu import with_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file, such as configs/quickstart.py; override a value with --config.path.to.key=value."
+    "config",
+    None,
+    "Experiment file, such as configs/quickstart.py; override a value with --config.path.to.key=value.",
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run makes. Default: runs/<config name>.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts' processes; the cluster (TPU, Slurm, MPI) says where they are.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where no cluster says it; implies --distributed.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, with --coordinator.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for everything the run makes. Default: runs/<config name>."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join the other hosts' processes; the cluster (TPU, Slurm, MPI) says where they are.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, where no cluster says it; implies --distributed."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes there are, with --coordinator."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0, with --coordinator."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -54,10 +70,20 @@ def main(argv: list[str]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    """Parses flags; a bad one ends the program with one line, naming the nearest known key where there is one."""
+    """Parses flags; a bad one ends the program with one line, naming the nearest known key where
+    there is one.
+    """
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError) as error:
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OSError,
+        ImportError,
+    ) as error:
         message = str(error.args[0] if error.args else error).strip().splitlines()
         sys.exit(f"error: {' '.join(line.strip() for line in message)}")
 

@@ -9,12 +9,15 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def progress_bar(iterable: Iterable[T], description: str, unit: str, total: int | None = None) -> "tqdm[T]":
+def progress_bar(
+    iterable: Iterable[T], description: str, unit: str, total: int | None = None
+) -> "tqdm[T]":
     """Wraps `iterable` so that whoever waits sees what runs, how fast, and for how long still.
 
     Args:
       iterable: what to loop over.
-      description: what is being done, in a few words; an empty one shows nothing, for loops inside a loop that has a bar.
+      description: what is being done, in a few words; an empty one shows nothing, for loops inside
+        a loop that has a bar.
       unit: what one item is ("image", "episode", "step").
       total: number of items where `len(iterable)` does not tell.
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import bounds
 from benchmarks.incontext import SHAPES
-from v2l_jax.towers.llama import Llama
+from v2l_jax.llm.llama import Llama
 
 
 def params(config):
@@ -18,7 +18,9 @@ def params(config):
 @pytest.mark.parametrize("shape", ["tiny", "llama2-7b"])
 def test_matrix_elements_are_the_networks(shape):
     layers = params(SHAPES[shape])["layers"]
-    assert bounds.matrix_elements(SHAPES[shape]) == sum(leaf.size for name, leaf in layers.items() if "norm" not in name)
+    assert bounds.matrix_elements(SHAPES[shape]) == sum(
+        leaf.size for name, leaf in layers.items() if "norm" not in name
+    )
 
 
 def test_llama2_7b_has_its_published_size():
@@ -46,6 +48,8 @@ def test_distinct_share_counts_different_beginnings():
 
 def test_decoding_reads_weights_once_and_every_rows_cache():
     config = SHAPES["tiny"]
-    cache = np.zeros((2, config.num_layers, 7, 10, config.num_kv_heads, config.head_dim), np.float16)
+    cache = np.zeros(
+        (2, config.num_layers, 7, 10, config.num_kv_heads, config.head_dim), np.float16
+    )
     weights = bounds.matrix_elements(config) + config.vocab_size * config.hidden_size
     assert bounds.decode_bytes(config, 7, 10.0, 2) == 2 * weights + cache.nbytes

@@ -1,4 +1,6 @@
-"""The benchmark at a tiny size: engine and loop in torch give the same answers, and every table is filled."""
+"""The benchmark at a tiny size: engine and loop in torch give the same answers, and every table is
+filled.
+"""
 
 import pytest
 from absl import flags
@@ -6,7 +8,7 @@ from absl.testing import flagsaver
 
 from benchmarks import incontext
 from benchmarks.workloads import Denoising, FewShot, agreement
-from v2l_jax.weights.text_tokenizers import load_text_tokenizer
+from v2l_jax.llm.text_tokenizers import load_text_tokenizer
 
 CONFIG = incontext.SHAPES["tiny"]
 
@@ -34,16 +36,23 @@ def test_pictures_count_by_their_windows(tokenizer):
         whole = Denoising.make(tokenizer, corruption, 1, 16, CONFIG.vocab_size)
         quarter = Denoising.make(tokenizer, corruption, 2, 8, CONFIG.vocab_size)
         assert (whole.count, quarter.count) == (1, 0.5)
-        assert {len(prompt) for prompt in whole.prompts} == {len(prompt) for prompt in quarter.prompts}
+        assert {len(prompt) for prompt in whole.prompts} == {
+            len(prompt) for prompt in quarter.prompts
+        }
 
 
 def test_engine_and_loop_agree(tokenizer, engines):
     few_shot = FewShot.make(tokenizer, 2, 1, 5, CONFIG.vocab_size)
-    denoising = [Denoising.make(tokenizer, kind, 2, 4, CONFIG.vocab_size) for kind in ("deblurring", "inpainting")]
+    denoising = [
+        Denoising.make(tokenizer, kind, 2, 4, CONFIG.vocab_size)
+        for kind in ("deblurring", "inpainting")
+    ]
     for task in (few_shot, *denoising):
         peer, ours, *more = incontext.measure_task(task, engines, repeats=1)
         assert not more and ours.same == 1.0 and ours.task == peer.task == task.name
-        assert ours.rate > 0 and ours.bound > 0 and ours.ratio == pytest.approx(ours.rate / peer.rate)
+        assert (
+            ours.rate > 0 and ours.bound > 0 and ours.ratio == pytest.approx(ours.rate / peer.rate)
+        )
 
 
 def test_agreement_is_of_whole_answers():

@@ -1,4 +1,6 @@
-"""The training benchmark at a tiny size: both sides start from the same weights and lose the same; the table is filled."""
+"""The training benchmark at a tiny size: both sides start from the same weights and lose the same;
+the table is filled.
+"""
 
 import jax
 import numpy as np
@@ -20,14 +22,23 @@ def sizes(train, asset):
     asset("lpips-vgg16")
     config = get_config()
     config.model.attn_resolutions, config.model.resolution = (16,), 32
-    config.train.update({"perceptual": "lpips-vgg16", "perceptual_images": 1, "batch_size": 2, "learning_rate": 1e-5})
+    config.train.update(
+        {
+            "perceptual": "lpips-vgg16",
+            "perceptual_images": 1,
+            "batch_size": 2,
+            "learning_rate": 1e-5,
+        }
+    )
     config.evaluate.batch_size = 3
     return train.Sizes.of(config, word_dim=32, local_words=50, global_words=20)
 
 
 @pytest.mark.parametrize("gan", [False, True], ids=["alone", "against the discriminator"])
 def test_both_sides_lose_the_same(train, sizes, gan):
-    """Three steps; rounding grows with each, and faster in the game (see tests/tokenizer/test_golden_training.py)."""
+    """Three steps; rounding grows with each, and faster in the game (see
+    tests/tokenizer/test_golden_training.py).
+    """
     theirs = train.peer(sizes, "float32", gan)
     ours, batch = train.Ours(sizes, "float32", gan, theirs.arrays()), sizes.batch(2)
     placed = theirs.put(batch)
@@ -35,9 +46,13 @@ def test_both_sides_lose_the_same(train, sizes, gan):
         expected, found = theirs.train(placed), ours.train(batch)
         assert ("generator_loss" in expected) == gan
         for name, value in expected.items():
-            rounding = 1e-4 if name != "adaptive_weight" else 5e-3  # whose gradients are sums that nearly cancel
+            rounding = (
+                1e-4 if name != "adaptive_weight" else 5e-3
+            )  # whose gradients are sums that nearly cancel
             tolerance = rounding if step == 0 else 2e-2 if gan else 2e-3
-            np.testing.assert_allclose(float(found[name]), float(value), rtol=tolerance, err_msg=f"{name} at step {step}")
+            np.testing.assert_allclose(
+                float(found[name]), float(value), rtol=tolerance, err_msg=f"{name} at step {step}"
+            )
 
 
 def test_both_sides_choose_the_same_words(train, sizes):
@@ -64,5 +79,9 @@ def test_operations_of_a_step_grow_with_the_game_and_with_the_batch(train, sizes
     ours = train.Ours(sizes, "float32", False, arrays)
     one, two = (jax.device_put(sizes.batch(size)) for size in (1, 2))
     assert ours.train_flops(two, gan=False) < ours.train_flops(two, gan=True)
-    assert ours.train_flops(one, gan=False) < ours.train_flops(two, gan=False) < 2 * ours.train_flops(one, gan=False)
+    assert (
+        ours.train_flops(one, gan=False)
+        < ours.train_flops(two, gan=False)
+        < 2 * ours.train_flops(one, gan=False)
+    )
     assert 0 < ours.tokenize_flops(one) < ours.train_flops(one, gan=False) / 3

@@ -12,7 +12,9 @@ def make_codebook(words: int = 5) -> Codebook:
     rng = np.random.default_rng(0)
     texts = (" dog", "pup", "\n", "…", " golden retriever")[:words]
     ids = ((3,), (7,), (1,), (9, 11), (4, 5, 6))[:words]
-    return Codebook(rng.normal(size=(words, 8)).astype(np.float32), texts, ids, tower="t", llm="f00d")
+    return Codebook(
+        rng.normal(size=(words, 8)).astype(np.float32), texts, ids, tower="t", llm="f00d"
+    )
 
 
 def test_saves_and_loads_itself(tmp_path):
@@ -20,7 +22,12 @@ def test_saves_and_loads_itself(tmp_path):
     book.save(tmp_path / "a" / "book.safetensors")
     loaded = Codebook.load(tmp_path / "a" / "book.safetensors")
     np.testing.assert_array_equal(loaded.embeddings, book.embeddings)
-    assert (loaded.texts, loaded.token_ids, loaded.tower, loaded.llm) == (book.texts, book.token_ids, "t", "f00d")
+    assert (loaded.texts, loaded.token_ids, loaded.tower, loaded.llm) == (
+        book.texts,
+        book.token_ids,
+        "t",
+        "f00d",
+    )
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["book.safetensors"]
 
 

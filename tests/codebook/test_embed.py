@@ -15,7 +15,12 @@ def encode(texts):
 
 def test_mean_over_templates_is_not_normalised_again():
     texts, templates = [" dog", "cat", "pizza\n"], ("{}", "a photo of a {}.", "art of {}")
-    expected = np.stack([np.mean([encode([t.format(text.strip())])[0] for t in templates], axis=0) for text in texts])
+    expected = np.stack(
+        [
+            np.mean([encode([t.format(text.strip())])[0] for t in templates], axis=0)
+            for text in texts
+        ]
+    )
     np.testing.assert_allclose(embed_texts(encode, texts, templates), expected, atol=1e-6)
     np.testing.assert_allclose(embed_texts(encode, texts, templates, chunk=2), expected, atol=1e-6)
     assert (np.linalg.norm(expected, axis=1) < 0.9999).all()
@@ -36,5 +41,10 @@ def test_equal_prompts_are_encoded_once():
 def test_the_80_templates_of_clip():
     assert len(IMAGENET_TEMPLATES) == len(set(IMAGENET_TEMPLATES)) == 80
     assert all(template.count("{}") == 1 for template in IMAGENET_TEMPLATES)
-    for known in ("a bad photo of a {}.", "itap of my {}.", "the {} in a video game.", "a photo of the hard to see {}."):
+    for known in (
+        "a bad photo of a {}.",
+        "itap of my {}.",
+        "the {} in a video game.",
+        "a photo of the hard to see {}.",
+    ):
         assert known in IMAGENET_TEMPLATES

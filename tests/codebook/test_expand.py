@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from v2l_jax.codebook.expand import PREFIX, expand, ngram_records, prompt_ids
-from v2l_jax.towers.llama import Llama, load_llama
-from v2l_jax.weights.text_tokenizers import load_text_tokenizer
+from v2l_jax.llm.llama import Llama, load_llama
+from v2l_jax.llm.text_tokenizers import load_text_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,9 @@ def smollm2(asset):
 
 def test_continuations_equal_whole_prompts(smollm2):
     model, params, tokenizer = smollm2
-    subwords = [tokenizer.encode(text)[0] for text in (" dog", "dog", " San", " ice", "ing", " French")]
+    subwords = [
+        tokenizer.encode(text)[0] for text in (" dog", "dog", " San", " ice", "ing", " French")
+    ]
     found = expand(model, params, tokenizer, subwords, batch_size=4)
 
     @jax.jit
@@ -45,10 +47,22 @@ def test_subwords_follow_a_space_as_in_the_published_text_prompt(smollm2):
 def test_ngrams_are_unigrams_then_bigrams_then_trigrams(smollm2):
     tokenizer = smollm2[2]
     san, dog = tokenizer.encode(" San")[0], tokenizer.encode(" dog")[0]
-    francisco, bay, house, roof = (tokenizer.encode(t)[0] for t in (" Francisco", " Bay", " house", " roof"))
+    francisco, bay, house, roof = (
+        tokenizer.encode(t)[0] for t in (" Francisco", " Bay", " house", " roof")
+    )
     texts, ids = ngram_records(tokenizer, [san, dog], np.array([[francisco, bay], [house, roof]]))
-    assert texts == [" San", " dog", " San Francisco", " dog house", " San Francisco Bay", " dog house roof"]
+    assert texts == [
+        " San",
+        " dog",
+        " San Francisco",
+        " dog house",
+        " San Francisco Bay",
+        " dog house roof",
+    ]
     assert ids[0] == (san,) and ids[-1] == (dog, house, roof)
-    assert ngram_records(tokenizer, [san, dog], np.zeros((2, 2), int), ngrams=1)[0] == [" San", " dog"]
+    assert ngram_records(tokenizer, [san, dog], np.zeros((2, 2), int), ngrams=1)[0] == [
+        " San",
+        " dog",
+    ]
     some = ngram_records(tokenizer, [san, dog], np.array([[francisco, bay]]))[0]
     assert some == [" San", " dog", " San Francisco", " San Francisco Bay"]

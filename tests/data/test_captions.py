@@ -33,7 +33,9 @@ def write_picture(path, value=7):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Writes a caption file with some values replaced, and its pictures; returns the arguments of the reader."""
+    """Writes a caption file with some values replaced, and its pictures; returns the arguments of
+    the reader.
+    """
 
     def write(**changes):
         for name in ("b.png", "deep/a.png", "alone.png"):
@@ -50,7 +52,11 @@ def test_coco_images_come_by_id_with_their_captions(coco):
     assert [path.rpartition("images/")[2] for path in source.paths] == ["deep/a.png", "b.png"]
     assert source.captions == (("two cats",), ("A dog.", "One dog on grass."))
     record = source[1]
-    assert record["image"].shape == (4, 6, 3) and record["label"] == -1 and record["path"] == source.paths[1]
+    assert (
+        record["image"].shape == (4, 6, 3)
+        and record["label"] == -1
+        and record["path"] == source.paths[1]
+    )
     assert source.labels.tolist() == [-1, -1]
 
 
@@ -61,8 +67,14 @@ def test_coco_images_come_by_id_with_their_captions(coco):
         ({"annotations": {}}, 'lacks the list "annotations"'),
         ({"images": [{"id": 1}]}, r'images\[0\] lacks the field "file_name" \(str\)'),
         ({"images": [{"id": "1", "file_name": "a"}]}, r'images\[0\] lacks the field "id" \(int\)'),
-        ({"images": [*COCO["images"], {"id": 9, "file_name": "c.png"}]}, r"images\[3\] is another image with the id 9"),
-        ({"annotations": [{"image_id": 9, "bbox": [1, 2]}]}, r'annotations\[0\] lacks the field "caption"'),
+        (
+            {"images": [*COCO["images"], {"id": 9, "file_name": "c.png"}]},
+            r"images\[3\] is another image with the id 9",
+        ),
+        (
+            {"annotations": [{"image_id": 9, "bbox": [1, 2]}]},
+            r'annotations\[0\] lacks the field "caption"',
+        ),
         ({"annotations": ["a dog"]}, r'annotations\[0\] lacks the field "image_id"'),
         ({"annotations": [{"image_id": 77, "caption": "x"}]}, r"annotations\[0\] is of image 77"),
         ({"annotations": []}, "has no caption"),
@@ -101,7 +113,10 @@ def test_stamps_take_the_first_line_and_no_translation(tmp_path):
     write_picture(tmp_path / "without.png")
     (tmp_path / "lonely.txt").write_text("No picture.")
     source = read_stamps(tmp_path)
-    assert [path.removeprefix(f"{tmp_path}/") for path in source.paths] == ["animals/big/dog.png", "animals/cat.png"]
+    assert [path.removeprefix(f"{tmp_path}/") for path in source.paths] == [
+        "animals/big/dog.png",
+        "animals/cat.png",
+    ]
     assert source.captions == (("The dog’s toy.",), ("A cat.",))
 
 
@@ -117,10 +132,16 @@ def test_a_folder_without_stamps_is_named(tmp_path):
 def forty(tmp_path):
     for i in range(40):
         write_picture(tmp_path / f"{i:02}.png", i)
-    return CaptionedImages(tuple(str(tmp_path / f"{i:02}.png") for i in range(40)), tuple((f"number {i}",) for i in range(40)))
+    return CaptionedImages(
+        tuple(str(tmp_path / f"{i:02}.png") for i in range(40)),
+        tuple((f"number {i}",) for i in range(40)),
+    )
 
 
-@pytest.mark.parametrize(("queries", "examples", "sizes"), [(8, 10, (8, 10)), (100, 10, (30, 10)), (100, 100, (20, 20)), (5, 30, (5, 20))])
+@pytest.mark.parametrize(
+    ("queries", "examples", "sizes"),
+    [(8, 10, (8, 10)), (100, 10, (30, 10)), (100, 100, (20, 20)), (5, 30, (5, 20))],
+)
 def test_queries_and_examples_are_disjoint_and_drawn_by_seed(forty, queries, examples, sizes):
     asked, shown = choose_images(forty, queries, examples, seed=3)
     assert (len(asked), len(shown)) == sizes

@@ -26,20 +26,50 @@ def _prepare(photo):
     return to_signed(crop_square(photo, 32))
 
 
-# cv2.GaussianBlur(_noise(), (n, n), sigmaX=0)[[0, 0, 7, 15], [0, 5, 9, 15], [0, 1, 2, 0]], OpenCV 5.0.
+# cv2.GaussianBlur(_noise(), (n, n), sigmaX=0)[[0, 0, 7, 15], [0, 5, 9, 15], [0, 1, 2, 0]], OpenCV
+# 5.0.
 @pytest.mark.parametrize(
     ("size", "pixels"),
     [
-        (5, [-0.1580478847026825, -0.2101999670267105, -0.10180877149105072, -0.040600743144750595]),
-        (7, [-0.16569575667381287, -0.04930124804377556, -0.08428753167390823, -0.08066876977682114]),
-        (9, [-0.16687315702438354, -0.01405620202422142, -0.06431007385253906, -0.09509555250406265]),
-        (11, [-0.1654864102602005, 0.0015602634521201253, -0.040398430079221725, -0.10305289924144745]),
+        (
+            5,
+            [-0.1580478847026825, -0.2101999670267105, -0.10180877149105072, -0.040600743144750595],
+        ),
+        (
+            7,
+            [
+                -0.16569575667381287,
+                -0.04930124804377556,
+                -0.08428753167390823,
+                -0.08066876977682114,
+            ],
+        ),
+        (
+            9,
+            [
+                -0.16687315702438354,
+                -0.01405620202422142,
+                -0.06431007385253906,
+                -0.09509555250406265,
+            ],
+        ),
+        (
+            11,
+            [
+                -0.1654864102602005,
+                0.0015602634521201253,
+                -0.040398430079221725,
+                -0.10305289924144745,
+            ],
+        ),
     ],
 )
 def test_blur_equals_opencv(size, pixels):
     blurred = gaussian_blur(_noise(), size)
     assert blurred.dtype == np.float32
-    np.testing.assert_allclose(blurred[[0, 0, 7, 15], [0, 5, 9, 15], [0, 1, 2, 0]], pixels, atol=2e-6)
+    np.testing.assert_allclose(
+        blurred[[0, 0, 7, 15], [0, 5, 9, 15], [0, 1, 2, 0]], pixels, atol=2e-6
+    )
 
 
 def test_long_kernels_are_the_gaussian_that_scipy_filters_with():
@@ -76,8 +106,12 @@ def test_shift_after_resizing_is_the_published_view():
     from PIL import Image
 
     rows, columns = np.mgrid[:64, :160]
-    photo = np.stack([rows * 3, columns, 128 + 60 * np.sin(columns / 9 + rows / 7)], -1).astype(np.uint8)
-    published = np.asarray(Image.fromarray(photo).resize((80, 32), Image.Resampling.BICUBIC))[-32:, -32:]
+    photo = np.stack([rows * 3, columns, 128 + 60 * np.sin(columns / 9 + rows / 7)], -1).astype(
+        np.uint8
+    )
+    published = np.asarray(Image.fromarray(photo).resize((80, 32), Image.Resampling.BICUBIC))[
+        -32:, -32:
+    ]
     ours = corrupt(photo, _prepare, "shift", 0, 0)
     np.testing.assert_allclose((ours[:, 2:] + 1) * 127.5, published[:, 2:].astype("f4"), atol=1.01)
 
@@ -89,9 +123,13 @@ def test_a_square_photo_cannot_shift():
 
 def test_holes_of_the_papers_grid():
     centre, lower = hole("inpainting", 16, 16), hole("outpainting", 16, 16)
-    assert np.argwhere(centre).min(0).tolist() == [4, 4] and np.argwhere(centre).max(0).tolist() == [11, 11]
+    assert np.argwhere(centre).min(0).tolist() == [4, 4] and np.argwhere(centre).max(
+        0
+    ).tolist() == [11, 11]
     assert centre.sum() == 64
-    np.testing.assert_array_equal(lower.nonzero()[0].reshape(8, 16), np.arange(8, 16)[:, None].repeat(16, 1))
+    np.testing.assert_array_equal(
+        lower.nonzero()[0].reshape(8, 16), np.arange(8, 16)[:, None].repeat(16, 1)
+    )
     assert all(hole(name, 16, 16).all() for name in ("deblurring", "rotation", "shift"))
 
 
@@ -107,6 +145,8 @@ def test_holes_of_pixels_cover_those_of_words(name):
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_picture_depends_on_seed_and_index_alone(name):
     photo = np.random.RandomState(3).randint(0, 256, (40, 60, 3), np.uint8)
-    np.testing.assert_array_equal(corrupt(photo, _prepare, name, 5, 7), corrupt(photo, _prepare, name, 5, 7))
+    np.testing.assert_array_equal(
+        corrupt(photo, _prepare, name, 5, 7), corrupt(photo, _prepare, name, 5, 7)
+    )
     different = {corrupt(photo, _prepare, name, 5, index).tobytes() for index in range(20)}
     assert len(different) == (4 if name == "deblurring" else 1)

@@ -1,7 +1,7 @@
 """Properties that every episode must have, and the published file format."""
 
-from collections import Counter
 import math
+from collections import Counter
 
 import numpy as np
 import PIL.Image
@@ -33,11 +33,18 @@ def draw(ways=3, shots=2, count=500, seed=0, **sets):
 @pytest.mark.parametrize("ways, shots", [(2, 1), (2, 5), (5, 3)])
 def test_every_episode_is_well_formed(ways, shots):
     for episode in draw(ways, shots):
-        assert list(episode.class_names) == sorted(set(episode.class_names)) and len(episode.class_names) == ways
-        assert Counter(e.class_name for e in episode.shots) == {name: shots for name in episode.class_names}
+        assert (
+            list(episode.class_names) == sorted(set(episode.class_names))
+            and len(episode.class_names) == ways
+        )
+        assert Counter(e.class_name for e in episode.shots) == dict.fromkeys(
+            episode.class_names, shots
+        )
         assert len({e.index for e in episode.shots}) == ways * shots
         assert episode.query.class_name in episode.class_names
-        assert {e.index for e in episode.shots} <= set(SHOTS.tolist()) and episode.query.index in QUERIES
+        assert {e.index for e in episode.shots} <= set(
+            SHOTS.tolist()
+        ) and episode.query.index in QUERIES
         for example in (*episode.shots, episode.query):
             assert NAMES[LABELS[example.index]] == example.class_name
 
@@ -49,7 +56,7 @@ def test_no_photo_is_both_shot_and_query_over_all_episodes():
 
 def test_queries_are_balanced_over_classes_and_uniform_over_photos():
     episodes = draw(2, 1)
-    assert Counter(ep.query.class_name for ep in episodes) == {name: 100 for name in NAMES}
+    assert Counter(ep.query.class_name for ep in episodes) == dict.fromkeys(NAMES, 100)
     cats = [i for i in QUERIES if LABELS[i] == 0]
     asked = Counter(ep.query.index for ep in draw(2, 1, count=3000) if ep.query.class_name == "cat")
     assert stats.chisquare([asked[i] for i in cats]).pvalue > 1e-3
@@ -84,7 +91,11 @@ def test_without_sets_the_query_is_no_shot_of_its_episode():
 
 def test_unlabelled_records_are_never_drawn():
     labels = [-1, 0, 0, 1, 1, -1]
-    used = {e.index for ep in draw_episodes(labels, ("a", "b"), 2, 1, 50, 0) for e in (*ep.shots, ep.query)}
+    used = {
+        e.index
+        for ep in draw_episodes(labels, ("a", "b"), 2, 1, 50, 0)
+        for e in (*ep.shots, ep.query)
+    }
     assert used == {1, 2, 3, 4}
 
 
@@ -122,7 +133,11 @@ def test_published_csv(tmp_path):
 def test_bad_csv(tmp_path):
     with pytest.raises(DataError, match="no episode file"):
         read_episode_csv(tmp_path / "absent.csv", tmp_path)
-    cases = {"": "holds no episodes", "a/1.jpg,broken,": "line 1: 'broken' is not", "a/1.jpg,b/2.jpg,": "no shot shows"}
+    cases = {
+        "": "holds no episodes",
+        "a/1.jpg,broken,": "line 1: 'broken' is not",
+        "a/1.jpg,b/2.jpg,": "no shot shows",
+    }
     for content, message in cases.items():
         (tmp_path / "bad.csv").write_text(content)
         with pytest.raises(DataError, match=message):
@@ -135,13 +150,19 @@ def _file(tmp_path, name, *lines):
 
 
 def test_published_classes_get_their_names(tmp_path):
-    (tmp_path / "lemmas.txt").write_text("n02\tzebra finch, bird\nn01\ttench, Tinca tinca\nn03\ttench\n")
+    (tmp_path / "lemmas.txt").write_text(
+        "n02\tzebra finch, bird\nn01\ttench, Tinca tinca\nn03\ttench\n"
+    )
     names = read_class_names(tmp_path / "lemmas.txt")
     assert names == {"n02": "zebra finch", "n01": "tench", "n03": "tench"}
     file = _file(tmp_path, "a.csv", "n02/a.jpg,n01/b.jpg,n01/c.jpg,")
     (episode,) = rename_classes(file, names).episodes
     assert episode.class_names == ("tench", "zebra finch")  # sorted by name, not by id
-    assert [e.class_name for e in (*episode.shots, episode.query)] == ["zebra finch", "tench", "tench"]
+    assert [e.class_name for e in (*episode.shots, episode.query)] == [
+        "zebra finch",
+        "tench",
+        "tench",
+    ]
     with pytest.raises(DataError, match="class n02 has no name"):
         rename_classes(file, {"n01": "tench"})
     with pytest.raises(DataError, match="episode 1 has 2 classes but only the names"):
@@ -153,9 +174,17 @@ def test_joined_files_share_their_photos(tmp_path):
     two = _file(tmp_path, "two.csv", "b/2.jpg,a/4.jpg,b/5.jpg,")
     joined = join_episode_files([one, two], count=1)
     assert [len(file.episodes) for file in joined] == [1, 1] and joined[0].paths == joined[1].paths
-    assert [p.removeprefix(str(tmp_path)) for p in joined[0].paths] == ["/a/1.jpg", "/b/2.jpg", "/a/3.jpg", "/a/4.jpg", "/b/5.jpg"]
+    assert [p.removeprefix(str(tmp_path)) for p in joined[0].paths] == [
+        "/a/1.jpg",
+        "/b/2.jpg",
+        "/a/3.jpg",
+        "/a/4.jpg",
+        "/b/5.jpg",
+    ]
     for before, after in ((one, joined[0]), (two, joined[1])):
-        shown = lambda f: [(f.paths[e.index], e.class_name) for e in (*f.episodes[0].shots, f.episodes[0].query)]  # noqa: E731
+        shown = lambda f: [
+            (f.paths[e.index], e.class_name) for e in (*f.episodes[0].shots, f.episodes[0].query)
+        ]
         assert shown(before) == shown(after)
 
 
@@ -165,5 +194,7 @@ def test_photos_of_episodes_are_a_source(tmp_path):
     photos = EpisodePhotos([str(tmp_path / "a.png")])
     assert len(photos) == 1 and photos.labels.tolist() == [-1] and photos.class_names == ()
     np.testing.assert_array_equal(photos[0]["image"], image)
-    with pytest.raises(DataError, match=r"1 of 2 photos of the episodes are missing, first .*b\.png"):
+    with pytest.raises(
+        DataError, match=r"1 of 2 photos of the episodes are missing, first .*b\.png"
+    ):
         EpisodePhotos([str(tmp_path / "a.png"), str(tmp_path / "b.png")])

@@ -1,19 +1,25 @@
-"""decode_image against the same picture stored in every format a camera, a scanner or the web may produce."""
+"""decode_image against the same picture stored in every format a camera, a scanner or the web may
+produce.
+"""
 
 import io
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from v2l_jax.data.images import CorruptImageError, decode_image
 from v2l_jax.errors import DataError
 
 
 def picture(height=12, width=20) -> np.ndarray:
-    """A smooth RGB gradient with a red corner, so that a flip, a rotation or a swap of channels shows."""
+    """A smooth RGB gradient with a red corner, so that a flip, a rotation or a swap of channels
+    shows.
+    """
     y, x = np.mgrid[0:height, 0:width]
-    image = np.stack([x * 255 / width, y * 255 / height, 255 - x * 255 / width], -1).astype(np.uint8)
+    image = np.stack([x * 255 / width, y * 255 / height, 255 - x * 255 / width], -1).astype(
+        np.uint8
+    )
     image[:4, :4] = [255, 0, 0]
     return image
 
@@ -35,7 +41,8 @@ def test_path_and_bytes_agree(tmp_path):
     np.testing.assert_array_equal(decode_image(tmp_path / "a.jpg"), decode_image(content))
 
 
-# EXIF orientation tag → how the stored pixels relate to the upright picture (EXIF 2.32, tag 0x0112).
+# EXIF orientation tag → how the stored pixels relate to the upright picture (EXIF 2.32, tag
+# 0x0112).
 STORED_AS = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -57,15 +64,21 @@ def test_exif_orientation_is_applied(orientation):
 
 
 def test_damaged_exif_leaves_the_pixels():
-    content = encoded(Image.fromarray(picture()), "JPEG", exif=b"Exif\x00\x00garbage that is no TIFF header")
+    content = encoded(
+        Image.fromarray(picture()), "JPEG", exif=b"Exif\x00\x00garbage that is no TIFF header"
+    )
     assert decode_image(content).shape == picture().shape
 
 
 def test_grayscale_and_bilevel():
     gray = picture()[..., 0]
-    np.testing.assert_array_equal(decode_image(encoded(Image.fromarray(gray))), np.stack([gray] * 3, -1))
+    np.testing.assert_array_equal(
+        decode_image(encoded(Image.fromarray(gray))), np.stack([gray] * 3, -1)
+    )
     bilevel = Image.fromarray(gray > 100).convert("1")
-    np.testing.assert_array_equal(decode_image(encoded(bilevel))[..., 2], np.where(gray > 100, 255, 0))
+    np.testing.assert_array_equal(
+        decode_image(encoded(bilevel))[..., 2], np.where(gray > 100, 255, 0)
+    )
 
 
 @pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
@@ -80,7 +93,9 @@ def test_cmyk_jpeg_of_the_adobe_kind():
     red = Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK")
     content = encoded(red, "JPEG", quality=95)
     assert b"Adobe" in content
-    np.testing.assert_allclose(decode_image(content), np.broadcast_to([255, 0, 0], (16, 16, 3)), atol=4)
+    np.testing.assert_allclose(
+        decode_image(content), np.broadcast_to([255, 0, 0], (16, 16, 3)), atol=4
+    )
 
 
 def test_palette():

@@ -4,8 +4,8 @@ import itertools
 import logging
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from v2l_jax.data import loader, sources, transforms
 from v2l_jax.data.loader import make_loader
@@ -26,7 +26,11 @@ class Numbers:
     def __getitem__(self, index):
         if index in self._broken:
             raise sources.CorruptImageError(f"{index}.jpg", "cut short")
-        return {"image": np.full((2, 2, 3), index, np.uint8), "label": index, "path": f"{index}.jpg"}
+        return {
+            "image": np.full((2, 2, 3), index, np.uint8),
+            "label": index,
+            "path": f"{index}.jpg",
+        }
 
 
 def with_noise(record, rng):
@@ -38,7 +42,9 @@ def labels(batches):
 
 
 def test_an_epoch_sees_every_record_once_in_a_new_order():
-    order = np.concatenate(labels(make_loader(Numbers(12), with_noise, 4, seed=0, num_epochs=3))).reshape(3, 12)
+    order = np.concatenate(
+        labels(make_loader(Numbers(12), with_noise, 4, seed=0, num_epochs=3))
+    ).reshape(3, 12)
     assert all(sorted(epoch) == list(range(12)) for epoch in order)
     assert len({tuple(epoch) for epoch in order}) == 3 and (order[0] != np.arange(12)).any()
 
@@ -159,5 +165,8 @@ def test_worker_processes_read_the_same_batches(tmp_path):
 
 def test_records_as_they_are():
     batch = next(make_loader(sources.SyntheticSource(4, 8), None, 2, seed=0, shuffle=False))
-    assert batch["image"].shape == (2, 8, 8, 3) and batch["path"].tolist() == ["synthetic/0", "synthetic/1"]
+    assert batch["image"].shape == (2, 8, 8, 3) and batch["path"].tolist() == [
+        "synthetic/0",
+        "synthetic/1",
+    ]
     assert loader._REPLACED not in batch

@@ -1,4 +1,6 @@
-"""Readers of question sets: the published layouts, written small; and the two real sets that the registry has."""
+"""Readers of question sets: the published layouts, written small; and the two real sets that the
+registry has.
+"""
 
 import collections
 import json
@@ -20,17 +22,36 @@ def _image(path):
 
 @pytest.fixture
 def vqa_v2(tmp_path):
-    """Two questions of VQA v2's layout, annotations in another order; returns (questions, annotations, images, asked, annotated)."""
+    """Two questions of VQA v2's layout, annotations in another order; returns (questions,
+    annotations, images, asked, annotated).
+    """
     image = _image(tmp_path / "images" / "val2014" / "COCO_val2014_000000000042.jpg")
     asked = {"data_type": "mscoco", "data_subtype": "val2014", "questions": []}
     asked["questions"] += [{"image_id": 42, "question": "What color is it?", "question_id": 42000}]
     asked["questions"] += [{"image_id": 42, "question": "Is it big?", "question_id": 42001}]
-    people = [{"answer": a, "answer_confidence": "yes", "answer_id": i} for i, a in enumerate(["no", "yes", "yes"])]
+    people = [
+        {"answer": a, "answer_confidence": "yes", "answer_id": i}
+        for i, a in enumerate(["no", "yes", "yes"])
+    ]
     annotated = {"annotations": []}
-    annotated["annotations"] += [dict(question_id=42001, image_id=42, question_type="is it", answer_type="yes/no", answers=people)]
+    annotated["annotations"] += [
+        dict(
+            question_id=42001,
+            image_id=42,
+            question_type="is it",
+            answer_type="yes/no",
+            answers=people,
+        )
+    ]
     people = [{"answer": "red", "answer_confidence": "yes", "answer_id": 1}]
     annotated["annotations"] += [
-        dict(question_id=42000, image_id=42, question_type="what color is the", answer_type="other", answers=people)
+        dict(
+            question_id=42000,
+            image_id=42,
+            question_type="what color is the",
+            answer_type="other",
+            answers=people,
+        )
     ]
     paths = tmp_path / "questions.json", tmp_path / "annotations.json"
     for path, content in zip(paths, (asked, annotated)):
@@ -49,9 +70,11 @@ def test_vqa_v2_joins_questions_and_annotations(vqa_v2):
 
 def test_vqa_v2_errors_name_file_and_question(vqa_v2):
     asked_path, annotated_path, images, asked, annotated, _ = vqa_v2
-    read = lambda: questions.read_vqa_v2(asked_path, annotated_path, images)  # noqa: E731
+    read = lambda: questions.read_vqa_v2(asked_path, annotated_path, images)
     annotated_path.write_text(json.dumps({"annotations": annotated["annotations"][:1]}))
-    with pytest.raises(DataError, match=r"questions.json, question 42000 has no annotation in .*annotations.json"):
+    with pytest.raises(
+        DataError, match=r"questions.json, question 42000 has no annotation in .*annotations.json"
+    ):
         read()
     del annotated["annotations"][1]["answer_type"]
     annotated_path.write_text(json.dumps(annotated))
@@ -59,7 +82,10 @@ def test_vqa_v2_errors_name_file_and_question(vqa_v2):
         read()
     asked["questions"][1]["image_id"] = 7
     asked_path.write_text(json.dumps({**asked, "questions": asked["questions"][1:]}))
-    with pytest.raises(DataError, match=r"questions.json, question 42001: image COCO_val2014_000000000007.jpg is not below"):
+    with pytest.raises(
+        DataError,
+        match=r"questions.json, question 42001: image COCO_val2014_000000000007.jpg is not below",
+    ):
         read()
     asked_path.write_text('{"questions": [\n{"image_id": 42,,')
     with pytest.raises(DataError, match=r"questions.json, line 2 is not valid JSON"):
@@ -76,14 +102,22 @@ def coco_qa(tmp_path):
     columns |= {"img_ids": ["42", "7"], "types": ["0", "1"]}
     for name, lines in columns.items():
         (tmp_path / f"{name}.txt").write_text("".join(line + "\n" for line in lines))
-    for name in ("val2014/COCO_val2014_000000000042.jpg", "train2014/COCO_train2014_000000000007.jpg"):
+    for name in (
+        "val2014/COCO_val2014_000000000042.jpg",
+        "train2014/COCO_train2014_000000000007.jpg",
+    ):
         _image(tmp_path / "images" / name)
     return tmp_path
 
 
 def test_coco_qa_reads_a_line_a_question(coco_qa):
     first, second = questions.read_coco_qa(coco_qa, coco_qa / "images")
-    assert first == Question(str(coco_qa / "images/val2014/COCO_val2014_000000000042.jpg"), "what is it", ("cat",), "object")
+    assert first == Question(
+        str(coco_qa / "images/val2014/COCO_val2014_000000000042.jpg"),
+        "what is it",
+        ("cat",),
+        "object",
+    )
     assert (second.answers, second.answer_type) == (("two",), "number")
 
 
@@ -108,9 +142,15 @@ def test_coco_qa_errors_name_file_and_line(coco_qa, file, text, message):
 
 def test_easy_vqa_errors_name_the_entry(tmp_path):
     path = _image(tmp_path / "images" / "0.png")
-    (tmp_path / "questions.json").write_text('[["what is it?", "circle", 0], ["is it red?", "no", 0]]')
-    assert questions.read_easy_vqa(tmp_path)[0] == Question(path, "what is it?", ("circle",), "shape")
-    (tmp_path / "questions.json").write_text('[["what is it?", "circle", 0], ["is it red?", "no", 1]]')
+    (tmp_path / "questions.json").write_text(
+        '[["what is it?", "circle", 0], ["is it red?", "no", 0]]'
+    )
+    assert questions.read_easy_vqa(tmp_path)[0] == Question(
+        path, "what is it?", ("circle",), "shape"
+    )
+    (tmp_path / "questions.json").write_text(
+        '[["what is it?", "circle", 0], ["is it red?", "no", 1]]'
+    )
     with pytest.raises(DataError, match=r"questions.json, entry 2: image 1.png is not below"):
         questions.read_easy_vqa(tmp_path)
     (tmp_path / "questions.json").write_text('[["what is it?", "circle"]]')
@@ -125,22 +165,37 @@ def test_a_sample_spreads_over_images():
     assert len(set(drawn)) == 15 and len(images) == 10 and max(images.values()) == 2
     assert questions.sample_questions(asked, 7, seed=0) == drawn[:7]
     assert questions.sample_questions(asked, 15, seed=1) != drawn
-    assert questions.sample_questions(asked, 0, seed=0) == questions.sample_questions(asked, 41, seed=0) == tuple(asked)
+    assert (
+        questions.sample_questions(asked, 0, seed=0)
+        == questions.sample_questions(asked, 41, seed=0)
+        == tuple(asked)
+    )
 
 
 def test_images_appear_once(tmp_path):
     paths = [_image(tmp_path / f"{i}.png") for i in range(2)]
     source = questions.QuestionImages([Question(paths[i], "?", ("a",), "other") for i in (1, 0, 1)])
-    assert source.paths == (paths[1], paths[0]) and len(source) == 2 and source.labels.tolist() == [-1, -1]
+    assert (
+        source.paths == (paths[1], paths[0])
+        and len(source) == 2
+        and source.labels.tolist() == [-1, -1]
+    )
     assert source[1]["image"].shape == (4, 6, 3) and source[1]["path"] == paths[0]
 
 
 def test_real_sets(asset):
     """Counts and types as their publishers state them."""
     sample, shapes = asset("coco-qa-sample"), asset("easy-vqa")
-    read = [questions.read_coco_qa(sample / "cocoqa-2015-05-17" / split, sample / "images") for split in ("train", "test")]
-    assert [len(part) for part in read] == [10, 10] and len({q.image for part in read for q in part}) == 20
-    assert read[1][7].text == "the man carrying what runs into the ocean" and read[1][7].answers == ("surfboard",)
+    read = [
+        questions.read_coco_qa(sample / "cocoqa-2015-05-17" / split, sample / "images")
+        for split in ("train", "test")
+    ]
+    assert [len(part) for part in read] == [10, 10] and len(
+        {q.image for part in read for q in part}
+    ) == 20
+    assert read[1][7].text == "the man carrying what runs into the ocean" and read[1][
+        7
+    ].answers == ("surfboard",)
     test = questions.read_easy_vqa(shapes / "test")
     assert len(test) == 9673 and len({q.image for q in test}) == 1000
     assert sum(q.answer_type == "yes/no" for q in test) == 7136

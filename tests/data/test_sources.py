@@ -8,8 +8,8 @@ import pathlib
 import sys
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from v2l_jax.data import sources
 from v2l_jax.errors import DataError
@@ -22,8 +22,12 @@ def write_photo(path, value, size=(8, 6)):
 
 @pytest.fixture
 def pets(tmp_path):
-    """train/{cats,dogs} and val/{cats,dogs}; val/cats/b.png repeats train/cats/b.png, one dog is corrupt."""
-    for i, name in enumerate(["train/cats/a.png", "train/cats/b.png", "train/dogs/a.PNG", "val/dogs/sub/c.jpg"]):
+    """train/{cats,dogs} and val/{cats,dogs}; val/cats/b.png repeats train/cats/b.png, one dog is
+    corrupt.
+    """
+    for i, name in enumerate(
+        ["train/cats/a.png", "train/cats/b.png", "train/dogs/a.PNG", "val/dogs/sub/c.jpg"]
+    ):
         write_photo(tmp_path / name, 10 + i)
     (tmp_path / "val/cats").mkdir()
     (tmp_path / "val/cats/b.png").write_bytes((tmp_path / "train/cats/b.png").read_bytes())
@@ -37,16 +41,24 @@ def pets(tmp_path):
 
 def test_classes_are_folders_and_roots_merge(pets, caplog):
     with caplog.at_level(logging.WARNING, logger="absl"):
-        folder = sources.ImageFolder([pets / "train", pets / "val"], rename={"cats": "cat", "dogs": "dog"})
+        folder = sources.ImageFolder(
+            [pets / "train", pets / "val"], rename={"cats": "cat", "dogs": "dog"}
+        )
     assert folder.class_names == ("cat", "dog")
     assert folder.labels.tolist() == [0, 0, 1, 1]
     assert [p.removeprefix(str(pets)) for p in folder.paths] == [
         "/train/cats/a.png", "/train/cats/b.png", "/train/dogs/a.PNG", "/val/dogs/sub/c.jpg",
     ]  # fmt: skip
     assert folder.duplicates == ((str(pets / "val/cats/b.png"), str(pets / "train/cats/b.png")),)
-    assert folder.skipped == ((str(pets / "train/dogs/broken.jpg"), "not an image in a known format"),)
+    assert folder.skipped == (
+        (str(pets / "train/dogs/broken.jpg"), "not an image in a known format"),
+    )
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(warnings) == 1 and "skipped 1 corrupt image(s)" in warnings[0] and "broken.jpg" in warnings[0]
+    assert (
+        len(warnings) == 1
+        and "skipped 1 corrupt image(s)" in warnings[0]
+        and "broken.jpg" in warnings[0]
+    )
     record = folder[2]
     assert record["image"].shape == (6, 8, 3) and record["image"][0, 0].tolist() == [12, 0, 0]
     assert record["label"] == 1 and record["path"] == str(pets / "train/dogs/a.PNG")
@@ -64,7 +76,10 @@ def test_remembered_images_are_read_once_and_made_smaller(pets, monkeypatch):
     remembered = sources.Remembered(folder, short_side=10)
     assert len(remembered) == len(folder) and remembered.class_names == folder.class_names
     assert remembered.labels.tolist() == folder.labels.tolist()
-    shapes = {pathlib.Path(r["path"]).name: r["image"].shape for r in map(remembered.__getitem__, range(len(folder)))}
+    shapes = {
+        pathlib.Path(r["path"]).name: r["image"].shape
+        for r in map(remembered.__getitem__, range(len(folder)))
+    }
     assert shapes["wide.png"] == (10, 30, 3) and shapes["b.png"] == (6, 8, 3)
     monkeypatch.setattr(sources, "decode_image", None)
     record = remembered[0]
@@ -88,7 +103,9 @@ def test_flat_folder(tmp_path):
     for i in range(3):
         write_photo(tmp_path / f"{i}.png", i)
     folder = sources.ImageFolder(tmp_path)
-    assert folder.class_names == () and folder.labels.tolist() == [-1] * 3 and folder[1]["label"] == -1
+    assert (
+        folder.class_names == () and folder.labels.tolist() == [-1] * 3 and folder[1]["label"] == -1
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 8])
@@ -98,7 +115,10 @@ def test_the_scan_does_not_depend_on_threads(pets, threads):
 
 
 def test_empty_and_absent_folders(tmp_path):
-    with pytest.raises(DataError, match=r"no images in .*: looked for \.bmp .*\.webp files in it and its sub-folders"):
+    with pytest.raises(
+        DataError,
+        match=r"no images in .*: looked for \.bmp .*\.webp files in it and its sub-folders",
+    ):
         sources.ImageFolder(tmp_path)
     with pytest.raises(DataError, match="no folder .*absent"):
         sources.ImageFolder(tmp_path / "absent")
@@ -111,7 +131,9 @@ def test_empty_and_absent_folders(tmp_path):
 def test_synthetic_records_are_a_function_of_seed_and_index():
     source = sources.SyntheticSource(5, 16, seed=3)
     assert source[4]["image"].shape == (16, 16, 3) and source[4]["image"].dtype == np.uint8
-    np.testing.assert_array_equal(source[4]["image"], sources.SyntheticSource(9, 16, seed=3)[4]["image"])
+    np.testing.assert_array_equal(
+        source[4]["image"], sources.SyntheticSource(9, 16, seed=3)[4]["image"]
+    )
     assert (source[4]["image"] != sources.SyntheticSource(5, 16, seed=4)[4]["image"]).any()
 
 
@@ -134,14 +156,17 @@ def test_concatenation_of_a_flat_set(tmp_path):
 
 
 def test_tfds_set_that_is_not_prepared(tmp_path):
-    with pytest.raises(DataError, match=r"tfds build imagenet2012 --file_format=array_record --data_dir=.*manual"):
+    with pytest.raises(
+        DataError, match=r"tfds build imagenet2012 --file_format=array_record --data_dir=.*manual"
+    ):
         sources.TfdsSource("imagenet2012", "train", tmp_path)
     with pytest.raises(DataError, match="TFDS knows no dataset 'no_such_set'"):
         sources.TfdsSource("no_such_set", "train", tmp_path)
 
 
 def test_tfds_set_is_read_without_tensorflow(tmp_path, monkeypatch):
-    # Writing (not reading) a TFDS set imports the backport of this standard module, which TFDS does not require.
+    # Writing (not reading) a TFDS set imports the backport of this standard module, which TFDS does
+    # not require.
     monkeypatch.setitem(sys.modules, "importlib_resources", importlib.resources)
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
@@ -157,7 +182,9 @@ def test_tfds_set_is_read_without_tensorflow(tmp_path, monkeypatch):
                 image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
                 label = tfds.features.ClassLabel(names=["cat", "dog"])
                 features = tfds.features.FeaturesDict({"image": image, "label": label})
-                return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+                return tfds.core.DatasetInfo(
+                    builder=self, features=features, disable_shuffling=True
+                )
 
             def _split_generators(self, dl_manager):
                 return {"train": self._generate_examples()}

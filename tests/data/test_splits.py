@@ -15,7 +15,8 @@ def test_every_class_is_split_by_the_fraction():
 
 
 @pytest.mark.parametrize(
-    "fraction, counts", [(0.0, (0, 0, 0)), (1.0, (100, 7, 1)), (0.01, (1, 1, 0)), (0.99, (99, 6, 1))]
+    "fraction, counts",
+    [(0.0, (0, 0, 0)), (1.0, (100, 7, 1)), (0.01, (1, 1, 0)), (0.99, (99, 6, 1))],
 )
 def test_extremes(fraction, counts):
     _, held_out = split_held_out(LABELS, fraction, seed=0)
@@ -31,4 +32,6 @@ def test_content_keys_make_the_split_independent_of_order():
 
 
 def test_seeds_differ():
-    assert set(split_held_out(LABELS, 0.5, seed=0)[1]) != set(split_held_out(LABELS, 0.5, seed=1)[1])
+    assert set(split_held_out(LABELS, 0.5, seed=0)[1]) != set(
+        split_held_out(LABELS, 0.5, seed=1)[1]
+    )

@@ -1,8 +1,8 @@
 """Crops and value ranges against torchvision, torch and closed forms."""
 
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 
 from v2l_jax.data import transforms
 
@@ -10,7 +10,8 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8)
 SMOOTH = np.asarray(Image.fromarray(PHOTO).resize((610, 400), Image.Resampling.BICUBIC))
 
 
-# Worked by hand from torchvision's rules: long side int(size · long / short), offset int(round((side - size) / 2)),
+# Worked by hand from torchvision's rules: long side int(size · long / short), offset
+# int(round((side - size) / 2)),
 # half to even.
 @pytest.mark.parametrize(
     "height, width, size, resized, top_left",
@@ -30,7 +31,11 @@ def test_clip_preprocess_follows_torchvisions_rules(height, width, size, resized
     (top, left), (h, w) = top_left, resized
     expected = Image.fromarray(image).resize((w, h), Image.Resampling.BICUBIC)
     expected = np.asarray(expected.crop((left, top, left + size, top + size)), np.float64) / 255
-    expected = (expected - [0.48145466, 0.4578275, 0.40821073]) / [0.26862954, 0.26130258, 0.27577711]
+    expected = (expected - [0.48145466, 0.4578275, 0.40821073]) / [
+        0.26862954,
+        0.26130258,
+        0.27577711,
+    ]
     np.testing.assert_allclose(transforms.clip_preprocess(image, size), expected, atol=1e-5)
 
 
@@ -38,7 +43,9 @@ def test_tokenizer_image_equals_torchs_interpolate(torch):
     crop = transforms.crop_square(SMOOTH, 224)
     x = torch.from_numpy(crop.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
     for size in (128, 64, 300):
-        expected = torch.nn.functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+        expected = torch.nn.functional.interpolate(
+            x, size=(size, size), mode="bilinear", align_corners=False
+        )
         actual = transforms.tokenizer_image(SMOOTH, size, 224)
         np.testing.assert_allclose(actual, expected[0].permute(1, 2, 0).numpy(), atol=1e-5)
 
@@ -72,7 +79,9 @@ def test_a_larger_short_side_zooms_in():
 
 
 def test_efficientnet_lite_normalisation():
-    actual = transforms.normalise(PHOTO, transforms.EFFICIENTNET_LITE_MEAN, transforms.EFFICIENTNET_LITE_STD)
+    actual = transforms.normalise(
+        PHOTO, transforms.EFFICIENTNET_LITE_MEAN, transforms.EFFICIENTNET_LITE_STD
+    )
     np.testing.assert_allclose(actual, (PHOTO.astype(np.float64) - 127) / 128, atol=1e-6)
 
 
@@ -87,9 +96,13 @@ def test_random_resized_crop_covers_the_scale_and_stays_inside():
     """A horizontal ramp tells which columns a crop took."""
     ramp = np.broadcast_to(np.linspace(0, 255, 200)[None, :, None], (100, 200, 3)).astype(np.uint8)
     rng = np.random.default_rng(0)
-    crops = [transforms.random_resized_crop(ramp, 16, rng, scale=(0.1, 0.5), resample="bilinear") for _ in range(400)]
+    crops = [
+        transforms.random_resized_crop(ramp, 16, rng, scale=(0.1, 0.5), resample="bilinear")
+        for _ in range(400)
+    ]
     widths = np.array([float(c[0, -1, 0]) - float(c[0, 0, 0]) for c in crops]) / 255
-    # Width share = sqrt(area · aspect · height / width), area in [.1, .5], aspect in [3/4, 4/3], over 15/16.
+    # Width share = sqrt(area · aspect · height / width), area in [.1, .5], aspect in [3/4, 4/3],
+    # over 15/16.
     low, high = np.sqrt(0.1 * 0.75 * 0.5), np.sqrt(0.5 * 4 / 3 * 0.5)
     assert widths.min() > 0.85 * low and widths.max() < 1.02 * high
     assert widths.min() < 1.3 * low and widths.max() > 0.75 * high
@@ -106,15 +119,17 @@ def test_flip_mirrors_half():
     rng = np.random.default_rng(0)
     flipped = [bool((transforms.random_flip(PHOTO, rng) != PHOTO).any()) for _ in range(400)]
     assert 0.4 < np.mean(flipped) < 0.6
-    mirrored = next(f for f in (transforms.random_flip(PHOTO, rng) for _ in range(50)) if (f != PHOTO).any())
+    mirrored = next(
+        f for f in (transforms.random_flip(PHOTO, rng) for _ in range(50)) if (f != PHOTO).any()
+    )
     np.testing.assert_array_equal(mirrored, PHOTO[:, ::-1])
 
 
 def test_image_transform_follows_the_papers_pipeline_and_is_deterministic():
-    record = {"image": SMOOTH, "label": 3, "path": "x", "semantic": np.ones(4, np.float32)}
+    record = {"image": SMOOTH, "label": 3, "path": "x", "image_embedding": np.ones(4, np.float32)}
     plain = transforms.ImageTransform(16, crop_size=32)(record, np.random.default_rng(0))
     np.testing.assert_array_equal(plain["image"], transforms.tokenizer_image(SMOOTH, 16, 32))
-    np.testing.assert_array_equal(plain["semantic"], np.ones(4))
+    np.testing.assert_array_equal(plain["image_embedding"], np.ones(4))
     assert plain["label"] == 3
 
     random = transforms.ImageTransform(32, crop_size=48, crop_scale=(0.2, 0.6), flip=True)
@@ -126,6 +141,10 @@ def test_image_transform_follows_the_papers_pipeline_and_is_deterministic():
 def test_image_transform():
     record = {"image": SMOOTH, "label": 1}
     plain = transforms.ImageTransform(24)(record, np.random.default_rng(0))
-    np.testing.assert_array_equal(plain["image"], transforms.to_signed(transforms.crop_square(SMOOTH, 24)))
-    random = transforms.ImageTransform(24, crop_scale=(0.3, 0.5), flip=True)(record, np.random.default_rng(0))
+    np.testing.assert_array_equal(
+        plain["image"], transforms.to_signed(transforms.crop_square(SMOOTH, 24))
+    )
+    random = transforms.ImageTransform(24, crop_scale=(0.3, 0.5), flip=True)(
+        record, np.random.default_rng(0)
+    )
     assert random["image"].shape == (24, 24, 3) and (random["image"] != plain["image"]).any()

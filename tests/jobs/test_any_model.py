@@ -1,4 +1,6 @@
-"""Any model: LLaMA-family directories and a CLIP directory, made here and random, go through the jobs by their paths alone."""
+"""Any model: LLaMA-family directories and a CLIP directory, made here and random, go through the
+jobs by their paths alone.
+"""
 
 import json
 import shutil
@@ -12,9 +14,10 @@ from safetensors.numpy import save_file
 from tests.tiny_config import get_config
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import ConfigError
-from v2l_jax.jobs import loading, runner
-from v2l_jax.jobs.run import Run
+from v2l_jax.jobs import runner
 from v2l_jax.metrics.results import read_results
+from v2l_jax.run import loading
+from v2l_jax.run.run import Run
 
 CORPUS = [
     "a photo of a cat and a dog on the red sofa near a green tree",
@@ -42,22 +45,35 @@ def _byte_level(size):
     backend.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     special = ["<|begin|>", "<|end|>"]
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, special_tokens=special, show_progress=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+    )
     backend.train_from_iterator(CORPUS, trainer)
     return backend
 
 
 def _sentencepiece(size):
     """A tokenizer as of LLaMA 1 and 2 and Mistral, with bytes to fall back on."""
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
     normalizers = tokenizers.normalizers
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     decoders = tokenizers.decoders
     backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(content=" ", left=1)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
     )
     special = ["<unk>", "<|begin|>", "<|end|>", *(f"<0x{i:02X}>" for i in range(256))]
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, show_progress=False
+    )
     # Words apart, so that no merge spans them; the finished pipeline splits nowhere, as published.
     backend.train_from_iterator([word for line in CORPUS for word in line.split()], trainer)
     pipeline = json.loads(backend.to_str())
@@ -85,10 +101,17 @@ def _write_llm(folder, family, backend, seed=0):
         shapes["lm_head.weight"] = (vocab, WIDTH)
     rows = {"q": HEADS * HEAD_DIM, "k": KV_HEADS * HEAD_DIM, "v": KV_HEADS * HEAD_DIM}
     for layer in (f"model.layers.{i}." for i in range(LAYERS)):
-        shapes |= {f"{layer}input_layernorm.weight": (WIDTH,), f"{layer}post_attention_layernorm.weight": (WIDTH,)}
-        shapes |= {f"{layer}self_attn.{part}_proj.weight": (count, WIDTH) for part, count in rows.items()}
+        shapes |= {
+            f"{layer}input_layernorm.weight": (WIDTH,),
+            f"{layer}post_attention_layernorm.weight": (WIDTH,),
+        }
+        shapes |= {
+            f"{layer}self_attn.{part}_proj.weight": (count, WIDTH) for part, count in rows.items()
+        }
         if family == "qwen2":
-            shapes |= {f"{layer}self_attn.{part}_proj.bias": (count,) for part, count in rows.items()}
+            shapes |= {
+                f"{layer}self_attn.{part}_proj.bias": (count,) for part, count in rows.items()
+            }
         shapes[f"{layer}self_attn.o_proj.weight"] = (WIDTH, HEADS * HEAD_DIM)
         shapes |= {f"{layer}mlp.{part}_proj.weight": (INNER, WIDTH) for part in ("gate", "up")}
         shapes[f"{layer}mlp.down_proj.weight"] = (WIDTH, INNER)
@@ -97,11 +120,21 @@ def _write_llm(folder, family, backend, seed=0):
 
 
 def _block_shapes(prefix, width):
-    shapes = {f"{prefix}{name}.{leaf}": (width,) for name in ("layer_norm1", "layer_norm2") for leaf in ("weight", "bias")}
+    shapes = {
+        f"{prefix}{name}.{leaf}": (width,)
+        for name in ("layer_norm1", "layer_norm2")
+        for leaf in ("weight", "bias")
+    }
     for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        shapes |= {f"{prefix}self_attn.{part}.weight": (width, width), f"{prefix}self_attn.{part}.bias": (width,)}
+        shapes |= {
+            f"{prefix}self_attn.{part}.weight": (width, width),
+            f"{prefix}self_attn.{part}.bias": (width,),
+        }
     shapes |= {f"{prefix}mlp.fc1.weight": (2 * width, width), f"{prefix}mlp.fc1.bias": (2 * width,)}
-    return shapes | {f"{prefix}mlp.fc2.weight": (width, 2 * width), f"{prefix}mlp.fc2.bias": (width,)}
+    return shapes | {
+        f"{prefix}mlp.fc2.weight": (width, 2 * width),
+        f"{prefix}mlp.fc2.bias": (width,),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +147,28 @@ def clip(tmp_path_factory):
     (folder / "vocab.json").write_text(json.dumps(vocab))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     side = {"num_attention_heads": 2, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
-    (folder / "config.json").write_text(json.dumps({"model_type": "clip", "text_config": side, "vision_config": side}))
-    shapes = {"text_model.embeddings.token_embedding.weight": (len(vocab), 16), "vision_model.embeddings.class_embedding": (24,)}
-    shapes |= {"text_model.embeddings.position_embedding.weight": (32, 16), "vision_model.embeddings.position_embedding.weight": (5, 24)}
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "clip", "text_config": side, "vision_config": side})
+    )
+    shapes = {
+        "text_model.embeddings.token_embedding.weight": (len(vocab), 16),
+        "vision_model.embeddings.class_embedding": (24,),
+    }
+    shapes |= {
+        "text_model.embeddings.position_embedding.weight": (32, 16),
+        "vision_model.embeddings.position_embedding.weight": (5, 24),
+    }
     shapes |= {"vision_model.embeddings.patch_embedding.weight": (24, 3, 8, 8)}
-    for name, width in (("vision_model.pre_layrnorm", 24), ("vision_model.post_layernorm", 24), ("text_model.final_layer_norm", 16)):
+    for name, width in (
+        ("vision_model.pre_layrnorm", 24),
+        ("vision_model.post_layernorm", 24),
+        ("text_model.final_layer_norm", 16),
+    ):
         shapes |= {f"{name}.{leaf}": (width,) for leaf in ("weight", "bias")}
     for i in range(2):
-        shapes |= _block_shapes(f"text_model.encoder.layers.{i}.", 16) | _block_shapes(f"vision_model.encoder.layers.{i}.", 24)
+        shapes |= _block_shapes(f"text_model.encoder.layers.{i}.", 16) | _block_shapes(
+            f"vision_model.encoder.layers.{i}.", 24
+        )
     shapes |= {"visual_projection.weight": (12, 24), "text_projection.weight": (12, 16)}
     save_file(_random(1, shapes), folder / "model.safetensors")
     return folder
@@ -148,7 +195,10 @@ def _config(llm, clip, photos):
     return config
 
 
-@pytest.mark.parametrize("family, tokenizer", [("llama", _sentencepiece), ("mistral", _sentencepiece), ("qwen2", _byte_level)])
+@pytest.mark.parametrize(
+    "family, tokenizer",
+    [("llama", _sentencepiece), ("mistral", _sentencepiece), ("qwen2", _byte_level)],
+)
 def test_a_directory_is_enough(family, tokenizer, clip, photos, tmp_path):
     llm = _write_llm(tmp_path / "llm", family, tokenizer(360))
     config = _config(llm, clip, photos)
@@ -157,22 +207,44 @@ def test_a_directory_is_enough(family, tokenizer, clip, photos, tmp_path):
     book = Codebook.load(tmp_path / "run" / "codebook" / "candidates.safetensors")
     reader = tokenizers.Tokenizer.from_file(str(llm / "tokenizer.json"))
     assert book.tower == "tiny-clip" and any(len(ids) == 2 for ids in book.token_ids)
-    whole = [(text, ids) for text, ids in zip(book.texts, book.token_ids, strict=True) if "\ufffd" not in text]
+    whole = [
+        (text, ids)
+        for text, ids in zip(book.texts, book.token_ids, strict=True)
+        if "\ufffd" not in text
+    ]
     assert len(whole) > 30, "fragments of characters, which readers write differently, are few"
     for text, ids in whole:
         assert text.strip() == reader.decode(list(ids)).strip()
 
-    rows = [row for row in read_results(tmp_path / "run" / "results.json") if row.metric == "few_shot_accuracy"]
+    rows = [
+        row
+        for row in read_results(tmp_path / "run" / "results.json")
+        if row.metric == "few_shot_accuracy"
+    ]
     assert {row.measured_on["control"] for row in rows} >= {"none", "shuffled"}
     for row in rows:
         assert row.count == 6 and 0 <= row.value <= 1
-        assert (row.measured_on["llm"], row.measured_on["tower"], row.measured_on["dataset"]) == (str(llm), "tiny-clip", "patches")
+        assert (row.measured_on["llm"], row.measured_on["tower"], row.measured_on["dataset"]) == (
+            str(llm),
+            "tiny-clip",
+            "patches",
+        )
 
     run = Run(config, tmp_path / "run")
-    tower, source, words = loading.image_text_tower(config), run.photos.held_out, run.words("held_out", 3)
+    tower, source, words = (
+        loading.image_text_tower(config),
+        run.photos.held_out,
+        run.words("held_out", 3),
+    )
     images = np.stack([tower.preprocess(source[i]["image"]) for i in range(4)])
-    distances = np.linalg.norm(np.asarray(tower.encode_image(tower.params, images))[:, None] - run.global_words.embeddings, axis=-1)
-    assert words[:4] == [tuple(run.global_words.texts[i] for i in order[:3]) for order in np.argsort(distances, kind="stable")]
+    distances = np.linalg.norm(
+        np.asarray(tower.encode_image(tower.params, images))[:, None] - run.global_words.embeddings,
+        axis=-1,
+    )
+    assert words[:4] == [
+        tuple(run.global_words.texts[i] for i in order[:3])
+        for order in np.argsort(distances, kind="stable")
+    ]
     assert len(set(words)) > 1
 
 
@@ -189,14 +261,21 @@ def words(clip, photos, tmp_path_factory):
 
 def test_another_model_of_the_same_tokenizer_reads_the_same_words(words, clip, photos, tmp_path):
     second = _write_llm(tmp_path / "second", "mistral", _byte_level(360), seed=1)
-    first, second = (Run(_config(llm, clip, photos), words / "run").global_words for llm in (words / "first", second))
+    first, second = (
+        Run(_config(llm, clip, photos), words / "run").global_words
+        for llm in (words / "first", second)
+    )
     assert first.texts == second.texts and len(first) > 1
 
 
-@pytest.mark.parametrize("name, backend", [("smaller", _byte_level(320)), ("other", _sentencepiece(360))])
+@pytest.mark.parametrize(
+    "name, backend", [("smaller", _byte_level(320)), ("other", _sentencepiece(360))]
+)
 def test_words_of_another_tokenizer_are_refused(words, clip, photos, tmp_path, name, backend):
     config = _config(_write_llm(tmp_path / name, "llama", backend), clip, photos)
-    with pytest.raises(ConfigError, match="holds words of another language model .* than the one configured") as error:
+    with pytest.raises(
+        ConfigError, match="holds words of another language model .* than the one configured"
+    ) as error:
         runner.run_jobs(config, words / "run")
     assert "\n" not in str(error.value) and not (words / "run" / "results.json").exists()
 

@@ -1,4 +1,6 @@
-"""Fine-tuning as a job, on a tiny language model with SmolLM2's tokenizer: adapters, resuming, settings, and what is learnt."""
+"""Fine-tuning as a job, on a tiny language model with SmolLM2's tokenizer: adapters, resuming,
+settings, and what is learnt.
+"""
 
 import json
 
@@ -8,11 +10,11 @@ import pytest
 
 from tests.tiny_restoration import SIZES, get_config, make_workdir
 from v2l_jax.errors import CheckpointError, ConfigError
-from v2l_jax.finetuning.peft_files import load_adapters
-from v2l_jax.incontext.restoration import MaskedImages
 from v2l_jax.jobs import finetune, validation
-from v2l_jax.jobs.run import Run
-from v2l_jax.towers.llama_config import config_from_huggingface
+from v2l_jax.llm.llama_config import config_from_huggingface
+from v2l_jax.llm.peft_files import load_adapters
+from v2l_jax.run.run import Run
+from v2l_jax.tasks.restoration_prompts import MaskedImages
 from v2l_jax.training.metric_log import read_metrics
 
 
@@ -32,7 +34,9 @@ def workdir(config, tmp_path_factory):
 
 def test_writes_adapters_in_the_layout_of_peft_and_a_row_for_every_few_steps(config, workdir):
     assert finetune.is_done(config, workdir)
-    lora, adapters = load_adapters(workdir / "finetune" / "adapters", config_from_huggingface(SIZES))
+    lora, adapters = load_adapters(
+        workdir / "finetune" / "adapters", config_from_huggingface(SIZES)
+    )
     assert lora == finetune.lora(config)
     assert all(np.any(x) for x in jax.tree.leaves(adapters))
     rows = read_metrics(workdir / "finetune" / "metrics.jsonl")
@@ -55,15 +59,24 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bits(config, workdir, tmp_p
             finetune.run(config, again)
     assert not finetune.is_done(config, again)
     finetune.run(config, again)
-    for name in ("adapters/adapter_model.safetensors", "adapters/adapter_config.json", "metrics.jsonl"):
-        assert (again / "finetune" / name).read_bytes() == (workdir / "finetune" / name).read_bytes()
+    for name in (
+        "adapters/adapter_model.safetensors",
+        "adapters/adapter_config.json",
+        "metrics.jsonl",
+    ):
+        assert (again / "finetune" / name).read_bytes() == (
+            workdir / "finetune" / name
+        ).read_bytes()
 
 
 def test_adapters_of_other_settings_are_neither_used_nor_overwritten(config, workdir):
     other = config.copy_and_resolve_references()
     other.finetune.rank = 3
     assert not finetune.is_done(other, workdir)
-    for use in (lambda: finetune.run(other, workdir), lambda: finetune.trained_adapters(Run(other, workdir))):
+    for use in (
+        lambda: finetune.run(other, workdir),
+        lambda: finetune.trained_adapters(Run(other, workdir)),
+    ):
         with pytest.raises(ConfigError, match="adapters of other settings .differs at rank"):
             use()
     logging_more = config.copy_and_resolve_references()
@@ -76,7 +89,10 @@ def test_adapters_that_are_not_there_are_asked_for(config, tmp_path):
         finetune.trained_adapters(Run(config, tmp_path))
 
 
-@pytest.mark.parametrize("key, value", [("rank", 0), ("targets", ("q",)), ("masked", 1.0), ("masked", 0.0), ("learning_rate", -1.0)])
+@pytest.mark.parametrize(
+    "key, value",
+    [("rank", 0), ("targets", ("q",)), ("masked", 1.0), ("masked", 0.0), ("learning_rate", -1.0)],
+)
 def test_a_bad_setting_is_named_before_anything_runs(config, key, value):
     bad = config.copy_and_resolve_references()
     bad.finetune[key] = value

@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from v2l_jax.data.sources import SyntheticSource, WithVectors
 from v2l_jax.data.loader import make_loader
-from v2l_jax.jobs import building
+from v2l_jax.data.sources import SyntheticSource, WithVectors
+from v2l_jax.run import building
 
 LOCAL_WORDS, GLOBAL_WORDS, WORD_DIM, IMAGES = 32_000, 11_908, 768, 1_281_167
 
 
 @pytest.fixture(scope="module")
 def config():
-    config = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "configs" / "imagenet.py"))["get_config"]()
+    config = runpy.run_path(str(pathlib.Path(__file__).parents[2] / "configs" / "imagenet.py"))[
+        "get_config"
+    ]()
     config.model.dtype = "float32"
     return config
 
@@ -33,20 +35,36 @@ def test_takes_a_step_at_full_size(config):
     rng = np.random.default_rng(0)
     source = WithVectors(SyntheticSource(2, 250), rng.normal(size=(2, WORD_DIM)).astype(np.float32))
     batch = next(make_loader(source, building.image_transform(config, augment=True), 1, seed=0))
-    assert batch["image"].shape == (1, 128, 128, 3) and batch["semantic"].shape == (1, WORD_DIM)
+    assert batch["image"].shape == (1, 128, 128, 3) and batch["image_embedding"].shape == (
+        1,
+        WORD_DIM,
+    )
     words = {
         name: jnp.asarray(rng.normal(size=(count, WORD_DIM)) * WORD_DIM**-0.5, jnp.float32)
         for name, count in (("local_words", LOCAL_WORDS), ("global_words", GLOBAL_WORDS))
     }
     state = jax.jit(lambda: building.initial_state(config, model, IMAGES))()
     before = jax.device_get(state.params)
-    state = state.replace(step=jnp.asarray(100, jnp.int32))  # at step 0 of the warm-up the rate is 0
+    state = state.replace(
+        step=jnp.asarray(100, jnp.int32)
+    )  # at step 0 of the warm-up the rate is 0
     step = building.train_step(config, model, IMAGES)
-    state, metrics = step(state, {k: batch[k] for k in ("image", "semantic")}, building.frozen_inputs(config, words))
+    state, metrics = step(
+        state,
+        {k: batch[k] for k in ("image", "image_embedding")},
+        building.frozen_inputs(config, words),
+    )
     assert int(state.step) == 101
     assert all(np.isfinite(float(value)) for value in metrics.values())
     assert float(metrics["loss"]) == pytest.approx(
-        float(metrics["reconstruction_loss"] + metrics["quantizer_loss"] + 0.1 * metrics["perceptual_loss"]), rel=1e-5
+        float(
+            metrics["reconstruction_loss"]
+            + metrics["quantizer_loss"]
+            + 0.1 * metrics["perceptual_loss"]
+        ),
+        rel=1e-5,
     )
     moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), state.params, before)
-    assert 0 < moved["encoder"]["conv_in"]["kernel"] < 1e-3 and 0 < moved["conv_out"]["kernel"] < 1e-3
+    assert (
+        0 < moved["encoder"]["conv_in"]["kernel"] < 1e-3 and 0 < moved["conv_out"]["kernel"] < 1e-3
+    )

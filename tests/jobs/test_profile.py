@@ -1,4 +1,6 @@
-"""`--config.profile=2,3`: the flag's form, a trace in the run's folder, and a training that it does not change."""
+"""`--config.profile=2,3`: the flag's form, a trace in the run's folder, and a training that it does
+not change.
+"""
 
 import pathlib
 
@@ -8,8 +10,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from tests import synthetic_config
-from v2l_jax.jobs import building, loading, runner
-from v2l_jax.jobs.workdir import prepare
+from v2l_jax.jobs import runner
+from v2l_jax.run import building, loading
+from v2l_jax.run.workdir import prepare
 
 CONFIG = pathlib.Path(synthetic_config.__file__)
 
@@ -24,9 +27,16 @@ def parsed(*given):
 def trained(folder, profile):
     """A run of four steps and its weights."""
     llm = next(flag for flag in synthetic_config.fill(folder) if flag.startswith("--config.llm"))
-    config = parsed(llm, "--config.train.steps=4", "--config.train.disc_start=100", f"--config.profile={profile}")
+    config = parsed(
+        llm,
+        "--config.train.steps=4",
+        "--config.train.disc_start=100",
+        f"--config.profile={profile}",
+    )
     runner.run_jobs(config, folder)
-    variables = building.trained_tokenizer(config, folder, synthetic_config.IMAGES, loading.mesh(config)).variables
+    variables = building.trained_tokenizer(
+        config, folder, synthetic_config.IMAGES, loading.mesh(config)
+    ).variables
     return jax.tree.map(np.asarray, variables["params"])
 
 

@@ -1,4 +1,6 @@
-"""The jobs in a row on real weights and photos, small; then again, interrupted, and on what cannot work."""
+"""The jobs in a row on real weights and photos, small; then again, interrupted, and on what cannot
+work.
+"""
 
 import json
 import pathlib
@@ -19,7 +21,9 @@ def config(asset, tmp_path_factory):
     """The tiny config over a folder of photos with one that is corrupt."""
     photos = tmp_path_factory.mktemp("photos") / "photos"
     shutil.copytree(asset("pizza-steak-sushi") / "test", photos)
-    (photos / "pizza" / "torn.jpg").write_bytes(next((photos / "pizza").glob("*.jpg")).read_bytes()[:2000])
+    (photos / "pizza" / "torn.jpg").write_bytes(
+        next((photos / "pizza").glob("*.jpg")).read_bytes()[:2000]
+    )
     config = get_config()
     config.data.labelled = (str(photos),)
     return config
@@ -34,14 +38,21 @@ def workdir(config, tmp_path_factory):
 
 
 def test_leaves_numbers_with_counts_and_intervals(workdir):
-    rows = {(r.metric, r.measured_on.get("control")): r for r in read_results(workdir / "results.json")}
+    rows = {
+        (r.metric, r.measured_on.get("control")): r for r in read_results(workdir / "results.json")
+    }
     for metric in ("psnr", "ssim"):
         row = rows[metric, None]
-        assert row.count == 30 and row.ci95[0] < row.value < row.ci95[1]  # two fifths of 74 photos, class by class
+        assert (
+            row.count == 30 and row.ci95[0] < row.value < row.ci95[1]
+        )  # two fifths of 74 photos, class by class
     for control in ("none", "shuffled"):
         row = rows["few_shot_accuracy", control]
         assert row.count == 6 and row.measured_on["ways"] == 2 and row.measured_on["tokens"] == 5
-        assert row.value * 6 == pytest.approx(round(row.value * 6)) and 0 <= row.ci95[0] <= row.value <= row.ci95[1] <= 1
+        assert (
+            row.value * 6 == pytest.approx(round(row.value * 6))
+            and 0 <= row.ci95[0] <= row.value <= row.ci95[1] <= 1
+        )
     assert 0 < rows["codebook_usage", None].value <= 1
 
 
@@ -60,12 +71,26 @@ def test_the_report_shows_words_and_names_the_corrupt_photo(workdir):
     page = (workdir / "report.html").read_text()
     assert "torn.jpg" in page and "2-way" in page and page.count("data:image/") == 24
     assert json.loads((workdir / "environment.json").read_text())["packages"]["jax"]
-    assert set(json.loads((workdir / "timings.json").read_text())) == {"codebook", "train", "tokenize", "evaluate", "report"}
+    assert set(json.loads((workdir / "timings.json").read_text())) == {
+        "codebook",
+        "train",
+        "tokenize",
+        "evaluate",
+        "report",
+    }
 
 
 def test_a_second_run_does_nothing_again(workdir, config):
-    files = [p for p in workdir.rglob("*") if p.is_file() and p.parent.name in ("codebook", "tokens", "features", workdir.name)]
-    written = {p: p.stat().st_mtime_ns for p in files if p.suffix in (".safetensors", ".npz", ".npy", ".jsonl") or p.name == "results.json"}
+    files = [
+        p
+        for p in workdir.rglob("*")
+        if p.is_file() and p.parent.name in ("codebook", "tokens", "features", workdir.name)
+    ]
+    written = {
+        p: p.stat().st_mtime_ns
+        for p in files
+        if p.suffix in (".safetensors", ".npz", ".npy", ".jsonl") or p.name == "results.json"
+    }
     assert len(written) >= 8
     runner.run_jobs(config, workdir)
     assert {p: p.stat().st_mtime_ns for p in written} == written
@@ -77,7 +102,7 @@ def test_a_missing_row_alone_is_measured_again_with_the_same_result(workdir, con
     kept = [row for row in before if row.get("control") != "none"]
     path.write_text(json.dumps(kept))
     evaluate.run(config, workdir)
-    by_key = lambda rows: sorted(rows, key=lambda row: (row["metric"], str(row.get("control"))))  # noqa: E731
+    by_key = lambda rows: sorted(rows, key=lambda row: (row["metric"], str(row.get("control"))))
     assert by_key(json.loads(path.read_text())) == by_key(before)
 
 
@@ -118,7 +143,11 @@ def test_the_notebook_runs_on_this_run(workdir, config, monkeypatch, tmp_path, c
     assert len(names["global_words"]) == 5 and names["decoded"].shape == (32, 32, 3)
     printed = capsys.readouterr().out
     assert names["name"] in ("cat", "pizza") and f"Output: {names['name']}" in printed
-    assert names["answer"] and "\n" not in names["answer"] and f"What animal is in the picture? Answer: {names['answer']}" in printed
+    assert (
+        names["answer"]
+        and "\n" not in names["answer"]
+        and f"What animal is in the picture? Answer: {names['answer']}" in printed
+    )
     missing = names["missing"]
     assert missing.sum() == 64 and missing[4:12, 4:12].all()
     for ids in names["filled"].values():

@@ -24,19 +24,47 @@ def test_every_config_is_valid(path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("train.learning_rate", -1.0, r"config.train.learning_rate is -1.0, but must be a number from 0 to 1"),
-        ("train.batch_size", 0, r"config.train.batch_size is 0, but must be an integer of at least 1"),
-        ("profile", (3, 2), r"config.profile is \(3, 2\), but must be \(\) or two steps first, last with 1 <= first <= last"),
-        ("llm_options.dtype", "float8", r"config.llm_options.dtype is 'float8', but must be one of 'float32', 'bfloat16', 'auto'"),
-        ("jobs", ("trian",), r"config.jobs is \('trian',\), but must be a tuple \(at least 1\), each one of 'codebook'"),
+        (
+            "train.learning_rate",
+            -1.0,
+            r"config.train.learning_rate is -1.0, but must be a number from 0 to 1",
+        ),
+        (
+            "train.batch_size",
+            0,
+            r"config.train.batch_size is 0, but must be an integer of at least 1",
+        ),
+        (
+            "profile",
+            (3, 2),
+            r"config.profile is \(3, 2\), but must be \(\) or two steps first, last with 1 <= first <= last",
+        ),
+        (
+            "llm_options.dtype",
+            "float8",
+            r"config.llm_options.dtype is 'float8', but must be one of 'float32', 'bfloat16', 'auto'",
+        ),
+        (
+            "jobs",
+            ("trian",),
+            r"config.jobs is \('trian',\), but must be a tuple \(at least 1\), each one of 'codebook'",
+        ),
         ("codebook.templates", ("a photo",), r"config.codebook.templates"),
         ("train.crop_scale", (0.9, 0.1), r"low <= high"),
         ("model.image_size", 98, r"config.model.image_size is 98, but must be a multiple of 8"),
         ("train.epochs", 3.0, r"one of config.train.steps and config.train.epochs"),
         ("evaluate.few_shot.rule", "loudest", r"config.evaluate.few_shot.rule is 'loudest'"),
-        ("tower", "clip:", r"config.tower is 'clip:', but must be 'conse', or 'clip:' and a checkpoint"),
+        (
+            "tower",
+            "clip:",
+            r"config.tower is 'clip:', but must be 'conse', or 'clip:' and a checkpoint",
+        ),
         ("evaluate.tasks", ("captions",), r"config.evaluate.tasks"),
-        ("evaluate.tasks", ("few_shot", "denoising"), r"asks for evaluate.denoising but has no options"),
+        (
+            "evaluate.tasks",
+            ("few_shot", "denoising"),
+            r"asks for evaluate.denoising but has no options",
+        ),
         ("data.labelled", (), r"config.data.labelled must name at least one folder"),
     ],
 )
@@ -50,7 +78,10 @@ def test_bad_values_are_named(key, value, message):
 def test_an_unknown_key_names_the_nearest():
     config = load("quickstart")
     config.train.learning_rat = 1.0
-    with pytest.raises(ConfigError, match=r"unknown key config.train.learning_rat; did you mean config.train.learning_rate\?"):
+    with pytest.raises(
+        ConfigError,
+        match=r"unknown key config.train.learning_rat; did you mean config.train.learning_rate\?",
+    ):
         validation.check(config)
 
 

@@ -1,4 +1,6 @@
-"""The launchers for clouds and clusters, with programs in place of gcloud, srun and xpk that note down what they were told."""
+"""The launchers for clouds and clusters, with programs in place of gcloud, srun and xpk that note
+down what they were told.
+"""
 
 import math
 import os
@@ -17,13 +19,27 @@ from v2l_jax.training.loop import PREEMPTED_EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPTS = ("tpu_vm.sh", "xpk.sh", "slurm.sbatch")
-RUN = ("--config=configs/quickstart.py", "--workdir=/mnt/v2l/run", "--config.jobs=('train', \"report\")", "--config.llm=a b;$c")
+RUN = (
+    "--config=configs/quickstart.py",
+    "--workdir=/mnt/v2l/run",
+    "--config.jobs=('train', \"report\")",
+    "--config.llm=a b;$c",
+)
 VM = ("--name=v2l", "--zone=us-central2-b")
 TPU = ("run", *VM, "--type=v4-16", "--nfs=10.0.0.2:/share", "--", *RUN)
-XPK = ("--workload=v2l", "--cluster=c", "--tpu-type=v5litepod-16", "--docker-image=image:1", "--storage=s", "--", *RUN)
+XPK = (
+    "--workload=v2l",
+    "--cluster=c",
+    "--tpu-type=v5litepod-16",
+    "--docker-image=image:1",
+    "--storage=s",
+    "--",
+    *RUN,
+)
 NOTE = 'line=$(basename "$0")\nfor a in "$@"; do line+=$\'\\x1f\'$a; done\nprintf "%s\\n" "${line//$\'\\n\'/ }" >>"$FAKES/calls"\n'
 FAKES = {
-    # A VM of two hosts, folders here. `state` is what the VM's state will be; a line of `next_states` replaces it at each look.
+    # A VM of two hosts, folders here. `state` is what the VM's state will be; a line of
+    # `next_states` replaces it at each look.
     "gcloud": """
         case "$3 $4" in
           "tpu-vm describe" | "queued-resources describe")
@@ -75,9 +91,21 @@ class Cluster:
 
     def run(self, script, *arguments, cwd=None, **environment):
         path = f"{self.fakes / 'bin'}:{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path, "FAKES": str(self.fakes), "V2L_WAIT_SECONDS": "0"} | environment
+        environment = (
+            os.environ
+            | {"PATH": path, "FAKES": str(self.fakes), "V2L_WAIT_SECONDS": "0"}
+            | environment
+        )
         command = ["bash", str(self.checkout / "launch" / script), *arguments]
-        return subprocess.run(command, cwd=cwd or self.checkout, env=environment, capture_output=True, text=True, timeout=20, check=False)
+        return subprocess.run(
+            command,
+            cwd=cwd or self.checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
 
     def calls(self, program):
         path = self.fakes / "calls"
@@ -89,14 +117,22 @@ class Cluster:
         return [" ".join(call[2:4]) for call in self.calls("gcloud") if call[3] != "describe"]
 
     def started(self):
-        return (self.fakes / "started").read_text().splitlines() if (self.fakes / "started").exists() else []
+        return (
+            (self.fakes / "started").read_text().splitlines()
+            if (self.fakes / "started").exists()
+            else []
+        )
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """The launchers and a config, committed."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("launch/lib.sh", *(f"launch/{script}" for script in SCRIPTS), "configs/quickstart.py"):
+    for name in (
+        "launch/lib.sh",
+        *(f"launch/{script}" for script in SCRIPTS),
+        "configs/quickstart.py",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     git = ["git", "-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false"]
@@ -116,9 +152,19 @@ ON_BOTH = ["host0|v2l_jax|/mnt/v2l/cache", "host1|v2l_jax|/mnt/v2l/cache"]
 
 def test_shellcheck_finds_nothing():
     shellcheck = pathlib.Path(sysconfig.get_path("scripts")) / "shellcheck"
-    scripts = sorted(str(path.relative_to(ROOT)) for pattern in ("*.sh", "*.sbatch") for path in (ROOT / "launch").glob(pattern))
+    scripts = sorted(
+        str(path.relative_to(ROOT))
+        for pattern in ("*.sh", "*.sbatch")
+        for path in (ROOT / "launch").glob(pattern)
+    )
     assert {f"launch/{script}" for script in SCRIPTS} <= set(scripts)
-    found = subprocess.run([shellcheck, "--external-sources", *scripts], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [shellcheck, "--external-sources", *scripts],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert found.returncode == 0, found.stdout
 
 
@@ -151,9 +197,15 @@ def test_help_is_the_comment_at_the_top(cluster, script):
     ],
 )
 def test_a_missing_setting_is_one_line_before_anything_happens(cluster, script, arguments, says):
-    found = cluster.run(script, *arguments, SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(cluster.checkout))
+    found = cluster.run(
+        script, *arguments, SLURM_JOB_ID="7", SLURM_SUBMIT_DIR=str(cluster.checkout)
+    )
     assert found.returncode == 2
-    assert found.stderr.startswith("error: ") and says in found.stderr and found.stderr.count("\n") == 1
+    assert (
+        found.stderr.startswith("error: ")
+        and says in found.stderr
+        and found.stderr.count("\n") == 1
+    )
     assert not any(cluster.calls(program) for program in ("gcloud", "xpk", "srun"))
 
 
@@ -166,7 +218,12 @@ def test_tpu_vm_is_created_and_every_host_runs_the_command(cluster):
     found = cluster.run("tpu_vm.sh", *TPU, cwd=cluster.fakes)
     assert found.returncode == 0 and "ended with" not in found.stderr, found.stderr
     assert cluster.verbs() == ["tpu-vm create", *ROUND]
-    assert {"v2l", "--zone=us-central2-b", "--accelerator-type=v4-16", "--version=tpu-ubuntu2204-base"} <= set(cluster.calls("gcloud")[1])
+    assert {
+        "v2l",
+        "--zone=us-central2-b",
+        "--accelerator-type=v4-16",
+        "--version=tpu-ubuntu2204-base",
+    } <= set(cluster.calls("gcloud")[1])
     assert "--spot" not in cluster.calls("gcloud")[1]
     assert cluster.started() == ON_BOTH
     assert cluster.calls("python") == 2 * [["-m", "v2l_jax.main", "--distributed", *RUN]]
@@ -213,13 +270,31 @@ def test_tpu_vm_that_was_deleted_stays_so(cluster):
 
 def test_queued_resource_is_waited_for_and_asked_for_again(cluster):
     cluster.write("ends", "143 SUSPENDING", "0")
-    cluster.write("next_states", "NONE", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE", "SUSPENDING", "SUSPENDING", "SUSPENDED", "NONE", "ACTIVE")
-    found = cluster.run("tpu_vm.sh", *TPU[:3], "--type=v5litepod-16", "--queued", "--spot", *TPU[4:])
+    cluster.write(
+        "next_states",
+        "NONE",
+        "WAITING_FOR_RESOURCES",
+        "PROVISIONING",
+        "ACTIVE",
+        "SUSPENDING",
+        "SUSPENDING",
+        "SUSPENDED",
+        "NONE",
+        "ACTIVE",
+    )
+    found = cluster.run(
+        "tpu_vm.sh", *TPU[:3], "--type=v5litepod-16", "--queued", "--spot", *TPU[4:]
+    )
     assert found.returncode == 0, found.stderr
     asked = ["queued-resources create", "queued-resources delete", "queued-resources create"]
     assert [verb for verb in cluster.verbs() if verb.startswith("queued")] == asked
     created = next(call for call in cluster.calls("gcloud") if call[3] == "create")
-    assert {"--node-id=v2l", "--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite", "--spot"} <= set(created)
+    assert {
+        "--node-id=v2l",
+        "--accelerator-type=v5litepod-16",
+        "--runtime-version=v2-alpha-tpuv5-lite",
+        "--spot",
+    } <= set(created)
     assert "--force" in next(call for call in cluster.calls("gcloud") if call[3] == "delete")
     assert cluster.started() == 2 * ON_BOTH
 
@@ -257,13 +332,21 @@ def test_slurm_puts_a_preempted_job_back_into_the_queue(cluster, tmp_path, code,
 
 def test_slurm_settings_come_first_and_tell_the_processes_in_time():
     lines = (ROOT / "launch" / "slurm.sbatch").read_text().splitlines()
-    first_command = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
-    settings = {number: line.removeprefix("#SBATCH --") for number, line in enumerate(lines) if line.startswith("#SBATCH")}
+    first_command = next(
+        number for number, line in enumerate(lines) if line and not line.startswith("#")
+    )
+    settings = {
+        number: line.removeprefix("#SBATCH --")
+        for number, line in enumerate(lines)
+        if line.startswith("#SBATCH")
+    }
     assert max(settings) < first_command  # Slurm reads no further
     values = dict(setting.partition("=")[::2] for setting in settings.values())
     assert values["ntasks-per-node"] == values["gpus-per-node"]  # a process a GPU, as JAX counts on
     assert "gpus-per-task" not in values and {"requeue", "exclusive"} <= set(values)
-    assert re.fullmatch(r"TERM@\d+", values["signal"])  # with B: the batch script alone would get it
+    assert re.fullmatch(
+        r"TERM@\d+", values["signal"]
+    )  # with B: the batch script alone would get it
 
 
 def test_xpk_workload_gets_options_and_command(cluster):
@@ -271,7 +354,9 @@ def test_xpk_workload_gets_options_and_command(cluster):
     assert found.returncode == 0, found.stderr
     (call,) = cluster.calls("xpk")
     assert call[:2] == ["workload", "create"] and set(XPK[:5]) <= set(call)
-    assert [option for option in call if option.startswith("--max-restarts")][-1] == "--max-restarts=9"
+    assert [option for option in call if option.startswith("--max-restarts")][
+        -1
+    ] == "--max-restarts=9"
     assert call[-1].startswith("--command=cd /v2l_jax && exec python ")
     assert shlex.split(call[-1])[5:] == ["-m", "v2l_jax.main", "--distributed", *RUN]
 
@@ -307,9 +392,18 @@ POD = {
     "terminationGracePeriodSeconds": int,
     "hostNetwork": bool,
     "dnsPolicy": ("ClusterFirstWithHostNet",),
-    "nodeSelector": {"cloud.google.com/gke-tpu-accelerator": str, "cloud.google.com/gke-tpu-topology": str},
+    "nodeSelector": {
+        "cloud.google.com/gke-tpu-accelerator": str,
+        "cloud.google.com/gke-tpu-topology": str,
+    },
     "containers": [CONTAINER],
-    "volumes": [{"name": str, "nfs": Optional({"server": str, "path": str}), "emptyDir": Optional({"medium": ("Memory",)})}],
+    "volumes": [
+        {
+            "name": str,
+            "nfs": Optional({"server": str, "path": str}),
+            "emptyDir": Optional({"medium": ("Memory",)}),
+        }
+    ],
 }
 JOB = {
     "parallelism": int,
@@ -322,12 +416,25 @@ JOB = {
 FAILURE_RULE = {
     "name": str,
     "action": ("FailJobSet", "RestartJobSet", "RestartJobSetAndIgnoreMaxRestarts"),
-    "onJobFailureReasons": [("BackoffLimitExceeded", "DeadlineExceeded", "FailedIndexes", "MaxFailedIndexesExceeded", "PodFailurePolicy")],
+    "onJobFailureReasons": [
+        (
+            "BackoffLimitExceeded",
+            "DeadlineExceeded",
+            "FailedIndexes",
+            "MaxFailedIndexesExceeded",
+            "PodFailurePolicy",
+        )
+    ],
 }
 JOBSET = {  # of jobset.x-k8s.io/v1alpha2 what launch/gke_jobset.yaml uses
     "apiVersion": ("jobset.x-k8s.io/v1alpha2",),
     "kind": ("JobSet",),
-    "metadata": {"name": str, "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": ("cloud.google.com/gke-nodepool",)}},
+    "metadata": {
+        "name": str,
+        "annotations": {
+            "alpha.jobset.sigs.k8s.io/exclusive-topology": ("cloud.google.com/gke-nodepool",)
+        },
+    },
     "spec": {
         "failurePolicy": {"maxRestarts": int, "rules": [FAILURE_RULE]},
         "replicatedJobs": [{"name": str, "replicas": int, "template": {"spec": JOB}}],
@@ -351,7 +458,11 @@ def misfits(value, schema, where="jobset"):
     if isinstance(schema, list):
         if not isinstance(value, list) or not value:
             return [f"{where} is no list, or empty"]
-        return [misfit for i, item in enumerate(value) for misfit in misfits(item, schema[0], f"{where}[{i}]")]
+        return [
+            misfit
+            for i, item in enumerate(value)
+            for misfit in misfits(item, schema[0], f"{where}[{i}]")
+        ]
     if isinstance(schema, tuple):
         return [] if value in schema else [f"{where} is {value!r}, not one of {schema}"]
     return [] if type(value) is schema else [f"{where} is {value!r}, no {schema.__name__}"]
@@ -364,7 +475,9 @@ def jobset():
 
 def test_jobset_has_the_fields_of_its_kind(jobset):
     assert misfits(jobset, JOBSET) == []
-    jobset["spec"]["failurePolicy"]["maxRestart"] = jobset["spec"]["failurePolicy"].pop("maxRestarts")
+    jobset["spec"]["failurePolicy"]["maxRestart"] = jobset["spec"]["failurePolicy"].pop(
+        "maxRestarts"
+    )
     jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["completions"] = "4"
     assert len(misfits(jobset, JOBSET)) == 3
 
@@ -372,10 +485,18 @@ def test_jobset_has_the_fields_of_its_kind(jobset):
 def test_jobset_starts_again_what_was_preempted_and_little_else(jobset):
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     codes, disruption = job["podFailurePolicy"]["rules"]
-    assert codes["onExitCodes"] == {"containerName": job["template"]["spec"]["containers"][0]["name"], "operator": "In", "values": [PREEMPTED_EXIT_CODE]}
-    assert [condition["type"] for condition in disruption["onPodConditions"]] == ["DisruptionTarget"]
+    assert codes["onExitCodes"] == {
+        "containerName": job["template"]["spec"]["containers"][0]["name"],
+        "operator": "In",
+        "values": [PREEMPTED_EXIT_CODE],
+    }
+    assert [condition["type"] for condition in disruption["onPodConditions"]] == [
+        "DisruptionTarget"
+    ]
     policy = jobset["spec"]["failurePolicy"]
-    assert [(rule["action"], rule["onJobFailureReasons"]) for rule in policy["rules"]] == [("RestartJobSetAndIgnoreMaxRestarts", ["PodFailurePolicy"])]
+    assert [(rule["action"], rule["onJobFailureReasons"]) for rule in policy["rules"]] == [
+        ("RestartJobSetAndIgnoreMaxRestarts", ["PodFailurePolicy"])
+    ]
     assert 0 < policy["maxRestarts"] <= 10 and job["backoffLimit"] == 0
 
 
@@ -384,7 +505,11 @@ def test_jobset_fills_the_slice_and_runs_the_config_on_the_share(jobset):
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     chips = math.prod(map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")))
-    assert job["parallelism"] == job["completions"] == chips // container["resources"]["limits"]["google.com/tpu"]
+    assert (
+        job["parallelism"]
+        == job["completions"]
+        == chips // container["resources"]["limits"]["google.com/tpu"]
+    )
     assert container["command"] == ["python", "-m", "v2l_jax.main", "--distributed"]
     values = dict(argument.removeprefix("--").split("=", 1) for argument in container["args"])
     assert (ROOT / values["config"]).is_file()
@@ -396,6 +521,11 @@ def test_jobset_fills_the_slice_and_runs_the_config_on_the_share(jobset):
 def test_image_installs_an_extra_that_there_is_on_a_python_that_will_do():
     text = (ROOT / "launch" / "Dockerfile").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert re.search(r"^ARG EXTRA=(\w+)$", text, re.MULTILINE)[1] in project["optional-dependencies"]
-    assert f">={re.search(r'^FROM python:([0-9.]+)-slim$', text, re.MULTILINE)[1]}" == project["requires-python"]
+    assert (
+        re.search(r"^ARG EXTRA=(\w+)$", text, re.MULTILINE)[1] in project["optional-dependencies"]
+    )
+    assert (
+        f">={re.search(r'^FROM python:([0-9.]+)-slim$', text, re.MULTILINE)[1]}"
+        == project["requires-python"]
+    )
     assert "WORKDIR /v2l_jax\n" in text and "XDG_CACHE_HOME=/mnt/v2l/cache" in text

@@ -1,4 +1,6 @@
-"""Many hosts as several processes of this machine: the losses of one process, a stop that all follow, a death that all follow."""
+"""Many hosts as several processes of this machine: the losses of one process, a stop that all
+follow, a death that all follow.
+"""
 
 import os
 import pathlib
@@ -23,7 +25,9 @@ pytestmark = pytest.mark.processes
 def start(*arguments, **options):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     pipe = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
-    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=environment, **pipe, **options)
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, **pipe, **options
+    )
 
 
 def launch(processes, workdir, flags):
@@ -44,7 +48,9 @@ def rows(workdir):
 def wait_for_rows(workdir, count, process):
     deadline = time.monotonic() + 240
     while len(rows(workdir)) < count:
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1][-3000:]
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[1][
+            -3000:
+        ]
         time.sleep(0.05)
 
 
@@ -57,7 +63,9 @@ def one_process(tmp_path_factory):
 
 
 def test_two_processes_then_four_give_the_losses_of_one(tmp_path, one_process):
-    """Two processes are told to stop, save and exit with 143; four go on: same order of photos, same losses, same evaluation."""
+    """Two processes are told to stop, save and exit with 143; four go on: same order of photos,
+    same losses, same evaluation.
+    """
     flags = synthetic_config.fill(tmp_path / "run")
     two = launch(2, tmp_path / "run", flags)
     wait_for_rows(tmp_path / "run", 5, two)
@@ -70,18 +78,34 @@ def test_two_processes_then_four_give_the_losses_of_one(tmp_path, one_process):
     assert code == 0, errors[-3000:]
     assert f"goes on from step {stopped} of" in errors
     found = rows(tmp_path / "run")
-    assert [(row["step"], row["split"]) for row in found] == [(row["step"], row["split"]) for row in one_process]
+    assert [(row["step"], row["split"]) for row in found] == [
+        (row["step"], row["split"]) for row in one_process
+    ]
     for row, expected in zip(found, one_process):
-        names = LOSSES if row["split"] == "train" else ("psnr", "ssim", "codebook_usage", "perplexity", "dead_words")
+        names = (
+            LOSSES
+            if row["split"] == "train"
+            else ("psnr", "ssim", "codebook_usage", "perplexity", "dead_words")
+        )
         for name in names:
-            np.testing.assert_allclose(row[name], expected[name], rtol=1e-5, atol=1e-6, err_msg=f"{name}, step {row['step']}")
+            np.testing.assert_allclose(
+                row[name],
+                expected[name],
+                rtol=1e-5,
+                atol=1e-6,
+                err_msg=f"{name}, step {row['step']}",
+            )
     assert (tmp_path / "run" / "training.json").exists()
 
 
 def test_a_process_that_dies_takes_the_job_down_and_is_named(tmp_path):
     flags = [*synthetic_config.fill(tmp_path / "run"), "--config.train.steps=100000"]
     job = launch(2, tmp_path / "run", flags)
-    pid = next(int(line.split("pid ")[1].split(",")[0]) for line in job.stderr if line.startswith("process 1:"))
+    pid = next(
+        int(line.split("pid ")[1].split(",")[0])
+        for line in job.stderr
+        if line.startswith("process 1:")
+    )
     wait_for_rows(tmp_path / "run", 2, job)
     os.kill(pid, signal.SIGKILL)
     began = time.monotonic()

@@ -21,7 +21,13 @@ def test_indices_outside_the_codebook_are_not_counted():
 
 def test_summary():
     usage = codebook_usage.summarise(np.array([5, 0, 5, 0, 0, 5, 5, 0]))
-    assert (usage.words, usage.tokens, usage.used, usage.fraction, usage.dead) == (8, 20, 4, 0.5, (1, 3, 4, 7))
+    assert (usage.words, usage.tokens, usage.used, usage.fraction, usage.dead) == (
+        8,
+        20,
+        4,
+        0.5,
+        (1, 3, 4, 7),
+    )
     assert usage.perplexity == pytest.approx(4)
     assert codebook_usage.summarise(jnp.asarray([0, 9, 0])).perplexity == pytest.approx(1)
     # Entropy of (1/2, 1/4, 1/4) is 1.5 bits.

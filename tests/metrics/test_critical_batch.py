@@ -11,7 +11,9 @@ SIZES = np.array([4, 8, 16, 32, 64, 128, 256.0])
 
 def test_exact_data_give_back_the_law():
     fit = fit_batch_scaling(SIZES, 50 * (1 + 40 / SIZES))
-    assert fit.least_steps == pytest.approx(50, rel=1e-4) and fit.critical_batch == pytest.approx(40, rel=1e-4)
+    assert fit.least_steps == pytest.approx(50, rel=1e-4) and fit.critical_batch == pytest.approx(
+        40, rel=1e-4
+    )
     assert fit.relative_error < 1e-6 and fit.interval == pytest.approx((40, 40), rel=1e-3)
     assert fit.steps(np.array([40.0])) == pytest.approx(100, rel=1e-4)  # twice the least
 
@@ -29,6 +31,9 @@ def test_two_sizes_are_too_few():
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
     random = np.random.RandomState(0)
-    fits = [fit_batch_scaling(SIZES, 50 * (1 + 40 / SIZES) * np.exp(0.1 * random.randn(len(SIZES)))) for _ in range(400)]
+    fits = [
+        fit_batch_scaling(SIZES, 50 * (1 + 40 / SIZES) * np.exp(0.1 * random.randn(len(SIZES))))
+        for _ in range(400)
+    ]
     share = np.mean([low < 40 < high for low, high in (fit.interval for fit in fits)])
     assert 0.92 < share < 0.98

@@ -21,11 +21,15 @@ def features(seed, count, size=48, rank=None):
     """Correlated vectors, not negative, as ReLU features are."""
     rng = np.random.default_rng(seed)
     mixing = np.random.default_rng(7).standard_normal((rank or size, size))
-    return np.maximum(rng.standard_normal((count, rank or size)) @ mixing + seed, 0).astype(np.float32)
+    return np.maximum(rng.standard_normal((count, rank or size)) @ mixing + seed, 0).astype(
+        np.float32
+    )
 
 
 def published_distance(a, b):
-    """The formula as FID's public implementations write it: covariances by numpy, scipy's square root of their product."""
+    """The formula as FID's public implementations write it: covariances by numpy, scipy's square
+    root of their product.
+    """
     a, b = a.astype(np.float64), b.astype(np.float64)
     shift = a.mean(0) - b.mean(0)
     s, t = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
@@ -36,7 +40,9 @@ def published_distance(a, b):
 def test_equals_the_published_formula(counts):
     a, b = features(0, counts[0]), features(1, counts[1])
     expected = published_distance(a, b)
-    assert frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b)) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b)) == pytest.approx(
+        expected, rel=1e-9
+    )
     assert feature_distance(a, b) == pytest.approx(expected, rel=1e-9)
 
 
@@ -57,13 +63,17 @@ def test_closed_form_of_diagonal_gaussians():
 
 def test_equal_sets_have_distance_zero():
     a = features(0, 200)
-    assert feature_distance(a, a) == pytest.approx(0, abs=1e-9 * np.trace(FeatureStatistics.of(a).covariance))
+    assert feature_distance(a, a) == pytest.approx(
+        0, abs=1e-9 * np.trace(FeatureStatistics.of(a).covariance)
+    )
 
 
 def test_any_batches_in_any_order_give_the_same_statistics():
     a = features(0, 157) + np.float32(100)  # a large mean: a sum of squares would lose digits
     whole = FeatureStatistics.of(a)
-    np.testing.assert_allclose(whole.covariance, np.cov(a.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        whole.covariance, np.cov(a.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-9
+    )
     for size in (1, 10, 64):
         parts = [a[i : i + size] for i in range(0, len(a), size)]
         streamed = FeatureStatistics.of(a[:0])
@@ -80,21 +90,27 @@ def test_any_batches_in_any_order_give_the_same_statistics():
 def test_row_has_count_and_interval_and_warns_of_few_images(caplog):
     real, generated = features(0, 90), features(0, 90) + 0.1
     with caplog.at_level("WARNING"):
-        row = frechet_inception_distance(real, generated, paired=True, resamples=30, seed=3, task="x")
+        row = frechet_inception_distance(
+            real, generated, paired=True, resamples=30, seed=3, task="x"
+        )
     assert "FID of 90 images is biased" in caplog.text
     assert (row.metric, row.count, row.measured_on) == ("fid", 90, {"task": "x"})
     assert row.value == pytest.approx(published_distance(real, generated), rel=1e-9)
     assert row.ci95[0] < row.value < row.ci95[1]
-    assert row == frechet_inception_distance(real, generated, paired=True, resamples=30, seed=3, task="x")
+    assert row == frechet_inception_distance(
+        real, generated, paired=True, resamples=30, seed=3, task="x"
+    )
     assert frechet_inception_distance(real, generated, paired=True, resamples=0).ci95 is None
 
 
 def test_interval_covers_repeated_draws():
     """Its width is the spread of FID over fresh samples."""
-    draw = lambda seed: np.random.default_rng(seed).standard_normal((200, 6)).astype(np.float32)  # noqa: E731
+    draw = lambda seed: np.random.default_rng(seed).standard_normal((200, 6)).astype(np.float32)
     shifted = [draw(2 * i + 1) + np.float32(1) for i in range(60)]
     values = [feature_distance(draw(2 * i), other) for i, other in enumerate(shifted)]
-    row = frechet_inception_distance(draw(1000), draw(1001) + np.float32(1), paired=False, resamples=200)
+    row = frechet_inception_distance(
+        draw(1000), draw(1001) + np.float32(1), paired=False, resamples=200
+    )
     assert (row.ci95[1] - row.ci95[0]) / 2 == pytest.approx(1.96 * np.std(values), rel=0.4)
 
 

@@ -9,10 +9,17 @@ from v2l_jax.metrics import image_quality
 
 @pytest.fixture(scope="module")
 def pairs():
-    """Smooth pictures and three kinds of damage: noise, blur-like shift, constant offset; in [-1, 1]."""
+    """Smooth pictures and three kinds of damage: noise, blur-like shift, constant offset; in [-1,
+    1].
+    """
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:40, 0:56] / 20
-    clean = np.stack([np.sin(3 * x + y), np.cos(x * y), np.sin(x) * np.cos(2 * y)], -1)[None].repeat(3, 0) * 0.9
+    clean = (
+        np.stack([np.sin(3 * x + y), np.cos(x * y), np.sin(x) * np.cos(2 * y)], -1)[None].repeat(
+            3, 0
+        )
+        * 0.9
+    )
     damaged = clean.copy()
     damaged[0] += rng.normal(0, 0.2, clean[0].shape)
     damaged[1] = np.roll(damaged[1], 2, axis=1)
@@ -25,7 +32,10 @@ def unit(image):
 
 
 def test_psnr_equals_scikit_image(pairs):
-    expected = [metrics.peak_signal_noise_ratio(unit(a), unit(b), data_range=1) for a, b in zip(*pairs, strict=True)]
+    expected = [
+        metrics.peak_signal_noise_ratio(unit(a), unit(b), data_range=1)
+        for a, b in zip(*pairs, strict=True)
+    ]
     np.testing.assert_allclose(image_quality.psnr(*pairs), expected, rtol=1e-5)
 
 
@@ -44,7 +54,9 @@ def test_ssim_equals_scikit_image(pairs):
 def test_closed_forms(pairs):
     clean, _ = pairs
     zeros = np.zeros_like(clean)
-    np.testing.assert_allclose(image_quality.psnr(zeros, zeros + 0.2), 20.0, rtol=1e-5)  # 0.1 on [0, 1]
+    np.testing.assert_allclose(
+        image_quality.psnr(zeros, zeros + 0.2), 20.0, rtol=1e-5
+    )  # 0.1 on [0, 1]
     assert np.isinf(image_quality.psnr(clean, clean)).all()
     np.testing.assert_allclose(image_quality.ssim(clean, clean), 1.0, atol=1e-6)
 

@@ -13,8 +13,14 @@ from v2l_jax.metrics.results import Result
 
 @pytest.mark.parametrize(
     "hits, count, low, high",
-    # Newcombe (1998), Statistics in Medicine 17, Table I, method 3 (score, no continuity correction).
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    # Newcombe (1998), Statistics in Medicine 17, Table I, method 3 (score, no continuity
+    # correction).
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
 def test_wilson_interval_equals_newcombes_table(hits, count, low, high):
     np.testing.assert_allclose(results.wilson_interval(hits, count), (low, high), atol=5e-5)
@@ -54,16 +60,27 @@ def test_covers_is_false_without_an_interval():
 
 def test_round_trip(tmp_path):
     rows = [
-        results.proportion("few_shot_accuracy", 164, 200, ways=np.int64(2), shots=3, tokens=5, control="none"),
+        results.proportion(
+            "few_shot_accuracy", 164, 200, ways=np.int64(2), shots=3, tokens=5, control="none"
+        ),
         Result("loss", math.nan, 1, None, {"llm": "smollm2 ü"}),
     ]
     path = tmp_path / "deep" / "results.json"
     results.write_results(path, rows)
     first, second = results.read_results(path)
     assert first == rows[0]
-    assert math.isnan(second.value) and second.ci95 is None and second.measured_on == rows[1].measured_on
+    assert (
+        math.isnan(second.value)
+        and second.ci95 is None
+        and second.measured_on == rows[1].measured_on
+    )
     raw = json.loads(path.read_text())
-    assert raw[0]["ways"] == 2 and raw[0]["value"] == 0.82 and len(raw[0]["ci95"]) == 2 and raw[1]["value"] is None
+    assert (
+        raw[0]["ways"] == 2
+        and raw[0]["value"] == 0.82
+        and len(raw[0]["ci95"]) == 2
+        and raw[1]["value"] is None
+    )
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
 
 
@@ -74,7 +91,9 @@ def test_reserved_names_are_refused():
 
 def test_merging_replaces_only_the_jobs_own_rows(tmp_path):
     path = tmp_path / "results.json"
-    results.merge_results(path, [Result("psnr_db", 20.0, 3), Result("ssim", 0.5, 3)], job="reconstruction")
+    results.merge_results(
+        path, [Result("psnr_db", 20.0, 3), Result("ssim", 0.5, 3)], job="reconstruction"
+    )
     results.merge_results(path, [Result("few_shot_accuracy", 0.7, 200)], job="few_shot")
     results.merge_results(path, [Result("psnr_db", 21.0, 3)], job="reconstruction")
     once = path.read_text()
@@ -95,7 +114,7 @@ def test_a_failed_write_leaves_the_previous_file(tmp_path, monkeypatch):
     def no_space(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("v2l_jax.whole_files.os.fsync", no_space)
+    monkeypatch.setattr("v2l_jax.atomic_write.os.fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         results.write_results(path, [Result("ssim", 0.6, 3)])
     assert path.read_text() == before and [p.name for p in tmp_path.iterdir()] == ["results.json"]

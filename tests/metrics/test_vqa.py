@@ -1,4 +1,6 @@
-"""VQA accuracy: stored outputs of the published evaluation code, its rules worked by hand, leave-one-out by brute force."""
+"""VQA accuracy: stored outputs of the published evaluation code, its rules worked by hand,
+leave-one-out by brute force.
+"""
 
 import itertools
 import json
@@ -9,8 +11,12 @@ from scipy import stats
 
 from v2l_jax.metrics import vqa
 
-GOLDEN = json.loads((pathlib.Path(__file__).parents[1] / "golden" / "vqa_official.json").read_text())
-"""What VQAEval of github.com/GT-Vision-Lab/VQA (commit a013f00) answers: its whole table of contractions, texts, and accuracies."""
+GOLDEN = json.loads(
+    (pathlib.Path(__file__).parents[1] / "golden" / "vqa_official.json").read_text()
+)
+"""What VQAEval of github.com/GT-Vision-Lab/VQA (commit a013f00) answers: its whole table of
+contractions, texts, and accuracies.
+"""
 
 
 def test_normalisation_equals_the_published_code():
@@ -33,7 +39,10 @@ def test_normalisation_equals_the_published_code():
         ("black-white", "black white"),
         ("hot-dog - bun", "hotdog bun"),  # beside a space once, so nowhere a space
         ("100,978", "100978"),
-        ("1,000 black-white", "1000 blackwhite"),  # a number with a comma takes the spaces of all punctuation
+        (
+            "1,000 black-white",
+            "1000 blackwhite",
+        ),  # a number with a comma takes the spaces of all punctuation
         ("None", "0"),
         ("ten", "10"),
         ("eleven", "eleven"),
@@ -68,8 +77,12 @@ def test_where_all_agree_nothing_is_normalised():
 
 
 def test_single_truths_are_a_proportion():
-    row = vqa.vqa_accuracy(["A cat.", "two", "dog", ""], [("cat",), ("2",), ("cat",), ("red",)], dataset="photos")
-    assert (row.metric, row.value, row.count) == ("vqa_accuracy", 0.5, 4) and row.measured_on == {"dataset": "photos"}
+    row = vqa.vqa_accuracy(
+        ["A cat.", "two", "dog", ""], [("cat",), ("2",), ("cat",), ("red",)], dataset="photos"
+    )
+    assert (row.metric, row.value, row.count) == ("vqa_accuracy", 0.5, 4) and row.measured_on == {
+        "dataset": "photos"
+    }
     expected = stats.binomtest(2, 4).proportion_ci(0.95, method="wilson")
     assert row.ci95 == pytest.approx(tuple(expected), abs=1e-9)
 
@@ -79,10 +92,17 @@ def test_answers_of_people_are_a_mean():
     row = vqa.vqa_accuracy(["red", "blue", "green", "pink"], [people] * 4)
     samples = [0.9, 0.6, 1.0, 0.0]
     assert row.value == pytest.approx(sum(samples) / 4)
-    assert row.ci95 == pytest.approx(stats.t.interval(0.95, 3, loc=sum(samples) / 4, scale=stats.sem(samples)))
+    assert row.ci95 == pytest.approx(
+        stats.t.interval(0.95, 3, loc=sum(samples) / 4, scale=stats.sem(samples))
+    )
 
 
 def test_by_type():
-    rows = vqa.accuracy_by_type(["1", "red", "3"], [("one",), ("blue",), ("2",)], ["number", "color", "number"], shots=4)
-    assert [(r.measured_on["answer_type"], r.value, r.count) for r in rows] == [("color", 0, 1), ("number", 0.5, 2)]
+    rows = vqa.accuracy_by_type(
+        ["1", "red", "3"], [("one",), ("blue",), ("2",)], ["number", "color", "number"], shots=4
+    )
+    assert [(r.measured_on["answer_type"], r.value, r.count) for r in rows] == [
+        ("color", 0, 1),
+        ("number", 0.5, 2),
+    ]
     assert all(r.measured_on["shots"] == 4 for r in rows)

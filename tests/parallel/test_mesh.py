@@ -11,8 +11,18 @@ from v2l_jax.parallel.mesh import make_mesh, replicate, shard_batch
 
 def test_minus_one_takes_what_the_others_leave():
     assert dict(make_mesh({"data": -1}).shape) == {"replica": 1, "data": 8, "fsdp": 1, "tensor": 1}
-    assert dict(make_mesh({"tensor": 2, "data": -1}).shape) == {"replica": 1, "data": 4, "fsdp": 1, "tensor": 2}
-    assert dict(make_mesh({"replica": 2, "data": 2, "fsdp": 2}).shape) == {"replica": 2, "data": 2, "fsdp": 2, "tensor": 1}
+    assert dict(make_mesh({"tensor": 2, "data": -1}).shape) == {
+        "replica": 1,
+        "data": 4,
+        "fsdp": 1,
+        "tensor": 2,
+    }
+    assert dict(make_mesh({"replica": 2, "data": 2, "fsdp": 2}).shape) == {
+        "replica": 2,
+        "data": 2,
+        "fsdp": 2,
+        "tensor": 1,
+    }
 
 
 def test_axes_have_one_order_whatever_the_config_says():
@@ -21,14 +31,20 @@ def test_axes_have_one_order_whatever_the_config_says():
         make_mesh({"model": 8})
 
 
-@pytest.mark.parametrize("axes", [{"data": 3}, {"data": -1, "tensor": 3}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": -2}])
+@pytest.mark.parametrize(
+    "axes",
+    [{"data": 3}, {"data": -1, "tensor": 3}, {"data": -1, "fsdp": -1}, {"data": 0}, {"data": -2}],
+)
 def test_sizes_that_do_not_fit_are_refused_in_one_line(axes):
     with pytest.raises(ConfigError) as raised:
         make_mesh(axes)
     assert "\n" not in str(raised.value) and "data" in str(raised.value)
 
 
-@pytest.mark.parametrize("axes", [{"data": -1}, {"data": 2, "tensor": 4}, {"tensor": 8}, {"replica": 2, "data": 2, "fsdp": 2}])
+@pytest.mark.parametrize(
+    "axes",
+    [{"data": -1}, {"data": 2, "tensor": 4}, {"tensor": 8}, {"replica": 2, "data": 2, "fsdp": 2}],
+)
 def test_sharded_batch_holds_the_same_values_in_the_right_parts(axes):
     mesh = make_mesh(axes)
     images = np.random.RandomState(0).randn(16, 3, 2).astype("float32")

@@ -18,15 +18,25 @@ def mesh():
 
 @pytest.fixture
 def params():
-    return {"encoder": {"conv": {"kernel": jnp.zeros((3, 3, 8, 16)), "bias": jnp.zeros(16)}}, "words": jnp.zeros((32, 6))}
+    return {
+        "encoder": {"conv": {"kernel": jnp.zeros((3, 3, 8, 16)), "bias": jnp.zeros(16)}},
+        "words": jnp.zeros((32, 6)),
+    }
 
 
 def specs(tree):
-    return {leaf_name(path): sharding.spec for path, sharding in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        leaf_name(path): sharding.spec
+        for path, sharding in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def test_first_match_wins_and_unmatched_is_replicated(mesh, params):
-    rules = [("words", ("tensor", None)), ("kernel$", P(None, None, None, "fsdp")), (r"encoder/.*", (None,))]
+    rules = [
+        ("words", ("tensor", None)),
+        ("kernel$", P(None, None, None, "fsdp")),
+        (r"encoder/.*", (None,)),
+    ]
     assert specs(tree_shardings(params, mesh, rules)) == {
         "encoder/conv/kernel": P(None, None, None, "fsdp"),
         "encoder/conv/bias": P(None),
@@ -37,20 +47,26 @@ def test_first_match_wins_and_unmatched_is_replicated(mesh, params):
 
 def test_leading_dots_stand_for_any_number_of_dimensions(mesh, params):
     tree = params | {"dense": {"kernel": jnp.zeros((5, 8))}}
-    found = specs(tree_shardings(tree, mesh, [("kernel$", ("...", "fsdp")), ("words", ("...", "fsdp", None))]))
+    found = specs(
+        tree_shardings(tree, mesh, [("kernel$", ("...", "fsdp")), ("words", ("...", "fsdp", None))])
+    )
     assert found["encoder/conv/kernel"] == P(None, None, None, "fsdp")
     assert found["dense/kernel"] == P(None, "fsdp") and found["words"] == P("fsdp", None)
 
 
 def test_rules_reach_the_optimizer_state_of_a_parameter(mesh, params):
     state = jax.eval_shape(optax.adam(1e-3).init, params)
-    found = specs(tree_shardings(state, mesh, [("conv/kernel$", (None, None, None, ("fsdp", "tensor")))]))
+    found = specs(
+        tree_shardings(state, mesh, [("conv/kernel$", (None, None, None, ("fsdp", "tensor")))])
+    )
     sharded = sorted(name for name, spec in found.items() if spec != P())
     assert sharded == ["0/mu/encoder/conv/kernel", "0/nu/encoder/conv/kernel"]
 
 
 def test_placed_array_has_the_shape_the_rule_promises(mesh, params):
-    placed = jax.device_put(params, tree_shardings(params, mesh, [("words", (("fsdp", "tensor"), None))]))
+    placed = jax.device_put(
+        params, tree_shardings(params, mesh, [("words", (("fsdp", "tensor"), None))])
+    )
     assert placed["words"].addressable_shards[0].data.shape == (4, 6)
     assert placed["encoder"]["conv"]["bias"].addressable_shards[0].data.shape == (16,)
 

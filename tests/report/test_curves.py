@@ -19,14 +19,32 @@ def test_rows_become_curves():
 
 
 def test_plots_group_by_quantity():
-    curves = {"eval/psnr": ([1], [2.0]), "train/psnr": ([1, 2], [1.0, 2.0]), "train/gan": ([1], [0.0]), "train/loss": ([1], [3.0])}
+    curves = {
+        "eval/psnr": ([1], [2.0]),
+        "train/psnr": ([1, 2], [1.0, 2.0]),
+        "train/gan": ([1], [0.0]),
+        "train/loss": ([1], [3.0]),
+    }
     plots = curve_plots(curves | {"train/empty": ([], [])})
     assert [plot.quantity for plot in plots] == ["loss", "psnr", "gan"]
     assert [line.name for line in plots[1].lines] == ["train", "held out"]
 
 
 def test_codebook_health_is_open_and_not_folded_away():
-    rows = [{"step": 1, "split": "train", "loss": 1.0, "gradient_norm": 1.0, "adaptive_weight": 0.0}]
-    rows += [{"step": 1, "split": "eval", "psnr": 9.0, "ssim": 0.1, "lpips": 0.5, "codebook_usage": 0.2, "perplexity": 9.0, "dead_words": 40}]
+    rows = [
+        {"step": 1, "split": "train", "loss": 1.0, "gradient_norm": 1.0, "adaptive_weight": 0.0}
+    ]
+    rows += [
+        {
+            "step": 1,
+            "split": "eval",
+            "psnr": 9.0,
+            "ssim": 0.1,
+            "lpips": 0.5,
+            "codebook_usage": 0.2,
+            "perplexity": 9.0,
+            "dead_words": 40,
+        }
+    ]
     shown = [plot.quantity for plot in curve_plots(curves_from_rows(rows))]
     assert shown[:6] == ["loss", "psnr", "lpips", "codebook_usage", "perplexity", "dead_words"]

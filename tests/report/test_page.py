@@ -7,7 +7,17 @@ import re
 import numpy as np
 import pytest
 
-from v2l_jax.report.data import AssetNote, Gallery, JobTiming, PhotoRow, Picture, PromptExample, ReportData, Table, TaskSection
+from v2l_jax.report.data import (
+    AssetNote,
+    Gallery,
+    JobTiming,
+    PhotoRow,
+    Picture,
+    PromptExample,
+    ReportData,
+    Table,
+    TaskSection,
+)
 from v2l_jax.report.page import render_page
 
 HOSTILE = "<script>alert('x')</script>\"'&\u202e\x07\ud800"
@@ -15,7 +25,9 @@ _VOID = {"meta", "link", "img", "br", "wbr", "hr", "input"}
 
 
 class Page(html.parser.HTMLParser):
-    """Parses a page strictly: every element closed in order. Keeps elements, texts of sections and table cells."""
+    """Parses a page strictly: every element closed in order. Keeps elements, texts of sections and
+    table cells.
+    """
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
@@ -73,22 +85,41 @@ def data():
     )
     results = [_few_shot(w, s, 0.6 + s / 100 + w / 1000, "none") for w in (2, 5) for s in (1, 3, 5)]
     results += [_few_shot(w, s, 1 / w, "shuffled") for w in (2, 5) for s in (1, 3, 5)]
-    results += [{"metric": "psnr", "value": 19.4161, "count": 120, "ci95": [19.1, 19.7], "dataset": HOSTILE}]
-    results += [{"metric": "vqa_accuracy", "value": 0.314, "count": 50, "task": "vqa"}, {"metric": "lpips", "value": 0.2, "task": "denoising"}]
+    results += [
+        {"metric": "psnr", "value": 19.4161, "count": 120, "ci95": [19.1, 19.7], "dataset": HOSTILE}
+    ]
+    results += [
+        {"metric": "vqa_accuracy", "value": 0.314, "count": 50, "task": "vqa"},
+        {"metric": "lpips", "value": 0.2, "task": "denoising"},
+    ]
     section = TaskSection(
         "vqa",
         f"Questions {HOSTILE}",
         HOSTILE,
-        tables=[Table(f"Accuracy {HOSTILE}", ("Set", HOSTILE), [("COCO-QA\n50 questions", "31.4 %\n19.5–46.1")])],
+        tables=[
+            Table(
+                f"Accuracy {HOSTILE}",
+                ("Set", HOSTILE),
+                [("COCO-QA\n50 questions", "31.4 %\n19.5–46.1")],
+            )
+        ],
         figures=['<svg role="img" aria-label="a ring"></svg>'],
-        galleries=[Gallery("Asked", [[Picture(photo.original, HOSTILE), Picture(None, "What is it?\na dog")]])],
+        galleries=[
+            Gallery(
+                "Asked", [[Picture(photo.original, HOSTILE), Picture(None, "What is it?\na dog")]]
+            )
+        ],
         examples=[PromptExample(f"Question: {HOSTILE}", " dog", "dog")],
     )
     return ReportData(
         sections=[section],
         results=results,
         photos=[photo, photo],
-        curves={"train/loss": ([0, 10], [0.9, 0.5]), "eval/psnr": ([0, 10], [8.0, 19.0]), f"train/{HOSTILE}": ([0], [1.0])},
+        curves={
+            "train/loss": ([0, 10], [0.9, 0.5]),
+            "eval/psnr": ([0, 10], [8.0, 19.0]),
+            f"train/{HOSTILE}": ([0], [1.0]),
+        },
         prompt_example=PromptExample(f"###\nInput: < {HOSTILE} >\nOutput:", " dog", "dog"),
         timings=[JobTiming("train", 301.0, HOSTILE), JobTiming("evaluate", 3.25)],
         environment={"git_commit": "1e69123", "packages": {"jax": "0.10.2"}, "odd": HOSTILE},
@@ -135,11 +166,15 @@ def test_hostile_text_is_shown_not_obeyed(data, page):
 def test_accessible(page):
     images = [attributes for tag, attributes in page.elements if tag == "img"]
     assert len(images) == 5 and all(image["alt"] for image in images)
-    assert all(a.get("role") == "img" and a["aria-label"] for tag, a in page.elements if tag == "svg")
+    assert all(
+        a.get("role") == "img" and a["aria-label"] for tag, a in page.elements if tag == "svg"
+    )
     assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
     assert ("html", {"lang": "en"}) in page.elements
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1 and all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert levels[0] == 1 and all(
+        after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)
+    )
 
 
 def test_accuracy_table_holds_the_results(page):
@@ -149,19 +184,34 @@ def test_accuracy_table_holds_the_results(page):
 
 
 def test_a_control_may_be_missing_at_some_shots(data):
-    kept = [row for row in data.results if (row.get("shots"), row.get("control")) != (5, "shuffled")]
+    kept = [
+        row for row in data.results if (row.get("shots"), row.get("control")) != (5, "shuffled")
+    ]
     rows = Page(render_page(dataclasses.replace(data, results=kept))).rows()
     assert ["5", "65.2 % 60.2–70.2", "not measured", "50 %", "", "200"] in rows
 
 
 def test_reconstruction_table_and_times(page):
-    assert ["PSNR higher is closer, pixel by pixel", "19.42 dB", "19.10–19.70", "120"] in page.rows()
-    assert ["evaluate", "3.2 s", "", ""] in page.rows() and ["Together", "5 min 04 s", "", ""] in page.rows()
+    assert [
+        "PSNR higher is closer, pixel by pixel",
+        "19.42 dB",
+        "19.10–19.70",
+        "120",
+    ] in page.rows()
+    assert ["evaluate", "3.2 s", "", ""] in page.rows() and [
+        "Together",
+        "5 min 04 s",
+        "",
+        "",
+    ] in page.rows()
 
 
 def test_summary_quotes_number_interval_and_chance(page):
     words = page.words()
-    assert "After one example of each of five classes it named a new photo correctly in 61.5 % of 200 trials" in words
+    assert (
+        "After one example of each of five classes it named a new photo correctly in 61.5 % of 200 trials"
+        in words
+    )
     assert "(95 % interval 56.5–66.5 %); guessing gets 20 %." in words
     assert "With the words shuffled among the photos it gets 20.0 %, which is chance" in words
     assert "ConSE, not CLIP" in words
@@ -176,7 +226,10 @@ def test_summary_does_not_claim_what_the_interval_forbids(data):
 
 def test_a_task_has_its_own_section_and_its_rows_are_nowhere_else(page):
     assert ["COCO-QA 50 questions", "31.4 % 19.5–46.1"] in page.rows()
-    assert ("a", {"href": "#vqa"}) in page.elements and ("section", {"id": "vqa", "aria-labelledby": "vqa-title"}) in page.elements
+    assert ("a", {"href": "#vqa"}) in page.elements and (
+        "section",
+        {"id": "vqa", "aria-labelledby": "vqa-title"},
+    ) in page.elements
     assert ("svg", {"role": "img", "aria-label": "a ring"}) in page.elements
     words = page.words()
     assert "What is it? a dog" in words and "Vqa accuracy" not in words
@@ -211,4 +264,7 @@ def test_empty_report_names_the_jobs_that_fill_it():
 def test_photo_without_reconstruction_and_nothing_skipped(data):
     photo = dataclasses.replace(data.photos[0], reconstruction=None, local_words=())
     words = Page(render_page(dataclasses.replace(data, photos=[photo], skipped=[]))).words()
-    assert "No reconstruction yet: the train job" in words and "None: every photo could be read." in words
+    assert (
+        "No reconstruction yet: the train job" in words
+        and "None: every photo could be read." in words
+    )

@@ -3,12 +3,15 @@
 import re
 import xml.etree.ElementTree
 
-from v2l_jax.report import few_shot_tables, plots, tables
+from v2l_jax.report import plots, tables
+from v2l_jax.tasks import few_shot_tables
 
 
 def _group(ways=2, value=0.75):
     measure = tables.Measure(value, value - 0.1, value + 0.1, 200)
-    return few_shot_tables.FewShotGroup(ways, 1 / ways, [few_shot_tables.FewShotRow(1, measure, {"shuffled": measure}, None)])
+    return few_shot_tables.FewShotGroup(
+        ways, 1 / ways, [few_shot_tables.FewShotRow(1, measure, {"shuffled": measure}, None)]
+    )
 
 
 def test_svg_is_well_formed_named_and_deterministic():
@@ -28,11 +31,18 @@ def test_ids_are_unique_on_a_page_of_two():
 
 
 def test_intervals_are_drawn_to_scale():
-    """The axis runs from 0 to 100 %: 0.5 must lie halfway between the ends, an interval of 0.2 span a fifth."""
+    """The axis runs from 0 to 100 %: 0.5 must lie halfway between the ends, an interval of 0.2 span
+    a fifth.
+    """
     svg = plots.accuracy_plot(_group(value=0.5), "a")
-    ticks = [float(y) for y in re.findall(r'id="a-ytick_\d+".*?<path d="M [\d.]+ ([\d.]+)', svg, re.DOTALL)]
+    ticks = [
+        float(y)
+        for y in re.findall(r'id="a-ytick_\d+".*?<path d="M [\d.]+ ([\d.]+)', svg, re.DOTALL)
+    ]
     assert len(ticks) == 5
-    bars = re.findall(r'<path d="M ([\d.]+) ([\d.]+)\s+L ([\d.]+) ([\d.]+)\s+"[^>]*stroke: var\(--accent\)', svg)
+    bars = re.findall(
+        r'<path d="M ([\d.]+) ([\d.]+)\s+L ([\d.]+) ([\d.]+)\s+"[^>]*stroke: var\(--accent\)', svg
+    )
     ((x0, low, x1, high),) = bars
     assert x0 == x1
     assert abs((float(low) - float(high)) / (ticks[0] - ticks[-1]) - 0.2) < 1e-3

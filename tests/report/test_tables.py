@@ -6,7 +6,13 @@ from v2l_jax.report import tables
 def test_quality_rows_and_the_rest():
     rows = tables.as_rows(
         [
-            {"metric": "psnr", "value": 19.4161, "count": 120, "ci95": [19.1, 19.7], "job": "evaluate"},
+            {
+                "metric": "psnr",
+                "value": 19.4161,
+                "count": 120,
+                "ci95": [19.1, 19.7],
+                "job": "evaluate",
+            },
             {"metric": "codebook_usage", "value": 0.1874, "count": 120, "ci95": None},
             {"metric": "lpips", "value": None, "count": 0, "ci95": [None, None]},
             {"metric": "throughput", "value": 8.1, "count": 200, "ways": 2},
@@ -18,4 +24,8 @@ def test_quality_rows_and_the_rest():
     assert (usage.value, usage.interval) == ("18.7\u00a0%", "")
     assert (lpips.value, lpips.interval) == ("undefined", "")
     ((name, setting, measure),) = tables.other_rows(rows)
-    assert (name, setting, measure) == ("throughput", {"ways": 2}, tables.Measure(8.1, None, None, 200))
+    assert (name, setting, measure) == (
+        "throughput",
+        {"ways": 2},
+        tables.Measure(8.1, None, None, 200),
+    )

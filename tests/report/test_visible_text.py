@@ -32,7 +32,9 @@ def test_kept_characters_stay():
 def test_nothing_invisible_is_left_in_the_first_plane():
     text = "".join(map(chr, range(0x10000)))
     invisible = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
-    assert not [hex(ord(c)) for c in visible_text(text, keep="") if unicodedata.category(c) in invisible]
+    assert not [
+        hex(ord(c)) for c in visible_text(text, keep="") if unicodedata.category(c) in invisible
+    ]
 
 
 def test_signs_are_told_from_text():

@@ -57,7 +57,12 @@ def test_real_minilm_matches_transformers(torch, asset):
 
 def test_real_minilm_places_similar_sentences_nearer(asset):
     vectors = bert.load_sentence_encoder(asset("minilm-l6-v2")).encode_texts(
-        ["A man is eating food.", "Someone has a meal.", "The stock market fell.", "Shares lost much value today."]
+        [
+            "A man is eating food.",
+            "Someone has a meal.",
+            "The stock market fell.",
+            "Shares lost much value today.",
+        ]
     )
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     similarity = vectors @ vectors.T

@@ -1,4 +1,6 @@
-"""CLIP: parity with transformers and with the V2L reference's ViT, both checkpoint layouts, tokenizer."""
+"""CLIP: parity with transformers and with the V2L reference's ViT, both checkpoint layouts,
+tokenizer.
+"""
 
 import dataclasses
 import json
@@ -38,7 +40,12 @@ def _reference_vit(case):
 def test_image_tower_matches_the_v2l_reference():
     case = np.load(GOLDEN)
     config, params = clip_weights.image_side(_reference_vit(case))
-    assert (config.image_size, config.patch_size, config.dim, config.transformer.heads) == (56, 14, 768, 1)
+    assert (config.image_size, config.patch_size, config.dim, config.transformer.heads) == (
+        56,
+        14,
+        768,
+        1,
+    )
     images = jnp.asarray(case["clip_image_nchw"].transpose(0, 2, 3, 1))
     image, patches = jax.jit(clip.ClipImage(config).apply)({"params": params}, images)
     np.testing.assert_allclose(image, case["clip_global"], atol=2e-5, rtol=0)
@@ -48,7 +55,14 @@ def test_image_tower_matches_the_v2l_reference():
 def _write_tokenizer(folder):
     """A vocabulary of single characters and "cat", in vocab.json and merges.txt."""
     characters = "abcdefghijklmnopqrstuvwxyz.!"
-    pieces = [*characters, *(f"{c}</w>" for c in characters), "ca", "cat</w>", "<|startoftext|>", "<|endoftext|>"]
+    pieces = [
+        *characters,
+        *(f"{c}</w>" for c in characters),
+        "ca",
+        "cat</w>",
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     (folder / "vocab.json").write_text(json.dumps({piece: i for i, piece in enumerate(pieces)}))
     (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
     return {piece: i for i, piece in enumerate(pieces)}
@@ -62,10 +76,23 @@ def hugging_face(torch, request, tmp_path):
     torch.manual_seed(0)
     vocab = _write_tokenizer(tmp_path)
     shared = {"hidden_act": request.param, "num_hidden_layers": 3}
-    text = {"vocab_size": len(vocab), "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    text = {
+        "vocab_size": len(vocab),
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
     text |= {"max_position_embeddings": 12, "eos_token_id": vocab["<|endoftext|>"], **shared}
-    vision = {"hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 80, "image_size": 24, "patch_size": 8}
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision | shared, projection_dim=20)
+    vision = {
+        "hidden_size": 48,
+        "num_attention_heads": 3,
+        "intermediate_size": 80,
+        "image_size": 24,
+        "patch_size": 8,
+    }
+    config = transformers.CLIPConfig(
+        text_config=text, vision_config=vision | shared, projection_dim=20
+    )
     model = transformers.CLIPModel(config).eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -107,7 +134,9 @@ def test_tiny_random_clip_matches_transformers(hugging_face):
     result = np.asarray(jax.jit(tower.encode_image)(tower.params, images))
     np.testing.assert_allclose(result, expected_images, atol=1e-5, rtol=0)
     np.testing.assert_allclose(tower.encode_texts(WORDS, 3), expected_texts, atol=1e-5, rtol=0)
-    assert np.abs(expected_texts[0] - expected_texts[1]).max() > 0.05, "the case must tell texts apart"
+    assert np.abs(expected_texts[0] - expected_texts[1]).max() > 0.05, (
+        "the case must tell texts apart"
+    )
 
 
 def test_openai_layout_gives_the_same_tower(hugging_face):
@@ -117,12 +146,18 @@ def test_openai_layout_gives_the_same_tower(hugging_face):
     state = {name: value.numpy() for name, value in model.state_dict().items()}
     tensors = clip_weights.from_hugging_face(state)
     assert tensors["visual.transformer.resblocks.0.attn.in_proj_weight"].shape == (3 * 48, 48)
-    saved = {"state_dict": {f"module.{k}": torch.tensor(np.ascontiguousarray(v)) for k, v in tensors.items()}}
+    saved = {
+        "state_dict": {
+            f"module.{k}": torch.tensor(np.ascontiguousarray(v)) for k, v in tensors.items()
+        }
+    }
     torch.save(saved, folder / "tiny.pt")
     activation = model.config.vision_config.hidden_act
     image, image_params, text, text_params = clip_weights.read_clip(folder / "tiny.pt", activation)
     reference = clip_weights.read_clip(folder)
-    jax.tree.map(np.testing.assert_array_equal, (image_params, text_params), (reference[1], reference[3]))
+    jax.tree.map(
+        np.testing.assert_array_equal, (image_params, text_params), (reference[1], reference[3])
+    )
     assert image.transformer.activation == text.transformer.activation == activation
 
 
@@ -151,11 +186,14 @@ def test_preprocess_pickles_without_the_parameters(hugging_face):
     preprocess = clip.load_clip(hugging_face[0]).preprocess
     assert len(pickle.dumps(preprocess)) < 1000
     image = np.full((40, 30, 3), 255, np.uint8)
-    white = (1 - np.array([0.48145466, 0.4578275, 0.40821073])) / np.array([0.26862954, 0.26130258, 0.27577711])
+    white = (1 - np.array([0.48145466, 0.4578275, 0.40821073])) / np.array(
+        [0.26862954, 0.26130258, 0.27577711]
+    )
     np.testing.assert_allclose(preprocess(image), np.broadcast_to(white, (24, 24, 3)), atol=1e-5)
 
 
-# name: (width, heads, layers) of the image side, of the text side, patch, embedding, parameters; as published
+# name: (width, heads, layers) of the image side, of the text side, patch, embedding, parameters; as
+# published
 PUBLISHED = {
     "ViT-B/32": ((768, 12, 12), (512, 8, 12), 32, 512, 151_277_313),
     "ViT-B/16": ((768, 12, 12), (512, 8, 12), 16, 512, 149_620_737),
@@ -174,22 +212,41 @@ def _first_block(prefix, width):
 
 
 def _zeros(shapes):
-    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}  # takes no memory
+    return {
+        name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()
+    }  # takes no memory
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes_are_inferred_from_shapes(name):
-    (width, heads, layers), (text_width, text_heads, text_layers), patch, dim, count = PUBLISHED[name]
-    shapes = _first_block("", width) | {"conv1.weight": (width, 3, patch, patch), "class_embedding": (width,)}
+    (width, heads, layers), (text_width, text_heads, text_layers), patch, dim, count = PUBLISHED[
+        name
+    ]
+    shapes = _first_block("", width) | {
+        "conv1.weight": (width, 3, patch, patch),
+        "class_embedding": (width,),
+    }
     shapes |= {"positional_embedding": ((224 // patch) ** 2 + 1, width), "proj": (width, dim)}
-    shapes |= {f"ln_{end}.{leaf}": (width,) for end in ("pre", "post") for leaf in ("weight", "bias")}
+    shapes |= {
+        f"ln_{end}.{leaf}": (width,) for end in ("pre", "post") for leaf in ("weight", "bias")
+    }
     text_shapes = _first_block("", text_width) | {"token_embedding.weight": (49408, text_width)}
     text_shapes |= {"positional_embedding": (77, text_width), "text_projection": (text_width, dim)}
     text_shapes |= {"ln_final.weight": (text_width,), "ln_final.bias": (text_width,)}
     image, _ = clip_weights.image_side(_zeros(shapes))
     text, _ = clip_weights.text_side(_zeros(text_shapes))
-    assert (image.image_size, image.patch_size, image.dim, image.transformer.heads) == (224, patch, dim, heads)
-    assert (text.vocab_size, text.context_length, text.dim, text.transformer.heads) == (49408, 77, dim, text_heads)
+    assert (image.image_size, image.patch_size, image.dim, image.transformer.heads) == (
+        224,
+        patch,
+        dim,
+        heads,
+    )
+    assert (text.vocab_size, text.context_length, text.dim, text.transformer.heads) == (
+        49408,
+        77,
+        dim,
+        text_heads,
+    )
     image, text = (
         dataclasses.replace(side, transformer=dataclasses.replace(side.transformer, layers=n))
         for side, n in ((image, layers), (text, text_layers))
@@ -204,10 +261,7 @@ def test_published_sizes_are_inferred_from_shapes(name):
 
 @pytest.mark.parametrize(
     ("config", "message"),
-    [
-        (None, "has no config.json"),
-        ({"model_type": "siglip"}, "not a 'clip'"),
-    ],
+    [(None, "has no config.json"), ({"model_type": "siglip"}, "not a 'clip'")],
 )
 def test_other_directories_are_refused(tmp_path, config, message):
     if config is not None:
@@ -219,19 +273,37 @@ def test_other_directories_are_refused(tmp_path, config, message):
 def test_resnet_clip_missing_tokenizer_and_unknown_activation_are_refused(tmp_path):
     from safetensors.numpy import save_file
 
-    save_file({"visual.layer1.0.conv1.weight": np.zeros((2, 2), np.float32)}, tmp_path / "rn50.safetensors")
-    with pytest.raises(CheckpointError, match="not a CLIP with a ViT image tower: it has no tensor .*conv1"):
+    save_file(
+        {"visual.layer1.0.conv1.weight": np.zeros((2, 2), np.float32)},
+        tmp_path / "rn50.safetensors",
+    )
+    with pytest.raises(
+        CheckpointError, match="not a CLIP with a ViT image tower: it has no tensor .*conv1"
+    ):
         clip.load_clip(tmp_path / "rn50.safetensors")
-    with pytest.raises(CheckpointError, match="has no tokenizer.json, nor vocab.json and merges.txt"):
+    with pytest.raises(
+        CheckpointError, match="has no tokenizer.json, nor vocab.json and merges.txt"
+    ):
         clip.load_text_tokenizer(tmp_path, 77)
     with pytest.raises(CheckpointError, match="activation 'relu' is not supported"):
         clip_weights.image_side(_reference_vit(np.load(GOLDEN)), {"hidden_act": "relu"})
 
 
 def test_older_config_layout_wins_as_in_transformers(tmp_path):
-    config = {"model_type": "clip", "vision_config": {"hidden_act": "quick_gelu", "num_attention_heads": 12}}
+    config = {
+        "model_type": "clip",
+        "vision_config": {"hidden_act": "quick_gelu", "num_attention_heads": 12},
+    }
     config |= {"vision_config_dict": {"hidden_act": "gelu", "num_attention_heads": 16}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     settings = clip_weights.read_settings(tmp_path)
-    assert settings["vision"] == {"num_attention_heads": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-5}
-    assert settings["text"] == {"num_attention_heads": 8, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+    assert settings["vision"] == {
+        "num_attention_heads": 16,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+    }
+    assert settings["text"] == {
+        "num_attention_heads": 8,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    }

@@ -42,17 +42,24 @@ def count_letters(texts):
 
 def test_class_names_are_embedded_by_first_lemma_or_mean():
     groups = [["a", "b"], ["b", "b", "a"], ["a"]]
-    np.testing.assert_allclose(conse.embed_classes(count_letters, groups, "{}", "first"), [[1, 0], [0, 1], [1, 0]])
+    np.testing.assert_allclose(
+        conse.embed_classes(count_letters, groups, "{}", "first"), [[1, 0], [0, 1], [1, 0]]
+    )
     mean = conse.embed_classes(count_letters, groups, "{}", "mean")
     half, fifth = np.sqrt(0.5), np.sqrt(0.2)
     np.testing.assert_allclose(mean, [[half, half], [fifth, 2 * fifth], [1, 0]], atol=1e-6)
-    np.testing.assert_allclose(conse.embed_classes(count_letters, [["b"]], "a {}", "first"), [[half, half]], atol=1e-6)
+    np.testing.assert_allclose(
+        conse.embed_classes(count_letters, [["b"]], "a {}", "first"), [[half, half]], atol=1e-6
+    )
 
 
 @pytest.fixture(scope="module")
 def assets(asset):
     """The four files of the embedded default tower."""
-    return [asset(name) for name in ("efficientnet-lite2", "minilm-l6-v2", "imagenet-synsets", "imagenet-lemmas")]
+    return [
+        asset(name)
+        for name in ("efficientnet-lite2", "minilm-l6-v2", "imagenet-synsets", "imagenet-lemmas")
+    ]
 
 
 def test_real_tower_matches_photos_to_texts(assets):
@@ -60,13 +67,17 @@ def test_real_tower_matches_photos_to_texts(assets):
     tower = conse.load_conse(*assets)
     assert (tower.kind, tower.image_size, tower.dim) == ("conse", 260, 384)
     preprocess = pickle.loads(pickle.dumps(tower.preprocess))
-    assert len(pickle.dumps(tower.preprocess)) < 1000, "loader processes must not receive the parameters"
+    assert len(pickle.dumps(tower.preprocess)) < 1000, (
+        "loader processes must not receive the parameters"
+    )
     images = np.stack([preprocess(image) for image in (data.chelsea(), data.coffee())])
     assert images.shape == (2, 260, 260, 3) and images.dtype == np.float32
     assert -1 <= images.min() < -0.5 and 0.5 < images.max() <= 1
     vectors = np.asarray(jax.jit(tower.encode_image)(tower.params, images))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    texts = tower.encode_texts(["a photo of a cat.", "a photo of a cup of coffee.", "a photo of a truck."])
+    texts = tower.encode_texts(
+        ["a photo of a cat.", "a photo of a cup of coffee.", "a photo of a truck."]
+    )
     assert (vectors @ texts.T).argmax(axis=1).tolist() == [0, 1]
 
 

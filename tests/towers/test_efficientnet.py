@@ -16,8 +16,17 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "efficientnet_lite2_cat.
 
 
 @pytest.mark.parametrize(
-    ("variant", "published"),  # parameters with batch norm's scale and shift, as publications count them
-    [("lite0", 4_652_008), ("lite1", 5_416_680), ("lite2", 6_092_072), ("lite3", 8_197_096), ("lite4", 13_006_568)],
+    (
+        "variant",
+        "published",
+    ),  # parameters with batch norm's scale and shift, as publications count them
+    [
+        ("lite0", 4_652_008),
+        ("lite1", 5_416_680),
+        ("lite2", 6_092_072),
+        ("lite3", 8_197_096),
+        ("lite4", 13_006_568),
+    ],
 )
 def test_parameter_count_is_the_published_one(variant, published):
     width, depth, size = efficientnet.VARIANTS[variant]
@@ -25,7 +34,9 @@ def test_parameter_count_is_the_published_one(variant, published):
     params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))["params"]
     sizes = jax.tree_util.tree_map_with_path(
         # folding merged a norm's scale and shift into one bias; the classifier has no norm
-        lambda path, leaf: leaf.size * (2 if path[-1].key == "bias" and path[0].key != "classifier" else 1),
+        lambda path, leaf: (
+            leaf.size * (2 if path[-1].key == "bias" and path[0].key != "classifier" else 1)
+        ),
         params,
     )
     assert sum(jax.tree.leaves(sizes)) == published
@@ -48,7 +59,9 @@ def _random_checkpoint(rng, blocks):
         wide = channels * expansion
         if expansion != 1:
             conv_and_norm(f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0", (wide, channels, 1, 1))
-        conv_and_norm(f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1", (wide, 1, kernel, kernel))
+        conv_and_norm(
+            f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1", (wide, 1, kernel, kernel)
+        )
         conv_and_norm(f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2", (out, wide, 1, 1))
         channels = out
     conv_and_norm("_conv_head", "_bn1", (1280, channels, 1, 1))
@@ -99,13 +112,17 @@ def test_random_lite0_matches_torch(torch, monkeypatch, shape):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "side"), [(3, 1, 7), (3, 2, 8), (3, 2, 9), (5, 2, 10), (5, 2, 11), (5, 1, 4)]
+    ("kernel", "stride", "side"),
+    [(3, 1, 7), (3, 2, 8), (3, 2, 9), (5, 2, 10), (5, 2, 11), (5, 1, 4)],
 )
 def test_depthwise_equals_xla_grouped_convolution(kernel, stride, side):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, side, side + 1, 6)), jnp.float32)
     layer = efficientnet.DepthwiseConv(kernel, stride)
-    params = {"kernel": jnp.asarray(rng.standard_normal((kernel, kernel, 6)), jnp.float32), "bias": jnp.arange(6.0)}
+    params = {
+        "kernel": jnp.asarray(rng.standard_normal((kernel, kernel, 6)), jnp.float32),
+        "bias": jnp.arange(6.0),
+    }
     expected = jax.lax.conv_general_dilated(
         x,
         params["kernel"][:, :, None],
@@ -148,5 +165,7 @@ def test_other_checkpoints_are_refused(monkeypatch):
         efficientnet.load_efficientnet("vgg.pth")
     odd = _random_checkpoint(np.random.default_rng(0), efficientnet.block_table(1.0, 1.0)[:3])
     monkeypatch.setattr(efficientnet, "read_torch", lambda path: odd)
-    with pytest.raises(CheckpointError, match="no EfficientNet-Lite has 3 blocks and 24 final channels"):
+    with pytest.raises(
+        CheckpointError, match="no EfficientNet-Lite has 3 blocks and 24 final channels"
+    ):
         efficientnet.load_efficientnet("odd.pth")

@@ -38,7 +38,9 @@ def test_features_are_those_of_the_published_network(params, photos):
 
 
 def test_matches_the_archive_run_by_torch(torch, asset, params):
-    network = torch.jit.load(str(asset("inception-v3-fid")))  # its digest is pinned; only tests execute it
+    network = torch.jit.load(
+        str(asset("inception-v3-fid"))
+    )  # its digest is pinned; only tests execute it
     images = np.random.default_rng(0).integers(0, 256, (3, 299, 299, 3), dtype=np.uint8)
     with torch.inference_mode():
         expected = network((torch.tensor(images).permute(0, 3, 1, 2) - 128.0) / 128).numpy()
@@ -56,13 +58,22 @@ def test_resize_samples_from_the_corner():
             for dy in (0, 1):
                 for dx in (0, 1):
                     weight = (1 - abs(y - int(y) - dy)) * (1 - abs(x - int(x) - dx))
-                    expected[0, i, j] += weight * image[0, min(int(y) + dy, 6), min(int(x) + dx, 12)]
-    np.testing.assert_allclose(tower.resize_bilinear(jnp.asarray(image), size), expected, rtol=1e-5, atol=1e-3)
+                    expected[0, i, j] += (
+                        weight * image[0, min(int(y) + dy, 6), min(int(x) + dx, 12)]
+                    )
+    np.testing.assert_allclose(
+        tower.resize_bilinear(jnp.asarray(image), size), expected, rtol=1e-5, atol=1e-3
+    )
 
 
 def torchvision_layout(params, rng):
-    """A checkpoint as pytorch-fid's, whose convolutions and norms fold to `params`; with a random classifier."""
-    tensors = {"fc.weight": rng.standard_normal((1008, 2048)).astype(np.float32), "fc.bias": np.ones(1008, np.float32)}
+    """A checkpoint as pytorch-fid's, whose convolutions and norms fold to `params`; with a random
+    classifier.
+    """
+    tensors = {
+        "fc.weight": rng.standard_normal((1008, 2048)).astype(np.float32),
+        "fc.bias": np.ones(1008, np.float32),
+    }
     for path, kernel in jax.tree_util.tree_leaves_with_path(params):
         *names, _, leaf = (key.key for key in path)
         name = ".".join(names)
@@ -71,11 +82,16 @@ def torchvision_layout(params, rng):
         module = params
         for part in names:
             module = module[part]
-        scale, mean, variance = (rng.uniform(0.5, 2, kernel.shape[-1]).astype(np.float32) for _ in range(3))
+        scale, mean, variance = (
+            rng.uniform(0.5, 2, kernel.shape[-1]).astype(np.float32) for _ in range(3)
+        )
         factor = scale / np.sqrt(variance + 1e-3)
         tensors[f"{name}.conv.weight"] = (kernel / factor).transpose(3, 2, 0, 1)
         tensors[f"{name}.bn.weight"], tensors[f"{name}.bn.running_mean"] = scale, mean
-        tensors[f"{name}.bn.running_var"], tensors[f"{name}.bn.bias"] = variance, module["conv"]["bias"] + mean * factor
+        tensors[f"{name}.bn.running_var"], tensors[f"{name}.bn.bias"] = (
+            variance,
+            module["conv"]["bias"] + mean * factor,
+        )
     return tensors
 
 
@@ -93,7 +109,9 @@ def test_torchvision_layout_adds_logits(params, photos, monkeypatch):
     with pytest.raises(AssetError, match="torchvision's own weights do not fit"):
         tower.load_inception("inception_v3_google.pth")
     del tensors["Mixed_7b.branch_pool.bn.bias"]
-    with pytest.raises(AssetError, match="not FID's InceptionV3: 'Mixed_7b.branch_pool.bn.bias' is missing"):
+    with pytest.raises(
+        AssetError, match="not FID's InceptionV3: 'Mixed_7b.branch_pool.bn.bias' is missing"
+    ):
         tower.load_inception("half.pth")
 
 

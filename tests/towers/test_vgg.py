@@ -34,15 +34,21 @@ def images():
 def test_heads_are_the_published_ones(params):
     with np.load(_GOLDEN / "lpips_vgg_heads.npz") as heads:
         for stage in range(5):
-            np.testing.assert_array_equal(params[f"head_{stage}"], heads[f"lin{stage}.model.1.weight"].ravel())
+            np.testing.assert_array_equal(
+                params[f"head_{stage}"], heads[f"lin{stage}.model.1.weight"].ravel()
+            )
 
 
 def test_matches_torch_on_real_weights(torch, params, images):
-    """VGG16 as torchvision lays it out, LPIPS as the `lpips` package computes it, with that package's heads."""
+    """VGG16 as torchvision lays it out, LPIPS as the `lpips` package computes it, with that
+    package's heads.
+    """
     package = importlib.util.find_spec("lpips")
     if package is None:
         pytest.skip("the lpips package is not installed")
-    heads = torch.load(pathlib.Path(package.origin).parent / "weights/v0.1/vgg.pth", map_location="cpu")
+    heads = torch.load(
+        pathlib.Path(package.origin).parent / "weights/v0.1/vgg.pth", map_location="cpu"
+    )
     functional = torch.nn.functional
 
     def features(x):
@@ -52,14 +58,19 @@ def test_matches_torch_on_real_weights(torch, params, images):
             for _ in range(depth):
                 layer = params["vgg"][f"conv_{index}"]
                 kernel = torch.tensor(np.ascontiguousarray(layer["kernel"].transpose(3, 2, 0, 1)))
-                x = functional.relu(functional.conv2d(x, kernel, torch.tensor(layer["bias"]), padding=1))
+                x = functional.relu(
+                    functional.conv2d(x, kernel, torch.tensor(layer["bias"]), padding=1)
+                )
                 index += 1
             found.append(x / (torch.sqrt((x**2).sum(1, keepdim=True)) + 1e-10))
         return found
 
     def reference(image, other):
         inputs = [
-            (torch.tensor(np.asarray(x)).permute(0, 3, 1, 2) - torch.tensor(_SHIFT).view(1, 3, 1, 1))
+            (
+                torch.tensor(np.asarray(x)).permute(0, 3, 1, 2)
+                - torch.tensor(_SHIFT).view(1, 3, 1, 1)
+            )
             / torch.tensor(_SCALE).view(1, 3, 1, 1)
             for x in (image, other)
         ]
@@ -97,7 +108,9 @@ def test_missing_and_misshapen_weights_are_refused(tmp_path):
 
 
 def test_halving_equals_max_pooling_after_a_relu():
-    """Odd sides lose their last row or column; of equal pixels there are only zeros in these, which pass no gradient on."""
+    """Odd sides lose their last row or column; of equal pixels there are only zeros in these, which
+    pass no gradient on.
+    """
     random = np.random.RandomState(0)
     x = jnp.asarray(random.randn(2, 7, 6, 5), jnp.float32)
     gradient = jnp.asarray(random.randn(2, 3, 3, 5), jnp.float32)

@@ -26,7 +26,10 @@ class State:
 
 def make_state(seed=0, features=16, layers=2):
     rs = np.random.RandomState(seed)
-    params = {f"layer_{i}": {"kernel": jnp.asarray(rs.randn(features, 8), jnp.float32)} for i in range(layers)}
+    params = {
+        f"layer_{i}": {"kernel": jnp.asarray(rs.randn(features, 8), jnp.float32)}
+        for i in range(layers)
+    }
     params["scale"] = jnp.asarray(rs.randn(4), jnp.bfloat16)
     return State(jnp.int32(seed), params, optax.adam(1e-3).init(params), jax.random.PRNGKey(seed))
 
@@ -45,7 +48,9 @@ def save_steps(directory, steps, **options):
 
 
 def biggest_file(folder: pathlib.Path) -> pathlib.Path:
-    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    return max(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
 
 
 @pytest.mark.parametrize("position", [{"epoch": 2, "order": [3, 1]}, b"\x00\xffgrain", None])
@@ -53,7 +58,11 @@ def test_everything_comes_back(tmp_path, position):
     state = make_state(5)
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(
-            5, state, data_position=position, metrics={"psnr": 20.1}, unlogged={"loss": [0.1, 1 / 3]}
+            5,
+            state,
+            data_position=position,
+            metrics={"psnr": 20.1},
+            unlogged={"loss": [0.1, 1 / 3]},
         )
     with Checkpointer(tmp_path) as checkpointer:
         found = checkpointer.restore(jax.eval_shape(lambda: make_state(0)))
@@ -63,7 +72,10 @@ def test_everything_comes_back(tmp_path, position):
 
 
 def test_state_may_be_donated_as_soon_as_save_returns(tmp_path):
-    state = jax.tree.map(lambda leaf: jnp.tile(leaf, (64,) + (1,) * max(leaf.ndim - 1, 0)), make_state(1, features=512))
+    state = jax.tree.map(
+        lambda leaf: jnp.tile(leaf, (64,) + (1,) * max(leaf.ndim - 1, 0)),
+        make_state(1, features=512),
+    )
     expected = jax.tree.map(np.array, state)
     scramble = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
     with Checkpointer(tmp_path) as checkpointer:
@@ -80,7 +92,9 @@ def test_restores_onto_another_mesh(tmp_path):
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.save(3, replicate(state, make_mesh({"data": -1})))
         shardings = tree_shardings(state, mesh, [("kernel", ("fsdp", None))])
-        like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+        like = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+        )
         found = checkpointer.restore(like).state
     assert_same(found, state)
     assert found.params["layer_0"]["kernel"].sharding == shardings.params["layer_0"]["kernel"]
@@ -92,7 +106,9 @@ def test_keeps_the_last_few_and_the_best(tmp_path):
     options = dict(keep_last=2, keep_best=1, best_metric="psnr", higher_is_better=True)
     for step, value in psnr.items():  # a new process each time: the ranking is read back from disk
         with Checkpointer(tmp_path, **options) as checkpointer:
-            checkpointer.save(step, make_state(step), metrics={} if value is None else {"psnr": value})
+            checkpointer.save(
+                step, make_state(step), metrics={} if value is None else {"psnr": value}
+            )
     with Checkpointer(tmp_path, **options) as checkpointer:
         assert checkpointer.steps() == [2, 5, 6]
         assert checkpointer.best_step() == 2
@@ -125,7 +141,9 @@ def damage(folder, how):
         case "truncated":
             target.write_bytes(content[:middle])
         case "bit flipped":
-            target.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+            target.write_bytes(
+                content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+            )
         case "zeroed":
             target.write_bytes(bytes(len(content)))
         case "file missing":
@@ -142,7 +160,15 @@ def damage(folder, how):
 
 @pytest.mark.parametrize(
     "how",
-    ["truncated", "bit flipped", "zeroed", "file missing", "run record truncated", "checksums truncated", "emptied"],
+    [
+        "truncated",
+        "bit flipped",
+        "zeroed",
+        "file missing",
+        "run record truncated",
+        "checksums truncated",
+        "emptied",
+    ],
 )
 def test_corrupt_newest_falls_back_and_says_so(tmp_path, caplog, how):
     save_steps(tmp_path, [1, 2])
@@ -162,7 +188,10 @@ def test_all_corrupt_is_an_error_not_a_fresh_start(tmp_path):
     save_steps(tmp_path, [1, 2])
     damage(tmp_path / "1", "truncated")
     damage(tmp_path / "2", "truncated")
-    with Checkpointer(tmp_path) as checkpointer, pytest.raises(CheckpointError, match="can be read"):
+    with (
+        Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(CheckpointError, match="can be read"),
+    ):
         checkpointer.restore(make_state())
 
 
@@ -174,14 +203,20 @@ def test_asked_for_step_that_is_corrupt_or_absent(tmp_path):
             checkpointer.restore(make_state(), step=2)
         with pytest.raises(CheckpointError, match=r"no checkpoint of step 7 .* steps \[1, 2\]"):
             checkpointer.restore(make_state(), step=7)
-    with Checkpointer(tmp_path / "new") as checkpointer, pytest.raises(CheckpointError, match="no checkpoint in"):
+    with (
+        Checkpointer(tmp_path / "new") as checkpointer,
+        pytest.raises(CheckpointError, match="no checkpoint in"),
+    ):
         checkpointer.restore(make_state())
 
 
 @pytest.mark.parametrize(
     ("like", "message"),
     [
-        (dict(features=32), r"params/layer_0/kernel is \(16, 8\) float32 there and \(32, 8\) float32 here"),
+        (
+            dict(features=32),
+            r"params/layer_0/kernel is \(16, 8\) float32 there and \(32, 8\) float32 here",
+        ),
         (dict(layers=3), r"params/layer_2/kernel is absent there and \(16, 8\) float32 here"),
         (dict(layers=1), r"params/layer_1/kernel is \(16, 8\) float32 there and absent here"),
     ],
@@ -195,7 +230,9 @@ def test_other_model_names_the_first_leaf_that_differs(tmp_path, like, message):
 
 
 def test_full_disk_leaves_the_previous_checkpoint_whole(tmp_path):
-    """The kernel refuses to write beyond RLIMIT_FSIZE, as it does on a full disk, without root or a small disk."""
+    """The kernel refuses to write beyond RLIMIT_FSIZE, as it does on a full disk, without root or a
+    small disk.
+    """
     noise = jnp.asarray(np.random.RandomState(0).randn(1 << 20), jnp.float32)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Checkpointer(tmp_path) as checkpointer:
@@ -211,7 +248,9 @@ def test_full_disk_leaves_the_previous_checkpoint_whole(tmp_path):
         message = str(raised.value)
         assert "step 2" in message and "File too large" in message and "step 1 is intact" in message
         assert "\n" not in message
-        assert [path.name for path in tmp_path.iterdir()] == ["1"]  # the half-written one no longer fills the disk
+        assert [path.name for path in tmp_path.iterdir()] == [
+            "1"
+        ]  # the half-written one no longer fills the disk
         assert_same(checkpointer.restore({"w": noise}).state, {"w": noise})
         checkpointer.save(2, {"w": noise + 1})  # room was made
         checkpointer.wait()
@@ -239,7 +278,10 @@ def test_saving_a_step_twice_keeps_the_first(tmp_path):
 @pytest.mark.parametrize("place", ["under a file", "proc"])
 def test_unwritable_place_is_one_clear_line(tmp_path, place):
     (tmp_path / "file").write_text("")
-    directory = {"under a file": tmp_path / "file" / "checkpoints", "proc": pathlib.Path("/proc/v2l")}[place]
+    directory = {
+        "under a file": tmp_path / "file" / "checkpoints",
+        "proc": pathlib.Path("/proc/v2l"),
+    }[place]
     with pytest.raises(CheckpointError) as raised:
         Checkpointer(directory)
     assert "cannot write checkpoints" in str(raised.value) and "\n" not in str(raised.value)

@@ -67,11 +67,15 @@ def test_rows_are_means_over_the_steps_since_the_last(tmp_path):
 
 @pytest.mark.parametrize("interruption", [kill, terminate], ids=["killed", "terminated"])
 @pytest.mark.parametrize("steps", [(1,), (7,), (8,), (9,), (17, 18, 23), (12, 13, 14)], ids=str)
-def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path, uninterrupted, steps, interruption):
+def test_interrupted_run_ends_like_an_uninterrupted_one(
+    tmp_path, uninterrupted, steps, interruption
+):
     for step in steps:
         with pytest.raises((Killed, SystemExit)) as raised:
             toy.train(tmp_path, loader=toy.Loader({step: interruption}))
-            assert step == toy.NUM_STEPS and interruption is terminate  # too late to stop: it finishes instead
+            assert (
+                step == toy.NUM_STEPS and interruption is terminate
+            )  # too late to stop: it finishes instead
             raise Killed
         if raised.type is SystemExit:
             assert raised.value.code == PREEMPTED_EXIT_CODE == 143
@@ -90,7 +94,10 @@ def test_terminated_twice_before_the_evaluation_that_is_due(tmp_path, uninterrup
 
 def test_finished_run_returns_at_once(tmp_path, uninterrupted):
     toy.train(tmp_path)
-    assert_same(toy.train(tmp_path, loader=toy.Loader({24: kill}), step_fn=lambda *_: kill()), uninterrupted[0])
+    assert_same(
+        toy.train(tmp_path, loader=toy.Loader({24: kill}), step_fn=lambda *_: kill()),
+        uninterrupted[0],
+    )
     longer = toy.train(tmp_path, num_steps=25)
     assert int(longer.step) == 25
 
@@ -98,7 +105,11 @@ def test_finished_run_returns_at_once(tmp_path, uninterrupted):
 def run_script(workdir, *arguments):
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
     return subprocess.run(
-        [sys.executable, SCRIPT, workdir, *arguments], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, SCRIPT, workdir, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -147,9 +158,13 @@ def test_full_disk_stops_the_run_with_one_line_and_it_can_go_on(tmp_path, uninte
             toy.train(tmp_path, loader=toy.Loader({11: fill}), log_every=100)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    found = re.search(r"cannot save the checkpoint of step (\d+) .* step (\d+) is intact", str(raised.value))
+    found = re.search(
+        r"cannot save the checkpoint of step (\d+) .* step (\d+) is intact", str(raised.value)
+    )
     assert found and "\n" not in str(raised.value)
-    assert saved_steps(tmp_path)[-1] == int(found[2]) < int(found[1]) <= 12  # 12, or 8 while it was still being written
+    assert (
+        saved_steps(tmp_path)[-1] == int(found[2]) < int(found[1]) <= 12
+    )  # 12, or 8 while it was still being written
     assert_same(toy.train(tmp_path), uninterrupted[0])
 
 

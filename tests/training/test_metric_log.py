@@ -16,7 +16,10 @@ def test_rows_are_on_disk_as_soon_as_written(tmp_path):
     log = MetricLog(tmp_path / "run")
     log.write(10, "train", {"loss": 0.1, "psnr": 20.0})
     log.write(10, "eval", {"psnr": 21.5})
-    expected = [{"step": 10, "split": "train", "loss": 0.1, "psnr": 20.0}, {"step": 10, "split": "eval", "psnr": 21.5}]
+    expected = [
+        {"step": 10, "split": "train", "loss": 0.1, "psnr": 20.0},
+        {"step": 10, "split": "eval", "psnr": 21.5},
+    ]
     assert read_metrics(tmp_path / "run" / "metrics.jsonl") == expected
     log.close()
     log = MetricLog(tmp_path / "run")
@@ -25,7 +28,10 @@ def test_rows_are_on_disk_as_soon_as_written(tmp_path):
     assert [row["step"] for row in read_metrics(log.path)] == [10, 10, 20]
 
 
-@pytest.mark.parametrize(("evaluated", "kept"), [(True, [(1, "train"), (2, "train"), (2, "eval")]), (False, [(1, "train"), (2, "train")])])
+@pytest.mark.parametrize(
+    ("evaluated", "kept"),
+    [(True, [(1, "train"), (2, "train"), (2, "eval")]), (False, [(1, "train"), (2, "train")])],
+)
 def test_resume_drops_what_comes_after_and_the_cut_line(tmp_path, evaluated, kept):
     log = MetricLog(tmp_path)
     for step, split in [(1, "train"), (2, "train"), (2, "eval"), (3, "train"), (3, "eval")]:
@@ -39,7 +45,10 @@ def test_resume_drops_what_comes_after_and_the_cut_line(tmp_path, evaluated, kep
     log.write(3, "train", {"loss": 1 / 3})
     log.close()
     lines = log.path.read_text().splitlines()
-    assert json.loads(lines[-1]) == {"step": 3, "split": "train", "loss": 1 / 3} and len(lines) == len(kept) + 1
+    assert (
+        json.loads(lines[-1]) == {"step": 3, "split": "train", "loss": 1 / 3}
+        and len(lines) == len(kept) + 1
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 

@@ -23,7 +23,10 @@ def test_schedule_without_warmup_starts_at_the_peak():
 def test_the_rate_follows_the_training_step_not_the_update_count():
     """A discriminator that starts at step 60 is updated with the rate of step 60."""
     schedule = warmup_cosine(1e-2, 10, 110)
-    tx, reference = make_optimizer(schedule), optax.adam(float(schedule(60)), b1=0.5, b2=0.9, eps=1e-7)
+    tx, reference = (
+        make_optimizer(schedule),
+        optax.adam(float(schedule(60)), b1=0.5, b2=0.9, eps=1e-7),
+    )
     params = {"w": jnp.asarray([1.0, -2.0, 3.0])}
     gradients = {"w": jnp.asarray([0.1, 1e-6, -5.0])}
     ours, _ = tx.update(gradients, tx.init(params), params, step=jnp.int32(60))
@@ -32,7 +35,10 @@ def test_the_rate_follows_the_training_step_not_the_update_count():
 
 
 def test_only_matching_parameters_train():
-    params = {"encoder": {"kernel": jnp.ones(3)}, "decoder": {"kernel": jnp.ones(2), "bias": jnp.ones(2)}}
+    params = {
+        "encoder": {"kernel": jnp.ones(3)},
+        "decoder": {"kernel": jnp.ones(2), "bias": jnp.ones(2)},
+    }
     assert label_parameters(params, r"^decoder/") == {
         "encoder": {"kernel": "freeze"},
         "decoder": {"kernel": "train", "bias": "train"},
@@ -49,7 +55,9 @@ def test_only_matching_parameters_train():
 def test_late_parameters_wait_and_then_move_slower():
     params = {"encoder": {"kernel": jnp.zeros(3)}, "decoder": {"kernel": jnp.zeros(3)}}
     grads = jax.tree.map(jnp.ones_like, params)
-    tx = make_optimizer(lambda step: jnp.float32(0.1), late="^encoder", late_start=5, late_scale=0.25)
+    tx = make_optimizer(
+        lambda step: jnp.float32(0.1), late="^encoder", late_start=5, late_scale=0.25
+    )
     state = tx.init(params)
     for step, expected in ((4, 0.0), (5, 0.25)):
         updates, state = tx.update(grads, state, params, step=jnp.asarray(step))
@@ -70,9 +78,16 @@ def test_kinds_are_optax_own(kind, reference):
     random = np.random.RandomState(0)
     params = {"kernel": jnp.asarray(random.randn(4, 3), jnp.float32), "bias": jnp.zeros(3)}
     ours, theirs = make_optimizer(lambda step: jnp.float32(0.1), kind), reference(0.1)
-    our_params, our_state, their_params, their_state = params, ours.init(params), params, theirs.init(params)
+    our_params, our_state, their_params, their_state = (
+        params,
+        ours.init(params),
+        params,
+        theirs.init(params),
+    )
     for step in range(3):
-        gradients = jax.tree.map(lambda leaf: jnp.asarray(random.randn(*leaf.shape), jnp.float32), params)
+        gradients = jax.tree.map(
+            lambda leaf: jnp.asarray(random.randn(*leaf.shape), jnp.float32), params
+        )
         updates, our_state = ours.update(gradients, our_state, our_params, step=jnp.int32(step))
         our_params = optax.apply_updates(our_params, updates)
         updates, their_state = theirs.update(gradients, their_state, their_params)

@@ -1,4 +1,6 @@
-"""The loop says whether the devices wait for data, and never because of what hides behind their work."""
+"""The loop says whether the devices wait for data, and never because of what hides behind their
+work.
+"""
 
 import logging as python_logging
 import pathlib
@@ -19,7 +21,9 @@ STEP_SECONDS, SLOW_SECONDS = 0.01, 0.04
 
 
 class Running:
-    """What a step returns while the devices still work on it: they begin when they are free, and take STEP_SECONDS."""
+    """What a step returns while the devices still work on it: they begin when they are free, and
+    take STEP_SECONDS.
+    """
 
     free_at = 0.0
 
@@ -47,7 +51,9 @@ def run(read_seconds: float, steps: int = 25, ahead: int = 4) -> Pace:
 
 
 def rates(text: str) -> tuple[float, float]:
-    found = re.search(r"it gives(?: at least)? ([\d.e+]+) images/s, the step could take ([\d.e+]+)", text)
+    found = re.search(
+        r"it gives(?: at least)? ([\d.e+]+) images/s, the step could take ([\d.e+]+)", text
+    )
     return float(found[1]), float(found[2])
 
 
@@ -55,7 +61,10 @@ def test_a_slow_loader_is_named_once_with_both_rates(caplog):
     with caplog.at_level(python_logging.WARNING):
         pace = run(SLOW_SECONDS)
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert "the input pipeline is the bottleneck" in warning and "raise config.train.loader_workers" in warning
+    assert (
+        "the input pipeline is the bottleneck" in warning
+        and "raise config.train.loader_workers" in warning
+    )
     pipeline, step = rates(warning)
     assert pipeline == pytest.approx(8 / SLOW_SECONDS, rel=0.3)
     assert step == pytest.approx(8 / STEP_SECONDS, rel=0.5) and step > 2 * pipeline
@@ -82,7 +91,9 @@ def test_the_training_loop_warns_and_its_rows_do_not_change(tmp_path, caplog):
         toy.train(tmp_path / "slow", loader=SlowLoader())
     assert caplog.text.count("the input pipeline is the bottleneck") == 1
     toy.train(tmp_path / "usual")
-    assert (tmp_path / "slow" / "metrics.jsonl").read_bytes() == (tmp_path / "usual" / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "slow" / "metrics.jsonl").read_bytes() == (
+        tmp_path / "usual" / "metrics.jsonl"
+    ).read_bytes()
 
 
 def test_the_training_loop_does_not_warn_of_a_fast_loader(tmp_path, caplog):

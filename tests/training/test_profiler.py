@@ -19,7 +19,9 @@ def plain(tmp_path_factory):
     return jax.tree.map(np.asarray, toy.train(workdir)), (workdir / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize(("steps", "traced"), [((7, 9), [7, 8, 9]), ((22, 99), [22, 23]), ((40, 50), [])])
+@pytest.mark.parametrize(
+    ("steps", "traced"), [((7, 9), [7, 8, 9]), ((22, 99), [22, 23]), ((40, 50), [])]
+)
 def test_traced_steps_and_no_others_are_in_the_file(tmp_path, plain, steps, traced):
     state = toy.train(tmp_path, profiler=StepProfiler(steps, tmp_path / "profile"))
     assert jax.tree.all(jax.tree.map(np.array_equal, jax.tree.map(np.asarray, state), plain[0]))
@@ -32,5 +34,11 @@ def test_traced_steps_and_no_others_are_in_the_file(tmp_path, plain, steps, trac
 
 def _steps_in(file: pathlib.Path) -> set[int]:
     data = jax.profiler.ProfileData.from_file(str(file))
-    events = [event for plane in data.planes for line in plane.lines for event in line.events if event.name == "train"]
+    events = [
+        event
+        for plane in data.planes
+        for line in plane.lines
+        for event in line.events
+        if event.name == "train"
+    ]
     return {int(dict(event.stats)["step_num"]) for event in events}

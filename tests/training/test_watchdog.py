@@ -11,7 +11,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 def run(body):
     code = f"import time\nfrom v2l_jax.training.watchdog import Watchdog\n{body}\nprint('lived')"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def test_a_hanging_process_ends_and_shows_where():
@@ -21,7 +28,9 @@ def test_a_hanging_process_ends_and_shows_where():
 
 
 def test_a_fed_one_and_one_that_left_live():
-    fed = run("with Watchdog(1.0) as dog:\n    for _ in range(15):\n        time.sleep(0.1); dog.feed()\ntime.sleep(1.2)")
+    fed = run(
+        "with Watchdog(1.0) as dog:\n    for _ in range(15):\n        time.sleep(0.1); dog.feed()\ntime.sleep(1.2)"
+    )
     assert fed.returncode == 0 and fed.stdout == "lived\n", fed.stderr
 
 

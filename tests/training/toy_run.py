@@ -1,7 +1,7 @@
 """A training run small enough to kill many times: `python toy_run.py WORKDIR [SIGNAL STEP]`.
 
-Linear regression with noise from the state's PRNG and two optimizers, like the tokenizer's. SIGNAL is sent to the process
-itself when the batch of STEP is drawn.
+Linear regression with noise from the state's PRNG and two optimizers, like the tokenizer's. SIGNAL
+is sent to the process itself when the batch of STEP is drawn.
 """
 
 import functools
@@ -56,9 +56,14 @@ class Loader:
 
 def new_state():
     rs = np.random.RandomState(0)
-    disc = {"params": {"v": jnp.asarray(rs.randn(16), jnp.float32)}, "batch_stats": {"mean": jnp.zeros(16)}}
+    disc = {
+        "params": {"v": jnp.asarray(rs.randn(16), jnp.float32)},
+        "batch_stats": {"mean": jnp.zeros(16)},
+    }
     params = {"w": jnp.asarray(rs.randn(16), jnp.float32)}
-    return replicate(TrainState.create(params, disc, TX, DISC_TX, jax.random.PRNGKey(0)), make_mesh({"data": -1}))
+    return replicate(
+        TrainState.create(params, disc, TX, DISC_TX, jax.random.PRNGKey(0)), make_mesh({"data": -1})
+    )
 
 
 @functools.cache
@@ -68,25 +73,35 @@ def make_step(nan_loss_at=None, nan_params_at=None):
         number = state.step + 1
 
         def loss(params, key):
-            return jnp.mean(((batch["x"] + noise) @ params[key] - batch["y"]) ** 2) * frozen["scale"]
+            return (
+                jnp.mean(((batch["x"] + noise) @ params[key] - batch["y"]) ** 2) * frozen["scale"]
+            )
 
         value, grads = jax.value_and_grad(loss)(state.params, "w")
         disc_value, disc_grads = jax.value_and_grad(loss)(state.disc_params, "v")
         updates, opt_state = TX.update(grads, state.opt_state)
         disc_updates, disc_opt_state = DISC_TX.update(disc_grads, state.disc_opt_state)
         if nan_params_at is not None:
-            updates = jax.tree.map(lambda u: jnp.where(number == nan_params_at, jnp.nan, u), updates)
+            updates = jax.tree.map(
+                lambda u: jnp.where(number == nan_params_at, jnp.nan, u), updates
+            )
         if nan_loss_at is not None:
             value = jnp.where(number == nan_loss_at, jnp.nan, value)
         state = state.replace(
             step=number,
             params=optax.apply_updates(state.params, updates),
             disc_params=optax.apply_updates(state.disc_params, disc_updates),
-            disc_batch_stats={"mean": 0.9 * state.disc_batch_stats["mean"] + 0.1 * batch["x"].mean(axis=0)},
+            disc_batch_stats={
+                "mean": 0.9 * state.disc_batch_stats["mean"] + 0.1 * batch["x"].mean(axis=0)
+            },
             opt_state=opt_state,
             disc_opt_state=disc_opt_state,
         )
-        return state, {"loss": value, "discriminator_loss": disc_value, "psnr": -10 * jnp.log10(value)}
+        return state, {
+            "loss": value,
+            "discriminator_loss": disc_value,
+            "psnr": -10 * jnp.log10(value),
+        }
 
     return jax.jit(step, donate_argnums=0)
 
@@ -97,7 +112,12 @@ def evaluate(state):
 
 def train(workdir, *, loader=None, step_fn=None, num_steps=NUM_STEPS, **options):
     """One run, or what is left of it; options replace those of `fit`."""
-    options = {"log_every": 5, "checkpoint_every": 6, "eval_every": 8, "evaluate": evaluate} | options
+    options = {
+        "log_every": 5,
+        "checkpoint_every": 6,
+        "eval_every": 8,
+        "evaluate": evaluate,
+    } | options
     workdir = pathlib.Path(workdir)
     log = MetricLog(workdir)
     with Checkpointer(workdir / "checkpoints", best_metric="distance") as checkpointer:

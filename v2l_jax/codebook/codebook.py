@@ -1,4 +1,6 @@
-"""The Codebook: words of a language model, their token ids, and their vectors in an image-text space."""
+"""The Codebook: words of a language model, their token ids, and their vectors in an image-text
+space.
+"""
 
 import dataclasses
 import json
@@ -11,8 +13,8 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float
 
+from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import CheckpointError, ConfigError
-from v2l_jax.whole_files import whole_file
 
 _FORMAT = "v2l_jax codebook 1"
 
@@ -49,7 +51,9 @@ class Codebook:
         )
 
     def check_made_for(self, llm: str) -> None:
-        """Raises ConfigError when the token ids belong to another language model's tokenizer than `llm`, a fingerprint."""
+        """Raises ConfigError when the token ids belong to another language model's tokenizer than
+        `llm`, a fingerprint.
+        """
         if self.llm != llm:
             raise ConfigError(
                 f"this codebook holds words of another language model (tokenizer {self.llm}) than the one configured "
@@ -64,8 +68,13 @@ class Codebook:
             "token_ids": np.asarray([i for ids in self.token_ids for i in ids], np.int32),
             "token_offsets": np.cumsum([0, *lengths], dtype=np.int64),
         }
-        metadata = {"format": _FORMAT, "texts": json.dumps(self.texts), "tower": self.tower, "llm": self.llm}
-        with whole_file(path) as draft:
+        metadata = {
+            "format": _FORMAT,
+            "texts": json.dumps(self.texts),
+            "tower": self.tower,
+            "llm": self.llm,
+        }
+        with atomic_write(path) as draft:
             safetensors.numpy.save_file(tensors, draft, metadata)
 
     @classmethod
@@ -79,9 +88,23 @@ class Codebook:
             with safetensors.safe_open(os.fspath(path), "numpy") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
-                    raise CheckpointError(f"{path} is not a codebook of this version; run the codebook job again")
-                embeddings, ids, offsets = (file.get_tensor(k) for k in ("embeddings", "token_ids", "token_offsets"))
+                    raise CheckpointError(
+                        f"{path} is not a codebook of this version; run the codebook job again"
+                    )
+                embeddings, ids, offsets = (
+                    file.get_tensor(k) for k in ("embeddings", "token_ids", "token_offsets")
+                )
         except (OSError, safetensors.SafetensorError) as error:
-            raise CheckpointError(f"cannot read the codebook {path}: {error}; run the codebook job again") from error
-        token_ids = tuple(tuple(int(i) for i in ids[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True))
-        return cls(embeddings.astype(np.float32), tuple(json.loads(metadata["texts"])), token_ids, metadata["tower"], metadata["llm"])
+            raise CheckpointError(
+                f"cannot read the codebook {path}: {error}; run the codebook job again"
+            ) from error
+        token_ids = tuple(
+            tuple(int(i) for i in ids[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)
+        )
+        return cls(
+            embeddings.astype(np.float32),
+            tuple(json.loads(metadata["texts"])),
+            token_ids,
+            metadata["tower"],
+            metadata["llm"],
+        )

@@ -1,4 +1,6 @@
-"""Stage 2 of the codebook: the text tower's vector of each word, averaged over prompt templates (SPEC 1.1)."""
+"""Stage 2 of the codebook: the text tower's vector of each word, averaged over prompt templates
+(SPEC 1.1).
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +13,8 @@ EncodeTexts = Callable[[Sequence[str]], Float[np.ndarray, "texts dim"]]
 def embed_texts(
     encode_texts: EncodeTexts, texts: Sequence[str], templates: Sequence[str], chunk: int = 16384
 ) -> Float[np.ndarray, "texts dim"]:
-    """Mean over templates of the L2-normalised embeddings; the mean is not normalised again (SPEC 1.1, stage 2).
+    """Mean over templates of the L2-normalised embeddings; the mean is not normalised again (SPEC
+    1.1, stage 2).
 
     Args:
       encode_texts: a tower's text side; returns L2-normalised float32 rows.
@@ -24,7 +27,10 @@ def embed_texts(
     """
     rows = []
     for start in range(0, len(texts), chunk):
-        prompts = [[template.format(text.strip()) for template in templates] for text in texts[start : start + chunk]]
+        prompts = [
+            [template.format(text.strip()) for template in templates]
+            for text in texts[start : start + chunk]
+        ]
         unique = list(dict.fromkeys(prompt for group in prompts for prompt in group))
         row_of = {prompt: row for row, prompt in enumerate(unique)}
         vectors = encode_texts(unique)

@@ -1,4 +1,6 @@
-"""Stage 1 of the codebook: the LLM continues each of its subwords to a bigram and a trigram (SPEC 1.1)."""
+"""Stage 1 of the codebook: the LLM continues each of its subwords to a bigram and a trigram (SPEC
+1.1).
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from v2l_jax.llm.llama import KVCache, Llama, cache_dtype, init_cache
+from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.progress import progress_bar
-from v2l_jax.towers.llama import KVCache, Llama, cache_dtype, init_cache
-from v2l_jax.weights.text_tokenizers import TextTokenizer
 
 PREFIX = "a photo of"
 
@@ -18,11 +20,18 @@ PREFIX = "a photo of"
 def prompt_ids(tokenizer: TextTokenizer, subwords: Sequence[int]) -> Int[np.ndarray, " subwords"]:
     """The token that stands for each subword after "a photo of".
 
-    The published prompt is text, `a photo of {t1}`, so a subword follows a space: the word-initial twin of a subword
-    stands for it where the vocabulary has one (" dog" for "dog"), else the subword itself does.
+    The published prompt is text, `a photo of {t1}`, so a subword follows a space: the word-initial
+    twin of a subword stands for it where the vocabulary has one (" dog" for "dog"), else the
+    subword itself does.
     """
-    twins = {tokenizer.token_text(i): i for i in range(tokenizer.vocab_size) if i not in tokenizer.special_ids}
-    return np.asarray([twins.get(" " + tokenizer.token_text(i).lstrip(), i) for i in subwords], np.int32)
+    twins = {
+        tokenizer.token_text(i): i
+        for i in range(tokenizer.vocab_size)
+        if i not in tokenizer.special_ids
+    }
+    return np.asarray(
+        [twins.get(" " + tokenizer.token_text(i).lstrip(), i) for i in subwords], np.int32
+    )
 
 
 def expand(
@@ -32,9 +41,11 @@ def expand(
     subwords: Sequence[int],
     batch_size: int = 1024,
 ) -> Int[np.ndarray, "subwords 2"]:
-    """Greedy next tokens t2, t3 of `a photo of {t1}` and `a photo of {t1}{t2}` for every subword t1 (SPEC 1.1, stage 1).
+    """Greedy next tokens t2, t3 of `a photo of {t1}` and `a photo of {t1}{t2}` for every subword t1
+    (SPEC 1.1, stage 1).
 
-    All prompts share the prefilled prefix "a photo of", so a subword costs two tokens of compute, not two prompts.
+    All prompts share the prefilled prefix "a photo of", so a subword costs two tokens of compute,
+    not two prompts.
 
     Args:
       model, params: the frozen language model.
@@ -50,10 +61,14 @@ def expand(
     continuation = jax.jit(_continuation, static_argnums=0)
     shared = jax.jit(_prefill, static_argnums=0)(model, params, prefix)
     rows = []
-    for start in progress_bar(range(0, len(first), batch_size), "expanding the vocabulary", "batch"):
+    for start in progress_bar(
+        range(0, len(first), batch_size), "expanding the vocabulary", "batch"
+    ):
         batch = first[start : start + batch_size]
         padded = np.pad(batch, (0, batch_size - len(batch)))
-        rows.append(np.asarray(continuation(model, params, shared, jnp.asarray(padded)))[: len(batch)])
+        rows.append(
+            np.asarray(continuation(model, params, shared, jnp.asarray(padded)))[: len(batch)]
+        )
     return np.concatenate(rows)
 
 
@@ -63,14 +78,18 @@ def _prefill(model: Llama, params: Any, prefix: Int[Array, "1 length"]) -> KVCac
     return model.apply({"params": params}, prefix, positions, cache=cache)[1]
 
 
-def _continuation(model: Llama, params: Any, shared: KVCache, first: Int[Array, " batch"]) -> Int[Array, "batch 2"]:
+def _continuation(
+    model: Llama, params: Any, shared: KVCache, first: Int[Array, " batch"]
+) -> Int[Array, "batch 2"]:
     """Greedy t2 and t3 after the shared prefix and `first`."""
     start, batch = shared.positions.shape[1], first.shape[0]
     cache = init_cache(model.config, batch, 2, cache_dtype(params["layers"], model.dtype))
     token, chosen = first, []
     for step in range(2):
         positions = jnp.full((batch, 1), start + step, jnp.int32)
-        hidden, cache = model.apply({"params": params}, token[:, None], positions, contexts=(shared,), cache=cache)
+        hidden, cache = model.apply(
+            {"params": params}, token[:, None], positions, contexts=(shared,), cache=cache
+        )
         logits = model.apply({"params": params}, hidden[:, 0], method="logits")
         token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         chosen.append(token)
@@ -78,7 +97,10 @@ def _continuation(model: Llama, params: Any, shared: KVCache, first: Int[Array, 
 
 
 def ngram_records(
-    tokenizer: TextTokenizer, subwords: Sequence[int], continuations: Int[np.ndarray, "expanded 2"], ngrams: int = 3
+    tokenizer: TextTokenizer,
+    subwords: Sequence[int],
+    continuations: Int[np.ndarray, "expanded 2"],
+    ngrams: int = 3,
 ) -> tuple[list[str], list[tuple[int, ...]]]:
     """Texts and token ids of all unigrams, then all bigrams, then all trigrams (t1, t1t2, t1t2t3).
 
@@ -86,5 +108,7 @@ def ngram_records(
     """
     ids = [(int(word),) for word in subwords]
     for length in range(2, ngrams + 1):
-        ids += [(word, *map(int, rest[: length - 1])) for word, rest in zip(subwords, continuations)]
+        ids += [
+            (word, *map(int, rest[: length - 1])) for word, rest in zip(subwords, continuations)
+        ]
     return [tokenizer.decode(tokens) for tokens in ids], ids

@@ -10,7 +10,26 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 _WORD = re.compile(r"[^\W_]+")
-_FUNCTION_WORDS = frozenset("a an and at by for from in is of on or that the to with".split())
+_FUNCTION_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "is",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "to",
+        "with",
+    ]
+)
 
 
 @partial(jax.jit, static_argnames="top")
@@ -46,15 +65,19 @@ def count_hits(
 
 
 def keep_frequent(counts: Int[np.ndarray, " words"], min_hits: int = 1) -> Int[np.ndarray, " kept"]:
-    """Indices of the words hit at least `min_hits` times, in codebook order (paper: 1; published code: 101)."""
+    """Indices of the words hit at least `min_hits` times, in codebook order (paper: 1; published
+    code: 101).
+    """
     return np.flatnonzero(counts >= min_hits)
 
 
 def first_spellings(texts: Sequence[str]) -> Int[np.ndarray, " kept"]:
-    """Indices of the first text of each spelling; letter case, punctuation, function words and plural s are ignored.
+    """Indices of the first text of each spelling; letter case, punctuation, function words and
+    plural s are ignored.
 
-    An LLM's vocabulary holds " Dog", " dog" and "dogs", its bigrams " dog,"; to a text tower they are one word, and would
-    fill an image's five nearest words with one. The published code keeps them all.
+    An LLM's vocabulary holds " Dog", " dog" and "dogs", its bigrams " dog,"; to a text tower they
+    are one word, and would fill an image's five nearest words with one. The published code keeps
+    them all.
     """
     first: dict[str, int] = {}
     for index, text in enumerate(texts):
@@ -64,5 +87,8 @@ def first_spellings(texts: Sequence[str]) -> Int[np.ndarray, " kept"]:
 
 def _spelling(text: str) -> str:
     words = [word for word in _WORD.findall(text.casefold()) if word not in _FUNCTION_WORDS]
-    singular = [word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word for word in words]
+    singular = [
+        word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word
+        for word in words
+    ]
     return " ".join(singular) or text.strip()

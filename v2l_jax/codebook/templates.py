@@ -36,7 +36,11 @@ _ADJECTIVES = ("hard to see", "clean", "dirty", "cool", "large", "nice", "weird"
 
 IMAGENET_TEMPLATES: tuple[str, ...] = (
     *(pattern.format(article=article) for pattern in _BOTH_ARTICLES for article in ("a", "the")),
-    *(f"a photo of {article} {adjective} {{}}." for adjective in _ADJECTIVES for article in ("a", "the")),
+    *(
+        f"a photo of {article} {adjective} {{}}."
+        for adjective in _ADJECTIVES
+        for article in ("a", "the")
+    ),
     "a photo of many {}.",
     "a photo of my {}.",
     "a photo of one {}.",

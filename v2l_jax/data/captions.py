@@ -1,14 +1,14 @@
 """Captioned images: COCO's caption JSON, or a folder of pictures each with a text file beside it."""
 
-from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 from jaxtyping import Int
-import numpy as np
 
 from v2l_jax.data.images import EXTENSIONS, CorruptImageError, decode_image
 from v2l_jax.data.sources import Record, StrPath
@@ -43,37 +43,50 @@ class CaptionedImages:
 
 
 def read_coco_captions(annotations: StrPath, images: StrPath) -> CaptionedImages:
-    """Reads a COCO caption file, such as captions_val2017.json; images come in the order of their ids.
+    """Reads a COCO caption file, such as captions_val2017.json; images come in the order of their
+    ids.
 
     Args:
-      annotations: JSON with "images" (records of "id" and "file_name") and "annotations" (of "image_id" and "caption").
-        Captions of white space, and images without a caption, are left out.
+      annotations: JSON with "images" (records of "id" and "file_name") and "annotations" (of
+        "image_id" and "caption"). Captions of white space, and images without a caption, are left
+        out.
       images: the folder that the file names are in.
 
     Raises:
-      DataError: the file is missing, not such a JSON, or has no caption; its message names the first bad record.
+      DataError: the file is missing, not such a JSON, or has no caption; its message names the
+        first bad record.
     """
     content = _read_json(pathlib.Path(annotations))
     files: dict[int, str] = {}
     for number, record in enumerate(_records(content, "images", annotations)):
         _check_fields(record, {"id": int, "file_name": str}, f"{annotations}: images[{number}]")
         if files.setdefault(record["id"], record["file_name"]) != record["file_name"]:
-            raise DataError(f"{annotations}: images[{number}] is another image with the id {record['id']}; ids must differ")
+            raise DataError(
+                f"{annotations}: images[{number}] is another image with the id {record['id']}; ids must differ"
+            )
     captions: dict[int, list[str]] = {image: [] for image in files}
     for number, record in enumerate(_records(content, "annotations", annotations)):
-        _check_fields(record, {"image_id": int, "caption": str}, f"{annotations}: annotations[{number}]")
+        _check_fields(
+            record, {"image_id": int, "caption": str}, f"{annotations}: annotations[{number}]"
+        )
         if record["image_id"] not in captions:
-            raise DataError(f"{annotations}: annotations[{number}] is of image {record['image_id']}, which \"images\" lacks")
+            raise DataError(
+                f'{annotations}: annotations[{number}] is of image {record["image_id"]}, which "images" lacks'
+            )
         captions[record["image_id"]].append(record["caption"])
     pairs = ((pathlib.Path(images) / files[image], captions[image]) for image in sorted(files))
-    return _captioned(pairs, f"{annotations} has no caption; give a caption file, not instances or keypoints")
+    return _captioned(
+        pairs, f"{annotations} has no caption; give a caption file, not instances or keypoints"
+    )
 
 
 def read_stamps(folder: StrPath) -> CaptionedImages:
-    """Reads pictures whose description lies beside them, as Tux Paint's stamps do: cat.png and cat.txt.
+    """Reads pictures whose description lies beside them, as Tux Paint's stamps do: cat.png and
+    cat.txt.
 
-    The first line of the text file is the caption, in the default language; lines such as "de.utf8=Eine Katze." are
-    translations and are not read. Pictures without a description are left out.
+    The first line of the text file is the caption, in the default language; lines such as
+    "de.utf8=Eine Katze." are translations and are not read. Pictures without a description are left
+    out.
 
     Args:
       folder: searched with all its sub-folders; pictures come in the order of their paths.
@@ -83,10 +96,15 @@ def read_stamps(folder: StrPath) -> CaptionedImages:
     """
     root = pathlib.Path(folder)
     if not root.is_dir():
-        raise DataError(f"no folder {root}; give a folder of pictures with a .txt beside each, such as Tux Paint's stamps")
+        raise DataError(
+            f"no folder {root}; give a folder of pictures with a .txt beside each, such as Tux Paint's stamps"
+        )
     pictures = sorted(path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS)
     pairs = ((path, _description(path.with_suffix(".txt"))) for path in pictures)
-    return _captioned(pairs, f"none of the {len(pictures)} pictures in {root} has a description: a .txt of the same name")
+    return _captioned(
+        pairs,
+        f"none of the {len(pictures)} pictures in {root} has a description: a .txt of the same name",
+    )
 
 
 def choose_images(
@@ -94,7 +112,8 @@ def choose_images(
 ) -> tuple[CaptionedImages, CaptionedImages]:
     """Draws which images are captioned and which are shown as examples; none is both.
 
-    A file that cannot be read is left out and named in a warning, and the next one of the draw takes its place.
+    A file that cannot be read is left out and named in a warning, and the next one of the draw
+    takes its place.
 
     Args:
       source: all images.
@@ -119,19 +138,27 @@ def choose_images(
             corrupt.append(f"{error.path} ({error.reason})")
     if len(readable) < 2:
         found = f"; {len(corrupt)} cannot be read, the first is {corrupt[0]}" if corrupt else ""
-        raise DataError(f"captioning needs an image to caption and one to show, but there are {len(readable)}{found}")
+        raise DataError(
+            f"captioning needs an image to caption and one to show, but there are {len(readable)}{found}"
+        )
     if corrupt:
-        logging.warning("%d captioned images cannot be read: %s", len(corrupt), "; ".join(corrupt[:8]))
+        logging.warning(
+            "%d captioned images cannot be read: %s", len(corrupt), "; ".join(corrupt[:8])
+        )
     if len(readable) < queries + examples:
         examples = min(examples, len(readable) // 2)
     return _take(source, readable[examples:]), _take(source, readable[:examples])
 
 
 def _take(source: CaptionedImages, indices: Sequence[int]) -> CaptionedImages:
-    return CaptionedImages(tuple(source.paths[i] for i in indices), tuple(source.captions[i] for i in indices))
+    return CaptionedImages(
+        tuple(source.paths[i] for i in indices), tuple(source.captions[i] for i in indices)
+    )
 
 
-def _captioned(pairs: Iterable[tuple[pathlib.Path, Sequence[str]]], nothing: str) -> CaptionedImages:
+def _captioned(
+    pairs: Iterable[tuple[pathlib.Path, Sequence[str]]], nothing: str
+) -> CaptionedImages:
     """Keeps images that have a caption; raises DataError(`nothing`) where none does."""
     paths, captions = [], []
     for path, texts in pairs:
@@ -155,7 +182,9 @@ def _read_json(path: pathlib.Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"no caption file {path}; download COCO's annotations, or name your own file") from error
+        raise DataError(
+            f"no caption file {path}; download COCO's annotations, or name your own file"
+        ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"cannot read the caption file {path}: {error}") from error
 

@@ -30,7 +30,8 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """K shots of each of N classes, in the order of the prompt, and a query of one of these classes.
+    """K shots of each of N classes, in the order of the prompt, and a query of one of these
+    classes.
 
     Attributes:
       shots: N·K examples.
@@ -68,10 +69,10 @@ def draw_episodes(
 ) -> tuple[Episode, ...]:
     """Draws N-way K-shot episodes; episode i is the same for every `count` above i.
 
-    Classes are drawn uniformly without replacement; query classes rotate through a shuffled order of all classes, so
-    that over every run of len(class_names) episodes each is asked once. Shots are shuffled.
-    With an index set given, shots and queries come from disjoint photos in all episodes; without, the query is merely
-    no shot of its own episode.
+    Classes are drawn uniformly without replacement; query classes rotate through a shuffled order
+    of all classes, so that over every run of len(class_names) episodes each is asked once. Shots
+    are shuffled. With an index set given, shots and queries come from disjoint photos in all
+    episodes; without, the query is merely no shot of its own episode.
 
     Args:
       labels: class index of each record of the source; -1 is never drawn.
@@ -88,16 +89,22 @@ def draw_episodes(
     """
     labels = np.asarray(labels, dtype=np.int64)
     if not 1 <= ways <= len(class_names):
-        raise DataError(f"{ways}-way episodes need {ways} classes; there are {len(class_names)}: {list(class_names)}")
+        raise DataError(
+            f"{ways}-way episodes need {ways} classes; there are {len(class_names)}: {list(class_names)}"
+        )
     separate = query_indices is not None or shot_indices is not None
     query_pools, shot_pools = _pools(labels, class_names, query_indices, shot_indices)
     for name, queries, examples in zip(class_names, query_pools, shot_pools, strict=True):
         _require(name, "examples", have=len(examples), need=shots + (not separate))
         _require(name, "queries", have=len(queries), need=1)
-    return tuple(_draw(i, class_names, ways, shots, seed, query_pools, shot_pools) for i in range(count))
+    return tuple(
+        _draw(i, class_names, ways, shots, seed, query_pools, shot_pools) for i in range(count)
+    )
 
 
-def _pools(labels, class_names, query_indices, shot_indices) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _pools(
+    labels, class_names, query_indices, shot_indices
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Of each class: the records that may be asked about, and those that may be shown."""
     everything = np.arange(len(labels))
     if query_indices is None:
@@ -110,14 +117,20 @@ def _pools(labels, class_names, query_indices, shot_indices) -> tuple[list[np.nd
         examples = np.unique(np.asarray(shot_indices, dtype=np.int64))
     separate = query_indices is not None or shot_indices is not None
     if separate and (shared := np.intersect1d(queries, examples)).size:
-        raise DataError(f"{len(shared)} photos, such as record {shared[0]}, are both shots and queries; separate them")
+        raise DataError(
+            f"{len(shared)} photos, such as record {shared[0]}, are both shots and queries; separate them"
+        )
     by_class = range(len(class_names))
-    return [queries[labels[queries] == c] for c in by_class], [examples[labels[examples] == c] for c in by_class]
+    return [queries[labels[queries] == c] for c in by_class], [
+        examples[labels[examples] == c] for c in by_class
+    ]
 
 
 def _require(name: str, purpose: str, have: int, need: int) -> None:
     if have < need:
-        raise DataError(f"class {name!r} has {have} photos for {purpose}, need {need}; add photos or ask fewer shots")
+        raise DataError(
+            f"class {name!r} has {have} photos for {purpose}, need {need}; add photos or ask fewer shots"
+        )
 
 
 def _draw(i, class_names, ways, shots, seed, query_pools, shot_pools) -> Episode:
@@ -131,13 +144,18 @@ def _draw(i, class_names, ways, shots, seed, query_pools, shot_pools) -> Episode
     examples = []
     for c in sorted(chosen):
         pool = shot_pools[c][shot_pools[c] != query]
-        examples += [Example(int(j), class_names[c]) for j in rng.choice(pool, shots, replace=False)]
+        examples += [
+            Example(int(j), class_names[c]) for j in rng.choice(pool, shots, replace=False)
+        ]
     shuffled = tuple(examples[j] for j in rng.permutation(len(examples)))
-    return Episode(shuffled, Example(query, class_names[asked]), tuple(sorted(class_names[c] for c in chosen)))
+    return Episode(
+        shuffled, Example(query, class_names[asked]), tuple(sorted(class_names[c] for c in chosen))
+    )
 
 
 def read_episode_csv(path: str | os.PathLike, root: str | os.PathLike) -> EpisodeFile:
-    """Reads episodes in the published format: lines `{wnid}/{file},…,` whose last image is the query.
+    """Reads episodes in the published format: lines `{wnid}/{file},…,` whose last image is the
+    query.
 
     Args:
       path: the CSV file.
@@ -191,25 +209,36 @@ def rename_classes(file: EpisodeFile, names: Mapping[str, str]) -> EpisodeFile:
         shots, query = tuple(map(renamed, episode.shots)), renamed(episode.query)
         class_names = tuple(sorted({shot.class_name for shot in shots}))
         if len(class_names) < len(episode.class_names):
-            raise DataError(f"episode {number} has {len(episode.class_names)} classes but only the names {class_names}; rename one")
+            raise DataError(
+                f"episode {number} has {len(episode.class_names)} classes but only the names {class_names}; rename one"
+            )
         episodes.append(Episode(shots, query, class_names))
     return EpisodeFile(tuple(episodes), file.paths)
 
 
 def join_episode_files(files: Sequence[EpisodeFile], count: int) -> list[EpisodeFile]:
-    """The first `count` episodes of each file, all over the same `paths`: those that these episodes show, each once."""
+    """The first `count` episodes of each file, all over the same `paths`: those that these episodes
+    show, each once.
+    """
     position: dict[str, int] = {}
     joined = []
     for file in files:
-        move = lambda e, file=file: dataclasses.replace(e, index=position.setdefault(file.paths[e.index], len(position)))  # noqa: E731
+        move = lambda e, file=file: dataclasses.replace(
+            e, index=position.setdefault(file.paths[e.index], len(position))
+        )
         joined.append(
-            [dataclasses.replace(ep, shots=tuple(map(move, ep.shots)), query=move(ep.query)) for ep in file.episodes[:count]]
+            [
+                dataclasses.replace(ep, shots=tuple(map(move, ep.shots)), query=move(ep.query))
+                for ep in file.episodes[:count]
+            ]
         )
     return [EpisodeFile(tuple(episodes), tuple(position)) for episodes in joined]
 
 
 class EpisodePhotos:
-    """The photos of an episode file as a source; their classes are the episodes' business, so labels are -1."""
+    """The photos of an episode file as a source; their classes are the episodes' business, so
+    labels are -1.
+    """
 
     class_names: tuple[str, ...] = ()
 
@@ -221,7 +250,9 @@ class EpisodePhotos:
         """
         missing = [path for path in paths if not pathlib.Path(path).is_file()]
         if missing:
-            raise DataError(f"{len(missing)} of {len(paths)} photos of the episodes are missing, first {missing[0]}; check the folder")
+            raise DataError(
+                f"{len(missing)} of {len(paths)} photos of the episodes are missing, first {missing[0]}; check the folder"
+            )
         self.paths = tuple(paths)
 
     @functools.cached_property

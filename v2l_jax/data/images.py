@@ -6,8 +6,8 @@ import os
 import struct
 import zlib
 
-from jaxtyping import UInt8
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from v2l_jax.errors import DataError
@@ -38,7 +38,9 @@ class CorruptImageError(DataError):
         return f"corrupt image {self.path}: {self.reason}; replace or delete the file"
 
 
-def decode_image(source: str | os.PathLike | bytes, name: str | None = None) -> UInt8[np.ndarray, "height width 3"]:
+def decode_image(
+    source: str | os.PathLike | bytes, name: str | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes a whole image file.
 
     The EXIF orientation is applied; grayscale, palette, CMYK and 16-bit images are converted;

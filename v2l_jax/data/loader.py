@@ -1,16 +1,18 @@
-"""Batches in a reproducible order, from any number of processes and workers, resumable at any batch (Grain).
+"""Batches in a reproducible order, from any number of processes and workers, resumable at any batch
+(Grain).
 
-The global order is a function of (source, seed, batch size) alone: records are shuffled anew each epoch, laid in one
-row, cut into global batches, and each process takes its rows of every batch. Random transforms see
-a generator seeded by (seed, position in that row). So a run may stop and go on with other processes or workers.
+The global order is a function of (source, seed, batch size) alone: records are shuffled anew each
+epoch, laid in one row, cut into global batches, and each process takes its rows of every batch.
+Random transforms see a generator seeded by (seed, position in that row). So a run may stop and go
+on with other processes or workers.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import flags, logging
 import grain
 import numpy as np
+from absl import flags, logging
 from jaxtyping import Int
 
 from v2l_jax.data.images import CorruptImageError
@@ -20,7 +22,9 @@ from v2l_jax.errors import DataError
 
 Batch = dict[str, Any]
 
-_REPLACED = "_replaced"  # travels in each record from the worker that met a corrupt image to `Loader`
+_REPLACED = (
+    "_replaced"  # travels in each record from the worker that met a corrupt image to `Loader`
+)
 
 
 def make_loader(
@@ -39,12 +43,14 @@ def make_loader(
 
     Args:
       source: where records come from.
-      transform: (record, generator) → dict of arrays of fixed shapes; None keeps records as they are.
+      transform: (record, generator) → dict of arrays of fixed shapes; None keeps records as they
+        are.
       batch_size: records in a *global* batch.
       seed: of the order and of the transforms; any non-negative integer.
       shuffle: a new order each epoch; False keeps the source's.
       num_epochs: passes over the source, laid end to end before batching; None never ends.
-      rows: which of a global batch's records this process gets, as `parallel.mesh.local_rows` says; None: all.
+      rows: which of a global batch's records this process gets, as `parallel.mesh.local_rows` says;
+        None: all.
       workers: reading processes; 0 reads in threads of this one.
       drop_remainder: leave out a last batch that is not full; must be True where `rows` are given.
       read_threads: batches prepared at a time in each process.
@@ -59,7 +65,9 @@ def make_loader(
         raise DataError("a last batch that is not full cannot be shared among processes; drop it")
     total = len(source) * (num_epochs or 1)
     if not len(source) or (drop_remainder and num_epochs is not None and total < batch_size):
-        raise DataError(f"{total} records do not fill one batch of {batch_size}; use a smaller batch or more photos")
+        raise DataError(
+            f"{total} records do not fill one batch of {batch_size}; use a smaller batch or more photos"
+        )
     order_seed, transform_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
     records = grain.MapDataset.range(len(source))
     if shuffle:
@@ -67,8 +75,16 @@ def make_loader(
     records = records.repeat(num_epochs).random_map(_Reader(source, transform), seed=transform_seed)
     if rows is not None:
         records = _Rows(records, batch_size, [int(row) for row in rows])
-    batches = records.batch(batch_size if rows is None else len(rows), drop_remainder=drop_remainder)
-    return Loader(batches, batch_size, workers, read_threads, num_batches=None if num_epochs is None else len(batches))
+    batches = records.batch(
+        batch_size if rows is None else len(rows), drop_remainder=drop_remainder
+    )
+    return Loader(
+        batches,
+        batch_size,
+        workers,
+        read_threads,
+        num_batches=None if num_epochs is None else len(batches),
+    )
 
 
 class Loader(Iterator[Batch]):
@@ -76,13 +92,18 @@ class Loader(Iterator[Batch]):
 
     Attributes:
       num_batches: how many batches there are from the start; None if endless.
-      replaced: corrupt files met while reading → how often another record took their place. Sources that verify
-        files when they scan leave nothing for this; the replacement is the next readable record of the source, the
-        same on every run.
+      replaced: corrupt files met while reading → how often another record took their place. Sources
+        that verify files when they scan leave nothing for this; the replacement is the next
+        readable record of the source, the same on every run.
     """
 
     def __init__(
-        self, batches: grain.MapDataset, batch_size: int, workers: int, read_threads: int, num_batches: int | None
+        self,
+        batches: grain.MapDataset,
+        batch_size: int,
+        workers: int,
+        read_threads: int,
+        num_batches: int | None,
     ):
         self._batches, self._batch_size = batches, batch_size
         self._workers, self._read_threads = workers, read_threads
@@ -102,7 +123,9 @@ class Loader(Iterator[Batch]):
         return batch
 
     def get_state(self) -> dict[str, int]:
-        """The position, as JSON-ready numbers: how many records, over all processes, were delivered."""
+        """The position, as JSON-ready numbers: how many records, over all processes, were
+        delivered.
+        """
         return {"records": self._position * self._batch_size}
 
     def set_state(self, state: dict[str, int]) -> None:
@@ -115,16 +138,22 @@ class Loader(Iterator[Batch]):
         """
         position, rest = divmod(int(state["records"]), self._batch_size)
         if rest:
-            raise DataError(f"{state['records']} records were read, which is no multiple of batch {self._batch_size}")
+            raise DataError(
+                f"{state['records']} records were read, which is no multiple of batch {self._batch_size}"
+            )
         self._position, self._iterator = position, None
 
     def _iterate_from(self, position: int) -> Iterator[Batch]:
-        options = grain.ReadOptions(num_threads=self._read_threads, prefetch_buffer_size=2 * self._read_threads)
+        options = grain.ReadOptions(
+            num_threads=self._read_threads, prefetch_buffer_size=2 * self._read_threads
+        )
         remaining = self._batches[position:].to_iter_dataset(options)
         if self._workers:
             if not flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read absl flags
                 flags.FLAGS.mark_as_parsed()
-            remaining = remaining.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
+            remaining = remaining.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self._workers)
+            )
         return iter(remaining)
 
     def _count(self, path: str) -> None:

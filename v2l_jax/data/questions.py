@@ -1,11 +1,13 @@
-"""Questions about images: VQA v2 (JSON), COCO-QA (text files) and easy-VQA (JSON) read into one kind of record."""
+"""Questions about images: VQA v2 (JSON), COCO-QA (text files) and easy-VQA (JSON) read into one
+kind of record.
+"""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
 import os
 import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,8 @@ class Question:
       image: path of the image file.
       text: the question as published.
       answers: the only true answer, or what each of several people answered (VQA v2: ten).
-      answer_type: VQA v2: "yes/no", "number" or "other"; COCO-QA: one of COCO_QA_TYPES; easy-VQA: "yes/no", "shape" or "color".
+      answer_type: VQA v2: "yes/no", "number" or "other"; COCO-QA: one of COCO_QA_TYPES; easy-VQA:
+        "yes/no", "shape" or "color".
       question_type: how a VQA v2 question begins ("what color is the"); empty elsewhere.
     """
 
@@ -45,7 +48,8 @@ class Question:
 
 
 def read_vqa_v2(questions: StrPath, annotations: StrPath, images: StrPath) -> tuple[Question, ...]:
-    """Reads VQA v1 or v2 on COCO images: the published OpenEnded questions file and its annotations.
+    """Reads VQA v1 or v2 on COCO images: the published OpenEnded questions file and its
+    annotations.
 
     Args:
       questions: for example v2_OpenEnded_mscoco_val2014_questions.json.
@@ -53,43 +57,67 @@ def read_vqa_v2(questions: StrPath, annotations: StrPath, images: StrPath) -> tu
       images: the folder of COCO_val2014_000000000042.jpg and so on, or one above it.
 
     Raises:
-      DataError: names the file, and the line or question, that is missing, damaged, or refers to an absent image.
+      DataError: names the file, and the line or question, that is missing, damaged, or refers to an
+        absent image.
     """
     asked, answered = _read_json(questions), _read_json(annotations)
     files = _image_files(images)
-    by_question = {_field(row, "question_id", annotations): row for row in _field(answered, "annotations", annotations)}
+    by_question = {
+        _field(row, "question_id", annotations): row
+        for row in _field(answered, "annotations", annotations)
+    }
     subset = str(_field(asked, "data_subtype", questions)).replace("test-dev", "test")
     records = []
     for row in _field(asked, "questions", questions):
         number = _field(row, "question_id", questions)
         where = f"{questions}, question {number}"
         if number not in by_question:
-            raise DataError(f"{where} has no annotation in {annotations}; give the annotations of the same subset")
+            raise DataError(
+                f"{where} has no annotation in {annotations}; give the annotations of the same subset"
+            )
         annotation, answers = by_question[number], f"{annotations}, question {number}"
         image = f"COCO_{subset}_{int(_field(row, 'image_id', where)):012d}.jpg"
-        people = tuple(str(_field(person, "answer", answers)) for person in _field(annotation, "answers", answers))
+        people = tuple(
+            str(_field(person, "answer", answers))
+            for person in _field(annotation, "answers", answers)
+        )
         if not people:
             raise DataError(f"{answers} lists no answer")
         kinds = [str(_field(annotation, key, answers)) for key in ("answer_type", "question_type")]
-        records.append(Question(_find(image, files, images, where), str(_field(row, "question", where)), people, *kinds))
+        records.append(
+            Question(
+                _find(image, files, images, where),
+                str(_field(row, "question", where)),
+                people,
+                *kinds,
+            )
+        )
     return _not_empty(records, questions)
 
 
 def read_coco_qa(folder: StrPath, images: StrPath) -> tuple[Question, ...]:
-    """Reads a COCO-QA split (Ren et al. 2015): questions.txt, answers.txt, img_ids.txt and types.txt, a line a question.
+    """Reads a COCO-QA split (Ren et al. 2015): questions.txt, answers.txt, img_ids.txt and
+    types.txt, a line a question.
 
     Args:
       folder: holds the four files.
-      images: the folder of the COCO images, or one above it; files end in the image's id ("…_000000299254.jpg").
+      images: the folder of the COCO images, or one above it; files end in the image's id
+        ("…_000000299254.jpg").
 
     Raises:
-      DataError: names the file and line that is missing, empty, no number, or refers to an absent image.
+      DataError: names the file and line that is missing, empty, no number, or refers to an absent
+        image.
     """
-    paths = [pathlib.Path(folder) / name for name in ("questions.txt", "answers.txt", "img_ids.txt", "types.txt")]
+    paths = [
+        pathlib.Path(folder) / name
+        for name in ("questions.txt", "answers.txt", "img_ids.txt", "types.txt")
+    ]
     columns = [_read_lines(path) for path in paths]
     for path, lines in zip(paths, columns, strict=True):
         if len(lines) != len(columns[0]):
-            raise DataError(f"{path} has {len(lines)} lines where {paths[0].name} has {len(columns[0])}; download them again")
+            raise DataError(
+                f"{path} has {len(lines)} lines where {paths[0].name} has {len(columns[0])}; download them again"
+            )
     files = {_coco_id(name): path for name, path in _image_files(images).items()}
     records = []
     for line, row in enumerate(zip(*columns, strict=True), 1):
@@ -107,10 +135,12 @@ def read_coco_qa(folder: StrPath, images: StrPath) -> tuple[Question, ...]:
 
 
 def read_easy_vqa(folder: StrPath) -> tuple[Question, ...]:
-    """Reads an easy-VQA split (V. Zhou 2019): questions.json, a list of [question, answer, image number], and images/.
+    """Reads an easy-VQA split (V. Zhou 2019): questions.json, a list of [question, answer, image
+    number], and images/.
 
     Raises:
-      DataError: names the file, and the line or entry, that is missing, damaged, or refers to an absent image.
+      DataError: names the file, and the line or entry, that is missing, damaged, or refers to an
+        absent image.
     """
     path = pathlib.Path(folder) / "questions.json"
     images = path.parent / "images"
@@ -121,13 +151,20 @@ def read_easy_vqa(folder: StrPath) -> tuple[Question, ...]:
         if not (isinstance(row, list) and [type(value) for value in row] == [str, str, int]):
             raise DataError(f"{where} is not of the form [question, answer, image number]")
         text, answer, image = row
-        kind = "yes/no" if answer in ("yes", "no") else "shape" if answer in _EASY_VQA_SHAPES else "color"
+        kind = (
+            "yes/no"
+            if answer in ("yes", "no")
+            else "shape"
+            if answer in _EASY_VQA_SHAPES
+            else "color"
+        )
         records.append(Question(_find(f"{image}.png", files, images, where), text, (answer,), kind))
     return _not_empty(records, path)
 
 
 def sample_questions(questions: Sequence[Question], most: int, seed: int) -> tuple[Question, ...]:
-    """Draws different questions, spread over as many images as there are, so that they are near to independent.
+    """Draws different questions, spread over as many images as there are, so that they are near to
+    independent.
 
     Args:
       questions: to draw from.
@@ -147,7 +184,8 @@ def sample_questions(questions: Sequence[Question], most: int, seed: int) -> tup
 
 
 class QuestionImages:
-    """The images of some questions, each once, in order of first appearance: a Source without classes.
+    """The images of some questions, each once, in order of first appearance: a Source without
+    classes.
 
     Attributes:
       paths: their files.
@@ -175,9 +213,13 @@ def _read_json(path: StrPath) -> Any:
     try:
         return json.loads(pathlib.Path(path).read_bytes())
     except FileNotFoundError as error:
-        raise DataError(f"no file {path}; see v2l_jax/data/questions.py for what each set consists of") from error
+        raise DataError(
+            f"no file {path}; see v2l_jax/data/questions.py for what each set consists of"
+        ) from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno} is not valid JSON ({error.msg}); download it again") from error
+        raise DataError(
+            f"{path}, line {error.lineno} is not valid JSON ({error.msg}); download it again"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); download it again") from error
 
@@ -186,7 +228,9 @@ def _read_lines(path: pathlib.Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError as error:
-        raise DataError(f"no file {path}; a COCO-QA split has questions.txt, answers.txt, img_ids.txt, types.txt") from error
+        raise DataError(
+            f"no file {path}; a COCO-QA split has questions.txt, answers.txt, img_ids.txt, types.txt"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); download it again") from error
 
@@ -208,7 +252,11 @@ def _image_files(folder: StrPath) -> dict[str, str]:
 
 
 def _images(names: Iterable[str]) -> Iterator[str]:
-    return (name for name in sorted(names) if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith("."))
+    return (
+        name
+        for name in sorted(names)
+        if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
+    )
 
 
 def _coco_id(name: str) -> int | None:
@@ -218,7 +266,9 @@ def _coco_id(name: str) -> int | None:
 
 def _find(key: Any, files: Mapping[Any, str], folder: StrPath, where: str) -> str:
     if key not in files:
-        raise DataError(f"{where}: image {key} is not below {folder}; give the folder with the images of this split")
+        raise DataError(
+            f"{where}: image {key} is not below {folder}; give the folder with the images of this split"
+        )
     return files[key]
 
 

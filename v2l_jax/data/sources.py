@@ -1,19 +1,20 @@
 """Where images come from: random-access sources of records {"image", "label", "path"}.
 
-A record's image is uint8 [height, width, 3] in RGB, its label an index into `class_names` (-1 where the source
-has no classes), its path what to call it in a report. Every source fits Grain's RandomAccessDataSource.
+A record's image is uint8 [height, width, 3] in RGB, its label an index into `class_names` (-1 where
+the source has no classes), its path what to call it in a report. Every source fits Grain's
+RandomAccessDataSource.
 """
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 import functools
 import hashlib
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
-from absl import logging
 import numpy as np
+from absl import logging
 
 from v2l_jax.data.images import EXTENSIONS, CorruptImageError, decode_image
 from v2l_jax.data.transforms import shrink
@@ -26,7 +27,8 @@ StrPath = str | os.PathLike
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to labelled images. All sources of this module also have `labels`, an int array.
+    """Random access to labelled images. All sources of this module also have `labels`, an int
+    array.
 
     Attributes:
       class_names: what each label means.
@@ -43,8 +45,9 @@ class ImageFolder:
     """Image files under one or several folders; a sub-folder is a class, its name the class name.
 
     A root that holds images but no class folders is a flat photo set: label -1, class name "".
-    Unless `verify` is off, every file is read and decoded once, in parallel: corrupt files are left out and
-    named in one warning, and of files with identical bytes the first (in path order) stays. Nothing is written.
+    Unless `verify` is off, every file is read and decoded once, in parallel: corrupt files are left
+    out and named in one warning, and of files with identical bytes the first (in path order) stays.
+    Nothing is written.
 
     Attributes:
       class_names: sorted class names; empty for flat sets.
@@ -70,29 +73,40 @@ class ImageFolder:
           roots: one folder, or several whose classes are merged by name.
           classes: keep only these classes (names after renaming).
           rename: folder name → class name, for example {"dogs": "dog"}; others keep their name.
-          verify: decode every file now; False for sets too large to read twice: the loader then replaces
-            corrupt files as it meets them, and duplicates stay.
+          verify: decode every file now; False for sets too large to read twice: the loader then
+            replaces corrupt files as it meets them, and duplicates stay.
           threads: how many files are read at a time.
           labelled: False: sub-folders mean nothing, all images below a root are one flat set.
 
         Raises:
-          DataError: a folder does not exist, a class named has no images, or nothing readable is left.
+          DataError: a folder does not exist, a class named has no images, or nothing readable is
+            left.
         """
-        self._roots = [pathlib.Path(r) for r in ([roots] if isinstance(roots, str | os.PathLike) else roots)]
-        found = [pair for root in self._roots for pair in _list_images(root, rename or {}, labelled)]
+        self._roots = [
+            pathlib.Path(r) for r in ([roots] if isinstance(roots, str | os.PathLike) else roots)
+        ]
+        found = [
+            pair for root in self._roots for pair in _list_images(root, rename or {}, labelled)
+        ]
         if classes is not None:
             found = [(path, name) for path, name in found if name in classes]
             if missing := sorted(set(classes) - {name for _, name in found}):
-                raise DataError(f"no images of class {', '.join(missing)} in {self._where()}; check the folder names")
+                raise DataError(
+                    f"no images of class {', '.join(missing)} in {self._where()}; check the folder names"
+                )
         if not found:
-            raise DataError(f"no images in {self._where()}: looked for {_extensions()} files in it and its sub-folders")
+            raise DataError(
+                f"no images in {self._where()}: looked for {_extensions()} files in it and its sub-folders"
+            )
         self.skipped: tuple[tuple[str, str], ...] = ()
         self.duplicates: tuple[tuple[str, str], ...] = ()
         self.content_hashes: tuple[str, ...] = ()
         if verify:
             found = self._verify(found, threads)
         if not found:
-            raise DataError(f"none of the {len(self.skipped)} images in {self._where()} can be read; replace them")
+            raise DataError(
+                f"none of the {len(self.skipped)} images in {self._where()} can be read; replace them"
+            )
         self.paths = tuple(str(path) for path, _ in found)
         self.class_names = tuple(sorted({name for _, name in found if name}))
         index_of = {name: i for i, name in enumerate(self.class_names)} | {"": -1}
@@ -111,12 +125,18 @@ class ImageFolder:
     def _where(self) -> str:
         return ", ".join(str(root) for root in self._roots)
 
-    def _verify(self, found: list[tuple[pathlib.Path, str]], threads: int) -> list[tuple[pathlib.Path, str]]:
+    def _verify(
+        self, found: list[tuple[pathlib.Path, str]], threads: int
+    ) -> list[tuple[pathlib.Path, str]]:
         """Drops corrupt files and copies, remembering both; fills `content_hashes`."""
         kept, skipped, duplicates, first_with = [], [], [], {}
         with ThreadPoolExecutor(threads) as pool:
             checks = pool.map(_check, [path for path, _ in found])
-            checks = progress_bar(checks, "checking images", "image", total=len(found)) if len(found) > 200 else checks
+            checks = (
+                progress_bar(checks, "checking images", "image", total=len(found))
+                if len(found) > 200
+                else checks
+            )
             for (path, name), (digest, reason) in zip(found, checks, strict=True):
                 if reason:
                     skipped.append((str(path), reason))
@@ -125,10 +145,16 @@ class ImageFolder:
                 else:
                     first_with[digest] = str(path)
                     kept.append((path, name))
-        self.skipped, self.duplicates, self.content_hashes = tuple(skipped), tuple(duplicates), tuple(first_with)
+        self.skipped, self.duplicates, self.content_hashes = (
+            tuple(skipped),
+            tuple(duplicates),
+            tuple(first_with),
+        )
         if skipped:
             named = "; ".join(f"{path} ({reason})" for path, reason in skipped)
-            logging.warning("skipped %d corrupt image(s) of %d: %s", len(skipped), len(found), named)
+            logging.warning(
+                "skipped %d corrupt image(s) of %d: %s", len(skipped), len(found), named
+            )
         return kept
 
 
@@ -136,21 +162,33 @@ def _extensions() -> str:
     return " ".join(sorted(EXTENSIONS))
 
 
-def _list_images(root: pathlib.Path, rename: Mapping[str, str], labelled: bool) -> list[tuple[pathlib.Path, str]]:
-    """(file, class name) of every image under the root, sorted; class "" where the root itself holds the images."""
+def _list_images(
+    root: pathlib.Path, rename: Mapping[str, str], labelled: bool
+) -> list[tuple[pathlib.Path, str]]:
+    """(file, class name) of every image under the root, sorted; class "" where the root itself
+    holds the images.
+    """
     if not root.is_dir():
         raise DataError(f"no folder {root}; give a folder of images, or of one sub-folder a class")
     if not labelled:
         return [(path, "") for path in _images_in(root, "**/*")]
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not _is_hidden(entry))
-    listed = [(path, rename.get(folder.name, folder.name)) for folder in folders for path in _images_in(folder, "**/*")]
+    listed = [
+        (path, rename.get(folder.name, folder.name))
+        for folder in folders
+        for path in _images_in(folder, "**/*")
+    ]
     return listed or [(path, "") for path in _images_in(root, "*")]
 
 
 def _images_in(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
     matches = folder.glob(pattern)
-    hidden = lambda path: any(_is_hidden(pathlib.Path(part)) for part in path.relative_to(folder).parts)  # noqa: E731
-    return sorted(p for p in matches if p.suffix.lower() in EXTENSIONS and not hidden(p) and p.is_file())
+    hidden = lambda path: any(
+        _is_hidden(pathlib.Path(part)) for part in path.relative_to(folder).parts
+    )
+    return sorted(
+        p for p in matches if p.suffix.lower() in EXTENSIONS and not hidden(p) and p.is_file()
+    )
 
 
 def _is_hidden(path: pathlib.Path) -> bool:
@@ -195,16 +233,24 @@ class TfdsSource:
         where = f"in {data_dir or 'the default TFDS folder'}"
         try:
             builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-            self._records = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+            self._records = builder.as_data_source(
+                split=split, decoders={"image": tfds.decode.SkipDecoding()}
+            )
         except tfds.core.DatasetNotFoundError as error:
-            raise DataError(f"TFDS knows no dataset {name!r}, and none of that name lies {where}") from error
+            raise DataError(
+                f"TFDS knows no dataset {name!r}, and none of that name lies {where}"
+            ) from error
         except (AssertionError, LookupError, NotImplementedError, OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise DataError(
                 f"TFDS dataset {name!r}, split {split!r}, is not ready {where} ({reason}); prepare it once: "
                 f"pip install tensorflow; tfds build {name} --file_format=array_record"
                 + (f" --data_dir={data_dir}" if data_dir else "")
-                + (", with ImageNet's archives in <data_dir>/downloads/manual" if "imagenet" in name else "")
+                + (
+                    ", with ImageNet's archives in <data_dir>/downloads/manual"
+                    if "imagenet" in name
+                    else ""
+                )
             ) from error
         self._name = f"{name}/{split}"
         self.class_names = tuple(builder.info.features["label"].names)
@@ -212,7 +258,9 @@ class TfdsSource:
     @functools.cached_property
     def labels(self) -> np.ndarray:
         """Class index of each record; the first use reads the whole split, without decoding images."""
-        records = progress_bar(self._records, f"reading labels of {self._name}", "record", total=len(self))
+        records = progress_bar(
+            self._records, f"reading labels of {self._name}", "record", total=len(self)
+        )
         return np.array([int(record["label"]) for record in records], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -221,13 +269,21 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Record:
         record = self._records[index]
         path = f"{self._name}/{index}"
-        return {"image": decode_image(record["image"], path), "label": int(record["label"]), "path": path}
+        return {
+            "image": decode_image(record["image"], path),
+            "label": int(record["label"]),
+            "path": path,
+        }
 
 
 class SyntheticSource:
-    """Random images of one size, for tests of shapes and speed; record i is a function of (seed, i)."""
+    """Random images of one size, for tests of shapes and speed; record i is a function of (seed,
+    i).
+    """
 
-    def __init__(self, length: int, size: int, seed: int = 0, class_names: Sequence[str] = ("a", "b")):
+    def __init__(
+        self, length: int, size: int, seed: int = 0, class_names: Sequence[str] = ("a", "b")
+    ):
         self._length, self._size, self._seed = length, size, seed
         self.class_names = tuple(class_names)
         self.labels = np.arange(length, dtype=np.int64) % len(self.class_names)
@@ -262,7 +318,8 @@ class Subset:
 
 
 class Remembered:
-    """A source whose images are decoded once, made smaller, and kept in memory: for a few thousand photos seen many times.
+    """A source whose images are decoded once, made smaller, and kept in memory: for a few thousand
+    photos seen many times.
 
     Attributes:
       class_names, labels: the source's.
@@ -300,10 +357,14 @@ class Concatenated:
     def __init__(self, sources: Sequence[Source]):
         self._sources = tuple(sources)
         self._ends = np.cumsum([len(source) for source in self._sources])
-        self.class_names = tuple(sorted({name for source in self._sources for name in source.class_names}))
+        self.class_names = tuple(
+            sorted({name for source in self._sources for name in source.class_names})
+        )
         merged = {name: i for i, name in enumerate(self.class_names)}
         # The extra last entry maps "no class" (-1) onto itself.
-        self._new_labels = [np.array([*(merged[name] for name in s.class_names), -1]) for s in self._sources]
+        self._new_labels = [
+            np.array([*(merged[name] for name in s.class_names), -1]) for s in self._sources
+        ]
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -322,11 +383,15 @@ class Concatenated:
 
 
 class WithVectors:
-    """A source whose records carry a precomputed vector, "semantic": a frozen tower's features, computed once."""
+    """A source whose records carry a precomputed vector, "image_embedding": a frozen tower's
+    features, computed once.
+    """
 
     def __init__(self, source: Source, vectors: np.ndarray):
         if len(source) != len(vectors):
-            raise DataError(f"{len(vectors)} vectors for {len(source)} images; delete the cached features and run again")
+            raise DataError(
+                f"{len(vectors)} vectors for {len(source)} images; delete the cached features and run again"
+            )
         self._source, self._vectors = source, vectors
         self.class_names = source.class_names
 
@@ -339,4 +404,4 @@ class WithVectors:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Record:
-        return self._source[index] | {"semantic": self._vectors[index]}
+        return self._source[index] | {"image_embedding": self._vectors[index]}

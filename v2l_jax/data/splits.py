@@ -1,10 +1,12 @@
-"""Which photos are held out: decided by content, so that no re-ordering or renaming leaks one into training."""
+"""Which photos are held out: decided by content, so that no re-ordering or renaming leaks one into
+training.
+"""
 
-from collections.abc import Sequence
 import hashlib
+from collections.abc import Sequence
 
-from jaxtyping import Int
 import numpy as np
+from jaxtyping import Int
 
 
 def split_held_out(
@@ -15,22 +17,25 @@ def split_held_out(
 ) -> tuple[Int[np.ndarray, "kept"], Int[np.ndarray, "held_out"]]:
     """Splits every class by the same fraction, deterministically.
 
-    A record's place depends only on the seed and its key: with content hashes as keys, the split does not
-    change with file names or scan order.
+    A record's place depends only on the seed and its key: with content hashes as keys, the split
+    does not change with file names or scan order.
 
     Args:
       labels: class of each record.
-      fraction: held-out share of each class in [0, 1], rounded to whole records; a class of two or more
-        keeps at least one record on either side unless the fraction is exactly 0 or 1.
+      fraction: held-out share of each class in [0, 1], rounded to whole records; a class of two or
+        more keeps at least one record on either side unless the fraction is exactly 0 or 1.
       seed: another seed holds out other records.
-      keys: what identifies each record, for example `ImageFolder.content_hashes`; its index by default.
+      keys: what identifies each record, for example `ImageFolder.content_hashes`; its index by
+        default.
 
     Returns:
       Sorted record indices: (kept, held out).
     """
     labels = np.asarray(labels, dtype=np.int64)
     keys = [str(i) for i in range(len(labels))] if keys is None else list(keys)
-    ranks = np.array([hashlib.sha256(f"{seed}:{key}".encode()).hexdigest() for key in keys], dtype=object)
+    ranks = np.array(
+        [hashlib.sha256(f"{seed}:{key}".encode()).hexdigest() for key in keys], dtype=object
+    )
     held_out = []
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

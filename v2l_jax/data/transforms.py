@@ -1,16 +1,17 @@
-"""Images for the networks: crops, sizes and value ranges; numpy and Pillow on the host, pure functions.
+"""Images for the networks: crops, sizes and value ranges; numpy and Pillow on the host, pure
+functions.
 
-The tokenizer's training pipeline (V2L, SPEC 1.3): CLIP preprocessing, then the same crop, bilinear, to the
-tokenizer's size in [-1, 1].
+The tokenizer's training pipeline (V2L, SPEC 1.3): CLIP preprocessing, then the same crop, bilinear,
+to the tokenizer's size in [-1, 1].
 """
 
-from collections.abc import Callable, Sequence
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxtyping import Float, Float32, UInt8
 import numpy as np
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 Transform = Callable[[dict[str, Any], np.random.Generator], dict[str, Any]]
@@ -36,7 +37,9 @@ def resize(
     return np.asarray(Image.fromarray(image).resize((width, height), RESAMPLING[resample]))
 
 
-def shrink(image: UInt8[np.ndarray, "h w 3"], short_side: int) -> UInt8[np.ndarray, "height width 3"]:
+def shrink(
+    image: UInt8[np.ndarray, "h w 3"], short_side: int
+) -> UInt8[np.ndarray, "height width 3"]:
     """Brings the short side down to `short_side` where it is longer; bicubic."""
     height, width = image.shape[:2]
     scale = min(1.0, short_side / min(height, width))
@@ -44,14 +47,19 @@ def shrink(image: UInt8[np.ndarray, "h w 3"], short_side: int) -> UInt8[np.ndarr
 
 
 def centre_crop(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """The centre square of an image with both sides at least `size`; offsets rounded as torchvision rounds them."""
+    """The centre square of an image with both sides at least `size`; offsets rounded as torchvision
+    rounds them.
+    """
     height, width = image.shape[:2]
     top, left = round((height - size) / 2), round((width - size) / 2)
     return image[top : top + size, left : left + size]
 
 
 def crop_square(
-    image: UInt8[np.ndarray, "h w 3"], size: int, resample: str = "bicubic", short_side: int | None = None
+    image: UInt8[np.ndarray, "h w 3"],
+    size: int,
+    resample: str = "bicubic",
+    short_side: int | None = None,
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Resizes the short side, then crops the centre square.
 
@@ -92,7 +100,9 @@ def to_uint8(image: Float[np.ndarray, "*batch h w 3"]) -> UInt8[np.ndarray, "*ba
 def interpolate_bilinear(
     image: Float32[np.ndarray, "h w channel"], size: int
 ) -> Float32[np.ndarray, "size size channel"]:
-    """Bilinear samples at half-pixel centres without antialiasing, as torch's `F.interpolate` takes them."""
+    """Bilinear samples at half-pixel centres without antialiasing, as torch's `F.interpolate` takes
+    them.
+    """
     top, bottom, down = _neighbours(image.shape[0], size)
     left, right, across = _neighbours(image.shape[1], size)
     rows = image[top] * (1 - down)[:, None, None] + image[bottom] * down[:, None, None]
@@ -120,13 +130,15 @@ def clip_preprocess(
 def tokenizer_image(
     image: UInt8[np.ndarray, "h w 3"], size: int, crop_size: int = 224, antialias: bool = False
 ) -> Float32[np.ndarray, "size size 3"]:
-    """Input of the V2L tokenizer: CLIP's crop at `crop_size`, resampled bilinearly to `size`, in [-1, 1].
+    """Input of the V2L tokenizer: CLIP's crop at `crop_size`, resampled bilinearly to `size`, in
+    [-1, 1].
 
     Args:
       image: any size.
       size: the tokenizer's image side (128 in the paper).
       crop_size: side of the crop that the semantic tower sees.
-      antialias: filter before sampling down; the reference does not, which matters below half the crop's size.
+      antialias: filter before sampling down; the reference does not, which matters below half the
+        crop's size.
     """
     return resample_crop(crop_square(image, crop_size), size, antialias)
 
@@ -135,7 +147,11 @@ def resample_crop(
     crop: UInt8[np.ndarray, "side side 3"], size: int, antialias: bool
 ) -> Float32[np.ndarray, "size size 3"]:
     """A square crop at another size, in [-1, 1]; see `tokenizer_image`."""
-    return to_signed(resize(crop, size, size, "bilinear")) if antialias else interpolate_bilinear(to_signed(crop), size)
+    return (
+        to_signed(resize(crop, size, size, "bilinear"))
+        if antialias
+        else interpolate_bilinear(to_signed(crop), size)
+    )
 
 
 def random_resized_crop(
@@ -146,7 +162,8 @@ def random_resized_crop(
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     resample: str = "bicubic",
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """A random rectangle of the image, resized to a square (Szegedy et al. 2015, as torchvision draws it).
+    """A random rectangle of the image, resized to a square (Szegedy et al. 2015, as torchvision
+    draws it).
 
     Args:
       image: any size.
@@ -167,20 +184,24 @@ def random_resized_crop(
     return crop_square(image, size, resample)
 
 
-def random_flip(image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
+def random_flip(
+    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
     """Mirrors left and right with probability 1/2."""
     return np.ascontiguousarray(image[:, ::-1]) if rng.random() < 0.5 else image
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageTransform:
-    """Source record → {"image": the tokenizer's input in [-1, 1], "label"}, with the record's "semantic" vector if it has one.
+    """Source record → {"image": the tokenizer's input in [-1, 1], "label"}, with the record's
+    "image_embedding" vector if it has one.
 
     Attributes:
       image_size: side of the tokenizer's input.
-      crop_size: side of the square crop, bicubic, that is then brought to `image_size` bilinearly (paper: 224); None crops
-        straight to `image_size`.
-      crop_scale: range of the area share of a random resized crop; None takes the centre square, as the paper does.
+      crop_size: side of the square crop, bicubic, that is then brought to `image_size` bilinearly
+        (paper: 224); None crops straight to `image_size`.
+      crop_scale: range of the area share of a random resized crop; None takes the centre square, as
+        the paper does.
       flip: mirror half of the images.
       antialias: see `tokenizer_image`.
     """
@@ -200,6 +221,12 @@ class ImageTransform:
             crop = random_resized_crop(record["image"], size, rng, self.crop_scale)
         if self.flip:
             crop = random_flip(crop, rng)
-        image = to_signed(crop) if size == self.image_size else resample_crop(crop, self.image_size, self.antialias)
-        semantic = {"semantic": record["semantic"]} if "semantic" in record else {}
-        return {"image": image, "label": np.int32(record["label"])} | semantic
+        image = (
+            to_signed(crop)
+            if size == self.image_size
+            else resample_crop(crop, self.image_size, self.antialias)
+        )
+        image_embedding = (
+            {"image_embedding": record["image_embedding"]} if "image_embedding" in record else {}
+        )
+        return {"image": image, "label": np.int32(record["label"])} | image_embedding

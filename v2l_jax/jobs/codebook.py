@@ -1,4 +1,6 @@
-"""Words and their vectors: expand the LLM's vocabulary, embed it, keep the words that photos are near to."""
+"""Words and their vectors: expand the LLM's vocabulary, embed it, keep the words that photos are
+near to.
+"""
 
 import pathlib
 
@@ -11,8 +13,8 @@ from v2l_jax.codebook.embed import embed_texts
 from v2l_jax.codebook.expand import expand, ngram_records
 from v2l_jax.codebook.filter import count_hits, first_spellings, keep_frequent
 from v2l_jax.codebook.templates import IMAGENET_TEMPLATES
-from v2l_jax.jobs import features, loading
-from v2l_jax.weights.text_tokenizers import TextTokenizer
+from v2l_jax.llm.text_tokenizers import TextTokenizer
+from v2l_jax.run import features, loading
 
 FOLDER = "codebook"
 
@@ -39,7 +41,9 @@ def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Makes codebook/local.safetensors and codebook/global.safetensors; a stage whose file is there is not run again."""
+    """Makes codebook/local.safetensors and codebook/global.safetensors; a stage whose file is there
+    is not run again.
+    """
     photos = loading.photos(config)
     path = candidates_path(workdir)
     if path.exists():
@@ -53,7 +57,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     local.save(local_path(workdir))
     kept = _filtered(config, candidates, features.cached(config, workdir, "train", photos.train))
     kept.save(global_path(workdir))
-    logging.info("local codebook: %d words; global codebook: %d of %d candidates", len(local), len(kept), len(candidates))
+    logging.info(
+        "local codebook: %d words; global codebook: %d of %d candidates",
+        len(local),
+        len(kept),
+        len(candidates),
+    )
 
 
 def subwords(tokenizer: TextTokenizer, limit: int, word_initial: bool) -> list[int]:
@@ -62,8 +71,8 @@ def subwords(tokenizer: TextTokenizer, limit: int, word_initial: bool) -> list[i
     Args:
       tokenizer: the language model's.
       limit: keep the first so many; 0 keeps all.
-      word_initial: keep only those that can begin a word (they, or their twin with a space before, are in the vocabulary);
-        leaves out fragments such as "ization".
+      word_initial: keep only those that can begin a word (they, or their twin with a space before,
+        are in the vocabulary); leaves out fragments such as "ization".
     """
     texts = tokenizer.token_texts()
     begin = {text.lstrip() for text in texts if text.startswith(" ")}
@@ -84,7 +93,9 @@ def _expanded(config: ConfigDict) -> tuple[list[str], list[tuple[int, ...]], str
     continuations = np.zeros((0, 2), np.int32)
     if config.codebook.ngrams > 1:
         expanded = words[: config.codebook.expand_limit or None]
-        continuations = expand(llm.model, llm.params, llm.tokenizer, expanded, config.codebook.expand_batch_size)
+        continuations = expand(
+            llm.model, llm.params, llm.tokenizer, expanded, config.codebook.expand_batch_size
+        )
     texts, ids = ngram_records(llm.tokenizer, words, continuations, config.codebook.ngrams)
     return texts, ids, llm.tokenizer.fingerprint
 
@@ -93,13 +104,21 @@ def _embedded(
     config: ConfigDict, texts: list[str], ids: list[tuple[int, ...]], fingerprint: str
 ) -> Codebook:
     tower = loading.image_text_tower(config)
-    templates = IMAGENET_TEMPLATES if config.codebook.templates == "imagenet" else tuple(config.codebook.templates)
-    embeddings = embed_texts(lambda t: tower.encode_texts(t, config.codebook.embed_batch_size), texts, templates)
+    templates = (
+        IMAGENET_TEMPLATES
+        if config.codebook.templates == "imagenet"
+        else tuple(config.codebook.templates)
+    )
+    embeddings = embed_texts(
+        lambda t: tower.encode_texts(t, config.codebook.embed_batch_size), texts, templates
+    )
     return Codebook(embeddings, tuple(texts), tuple(ids), tower.name, fingerprint)
 
 
 def _filtered(config: ConfigDict, candidates: Codebook, images: np.ndarray) -> Codebook:
-    """Stage 3; spellings are merged before counting, so that a word competes once for a photo's five nearest."""
+    """Stage 3; spellings are merged before counting, so that a word competes once for a photo's
+    five nearest.
+    """
     pool = np.arange(len(candidates))
     if config.codebook.merge_spellings:
         pool = first_spellings(candidates.texts)

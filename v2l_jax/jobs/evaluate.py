@@ -8,13 +8,13 @@ from types import ModuleType
 from absl import logging
 from ml_collections import ConfigDict
 
-from v2l_jax.jobs.run import Run
 from v2l_jax.metrics.results import Result, Scalar, read_results
+from v2l_jax.run.run import Run
 
 
 def evaluator(task: str) -> ModuleType:
     """The module of a task; see `jobs.evaluators`."""
-    return importlib.import_module(f"v2l_jax.jobs.evaluators.{task}")
+    return importlib.import_module(f"v2l_jax.tasks.{task}")
 
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
@@ -43,7 +43,11 @@ def check(config: ConfigDict) -> None:
 def _missing(config: ConfigDict, task: str, results: Sequence[Result]) -> list[dict[str, Scalar]]:
     rows = [result.measured_on for result in results]
     fixed = {"task": task, "llm": config.llm}
-    return [setting for setting in evaluator(task).settings(config) if not any(_has(row, fixed | setting) for row in rows)]
+    return [
+        setting
+        for setting in evaluator(task).settings(config)
+        if not any(_has(row, fixed | setting) for row in rows)
+    ]
 
 
 def _has(row: Mapping[str, Scalar], setting: Mapping[str, Scalar]) -> bool:

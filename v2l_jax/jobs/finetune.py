@@ -1,4 +1,6 @@
-"""The language model learns, through LoRA adapters alone, to fill in hidden local words of pictures."""
+"""The language model learns, through LoRA adapters alone, to fill in hidden local words of
+pictures.
+"""
 
 import json
 import pathlib
@@ -12,14 +14,19 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from v2l_jax.errors import CheckpointError, ConfigError
-from v2l_jax.finetuning.adapter_step import adapter_loss, adapter_optimizer, initial_state, make_adapter_step
-from v2l_jax.finetuning.lora import PROJECTIONS, Adapters, Lora
-from v2l_jax.finetuning.peft_files import CONFIG_FILE, load_adapters, save_adapters
-from v2l_jax.incontext.restoration import MaskedImages, RestorationPrompt, draw_masks
-from v2l_jax.jobs.rules import COUNT, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of
-from v2l_jax.jobs.run import Run
-from v2l_jax.jobs.workdir import read_json, write_json
+from v2l_jax.llm.adapter_step import (
+    adapter_loss,
+    adapter_optimizer,
+    initial_state,
+    make_adapter_step,
+)
+from v2l_jax.llm.lora import PROJECTIONS, Adapters, Lora
+from v2l_jax.llm.peft_files import CONFIG_FILE, load_adapters, save_adapters
+from v2l_jax.option_rules import COUNT, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of
 from v2l_jax.parallel.mesh import local_rows, replicate, shard_batch
+from v2l_jax.run.run import Run
+from v2l_jax.run.workdir import read_json, write_json
+from v2l_jax.tasks.restoration_prompts import MaskedImages, RestorationPrompt, draw_masks
 from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.loop import fit
 from v2l_jax.training.metric_log import MetricLog
@@ -57,25 +64,36 @@ def adapters_folder(workdir: pathlib.Path) -> pathlib.Path:
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """Whether adapters of these settings are there."""
-    return (adapters_folder(workdir) / CONFIG_FILE).exists() and _settings(config) == read_json(folder(workdir) / "settings.json", None)
+    return (adapters_folder(workdir) / CONFIG_FILE).exists() and _settings(config) == read_json(
+        folder(workdir) / "settings.json", None
+    )
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains on the words of the training photos, from the newest checkpoint; writes finetune/: checkpoints/, metrics.jsonl, adapters/.
+    """Trains on the words of the training photos, from the newest checkpoint; writes finetune/:
+    checkpoints/, metrics.jsonl, adapters/.
 
     Raises:
       ConfigError: the folder holds adapters that were trained with other settings.
     """
     _claim(config, workdir)
     c, context = config.finetune, Run(config, workdir)
-    llm, mesh, params = context.llm, context.mesh, context.decoder.params
+    llm, mesh, params = context.llm, context.mesh, context.engine.params
     ids, held_out = (_flat(context.tokens(split).local_ids) for split in ("train", "held_out"))
     task = prompt(context)
     task.check_length(ids.shape[1], llm.model.config.context_length)
-    settings, tx = lora(config), adapter_optimizer(c.learning_rate, c.warmup_steps, c.steps, c.weight_decay, c.clip_norm)
+    settings, tx = (
+        lora(config),
+        adapter_optimizer(c.learning_rate, c.warmup_steps, c.steps, c.weight_decay, c.clip_norm),
+    )
     state = replicate(initial_state(jax.random.key(config.seed), llm.model, settings, tx), mesh)
-    logging.info("%s adapter parameters train; the language model is frozen", f"{sum(x.size for x in jax.tree.leaves(state.adapters)):,}")
-    batches = MaskedImages(task, ids, c.masked, c.batch_size, config.seed, local_rows(mesh, c.batch_size))
+    logging.info(
+        "%s adapter parameters train; the language model is frozen",
+        f"{sum(x.size for x in jax.tree.leaves(state.adapters)):,}",
+    )
+    batches = MaskedImages(
+        task, ids, c.masked, c.batch_size, config.seed, local_rows(mesh, c.batch_size)
+    )
     with Checkpointer(folder(workdir) / "checkpoints") as checkpoints:
         state = fit(
             state,
@@ -104,7 +122,9 @@ def lora(config: ConfigDict) -> Lora:
 
 def prompt(context: Run) -> RestorationPrompt:
     """How the task is written in the run's language model."""
-    return RestorationPrompt.build(context.llm.tokenizer, context.local_words, context.config.finetune.mask_text)
+    return RestorationPrompt.build(
+        context.llm.tokenizer, context.local_words, context.config.finetune.mask_text
+    )
 
 
 def trained_adapters(context: Run) -> Adapters:
@@ -116,7 +136,9 @@ def trained_adapters(context: Run) -> Adapters:
     """
     there = adapters_folder(context.workdir)
     if not (there / CONFIG_FILE).exists():
-        raise CheckpointError(f"no adapters in {there}; run the finetune job first: --config.jobs=\"('finetune',)\"")
+        raise CheckpointError(
+            f"no adapters in {there}; run the finetune job first: --config.jobs=\"('finetune',)\""
+        )
     _check_same(context.config, context.workdir)
     return load_adapters(there, context.llm.model.config)[1]
 
@@ -129,13 +151,26 @@ def _evaluator(
     scale, size = lora(context.config).scale, c.batch_size
     count = max(size, min(c.eval_images, len(held_out)) // size * size)
     images = np.arange(count) % len(held_out)
-    texts = task.texts(held_out[images], draw_masks(count, held_out.shape[1], c.masked, (context.config.seed, 2)))
+    texts = task.texts(
+        held_out[images], draw_masks(count, held_out.shape[1], c.masked, (context.config.seed, 2))
+    )
     rows = local_rows(mesh, size)
-    loss = jax.jit(lambda params, adapters, batch: adapter_loss(model, params, adapters, scale, batch))
+    loss = jax.jit(
+        lambda params, adapters, batch: adapter_loss(model, params, adapters, scale, batch)
+    )
 
     def evaluate(state: Any) -> dict[str, float]:
-        batches = (jax.tree.map(lambda x: x[start : start + size][rows], texts) for start in range(0, count, size))  # noqa: B023
-        return {"loss": float(np.mean([loss(params, state.adapters, shard_batch(batch, mesh)) for batch in batches]))}
+        batches = (
+            jax.tree.map(lambda x: x[start : start + size][rows], texts)
+            for start in range(0, count, size)
+        )
+        return {
+            "loss": float(
+                np.mean(
+                    [loss(params, state.adapters, shard_batch(batch, mesh)) for batch in batches]
+                )
+            )
+        }
 
     return evaluate
 
@@ -147,7 +182,9 @@ def _flat(ids: Int[np.ndarray, "images h w"]) -> Int[np.ndarray, "images n"]:
 def _settings(config: ConfigDict) -> dict[str, Any]:
     """What the adapters depend on, as JSON gives it back."""
     chosen = json.loads(config.finetune.to_json_best_effort())
-    return {"llm": config.llm, "seed": config.seed} | {key: value for key, value in chosen.items() if key not in _MAY_DIFFER}
+    return {"llm": config.llm, "seed": config.seed} | {
+        key: value for key, value in chosen.items() if key not in _MAY_DIFFER
+    }
 
 
 def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -160,7 +197,9 @@ def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
 def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
     asked = _settings(config)
     there = read_json(folder(workdir) / "settings.json", asked)
-    differing = sorted(key for key in asked.keys() | there.keys() if asked.get(key) != there.get(key))
+    differing = sorted(
+        key for key in asked.keys() | there.keys() if asked.get(key) != there.get(key)
+    )
     if differing:
         raise ConfigError(
             f"{folder(workdir)} holds adapters of other settings (differs at {', '.join(differing[:5])}); "

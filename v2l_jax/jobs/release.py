@@ -10,28 +10,25 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
+from v2l_jax.assets import registry
+from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.sources import Source, WithVectors
 from v2l_jax.data.transforms import to_signed, to_uint8
-from v2l_jax.jobs import building, loading
-from v2l_jax.jobs.reconstruction import full_batches, reconstruct, score
-from v2l_jax.jobs.rules import NAME, Rule, one_of
-from v2l_jax.jobs.run import Run
-from v2l_jax.jobs.workdir import read_json
-from v2l_jax.metrics.codecs import Codec, codecs, compress
 from v2l_jax.metrics.codebook_usage import CodebookUsage
+from v2l_jax.metrics.codecs import Codec, codecs, compress
 from v2l_jax.metrics.image_quality import psnr, ssim
 from v2l_jax.metrics.results import Result, mean, read_results
+from v2l_jax.option_rules import NAME, Rule, one_of
 from v2l_jax.report.data import AssetNote
 from v2l_jax.report.model_card import CardFacts, model_card
-from v2l_jax.tokenizer.released import DTYPES, ReleasedTokenizer, load_tokenizer, save_tokenizer
+from v2l_jax.run import building, loading
+from v2l_jax.run.reconstruction import full_batches, reconstruct, score
+from v2l_jax.run.run import Run
+from v2l_jax.run.workdir import read_json
+from v2l_jax.tokenizers.released import DTYPES, ReleasedTokenizer, load_tokenizer, save_tokenizer
 from v2l_jax.towers import vgg
-from v2l_jax.weights import registry
-from v2l_jax.whole_files import whole_file
 
-RULES: dict[str, Rule] = {
-    "name": NAME,
-    "dtype": one_of(*DTYPES),
-}
+RULES: dict[str, Rule] = {"name": NAME, "dtype": one_of(*DTYPES)}
 
 UNTRAINED = "untrained"
 EXAMPLES = "examples.png"
@@ -48,7 +45,9 @@ def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes the tokenizer's files, measures what is read back from them, and writes README.md; the same again changes nothing."""
+    """Writes the tokenizer's files, measures what is read back from them, and writes README.md; the
+    same again changes nothing.
+    """
     context, home = Run(config, workdir), folder(config, workdir)
     if not (home / "config.json").exists():
         trained = context.trained
@@ -71,30 +70,53 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     for photos, source in sets.items():
         _measure(context, released, photos, source)
     shown = list(sets.values())[-1]
-    with whole_file(home / EXAMPLES) as draft:
+    with atomic_write(home / EXAMPLES) as draft:
         Image.fromarray(_examples(context, released, shown)).save(draft)
-    with whole_file(home / "README.md") as draft:
+    with atomic_write(home / "README.md") as draft:
         draft.write_text(model_card(_facts(context, home)), encoding="utf-8")
 
 
 def bits_a_picture(released: ReleasedTokenizer) -> float:
     """Of the words of one picture, each as likely as any other: local and global ones."""
-    local = (released.image_size // released.model.downsampling) ** 2 * math.log2(released.model.num_local_words)
+    local = (released.image_size // released.model.downsampling) ** 2 * math.log2(
+        released.model.num_local_words
+    )
     return local + released.global_tokens * math.log2(released.model.num_global_words)
 
 
 def _measure(run: Run, released: ReleasedTokenizer, photos: str, source: Source) -> None:
-    """Rows of one photo set: the released files, the network before training, and codecs at as many bits."""
+    """Rows of one photo set: the released files, the network before training, and codecs at as many
+    bits.
+    """
     config, bits = run.config, bits_a_picture(released)
     pixels = config.model.image_size**2
-    model = released.model.clone(dtype=building.tokenizer_for(config, released.local_words, released.global_words).dtype)
+    model = released.model.clone(
+        dtype=building.tokenizer_for(config, released.local_words, released.global_words).dtype
+    )
     initial = building.initial_state(config, model, len(run.photos.train)).params
-    networks = {config.release.name: released.variables["params"], UNTRAINED: jax.device_get(initial)}
+    networks = {
+        config.release.name: released.variables["params"],
+        UNTRAINED: jax.device_get(initial),
+    }
     done = {(row.measured_on.get("photos"), row.measured_on.get("method")) for row in _results(run)}
     for method, params in networks.items():
         if (photos, method) not in done:
-            scores = score(config, model, {"params": params, "frozen": released.variables["frozen"]}, source, run.mesh, run.lpips)
-            _record(run, photos, method, scores.per_image, np.full(len(source), bits / pixels), scores.usage)
+            scores = score(
+                config,
+                model,
+                {"params": params, "frozen": released.variables["frozen"]},
+                source,
+                run.mesh,
+                run.lpips,
+            )
+            _record(
+                run,
+                photos,
+                method,
+                scores.per_image,
+                np.full(len(source), bits / pixels),
+                scores.usage,
+            )
     for codec in codecs():
         if (photos, codec.name) not in done:
             per_image, sizes = _score_codec(run, source, codec, bits / 8)
@@ -102,7 +124,11 @@ def _measure(run: Run, released: ReleasedTokenizer, photos: str, source: Source)
 
 
 def _results(run: Run) -> list[Result]:
-    return [row for row in read_results(run.workdir / "results.json") if row.measured_on.get("task") == "release"]
+    return [
+        row
+        for row in read_results(run.workdir / "results.json")
+        if row.measured_on.get("task") == "release"
+    ]
 
 
 def _record(
@@ -129,24 +155,38 @@ def _quality(lpips: Any, image: jax.Array, decoded: jax.Array) -> dict[str, jax.
     return values | ({} if lpips is None else {"lpips": vgg.lpips(lpips, image, decoded)})
 
 
-def _score_codec(run: Run, source: Source, codec: Codec, budget: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _score_codec(
+    run: Run, source: Source, codec: Codec, budget: float
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     values, sizes = [], []
     for batch, count in full_batches(run.config, source, run.mesh):
-        pictures = [compress(picture, codec, budget) for picture in to_uint8(np.asarray(batch["image"]))]
+        pictures = [
+            compress(picture, codec, budget) for picture in to_uint8(np.asarray(batch["image"]))
+        ]
         decoded = np.stack([to_signed(picture) for picture, _ in pictures])
-        values.append(jax.tree.map(lambda x: np.asarray(x)[:count], _quality(run.lpips, batch["image"], decoded)))  # noqa: B023
+        values.append(
+            jax.tree.map(
+                lambda x: np.asarray(x)[:count], _quality(run.lpips, batch["image"], decoded)
+            )
+        )
         sizes += [size for _, size in pictures][:count]
     return jax.tree.map(lambda *x: np.concatenate(x), *values), np.array(sizes)
 
 
-def _examples(run: Run, released: ReleasedTokenizer, source: Source, most: int = 6) -> UInt8[np.ndarray, "height width 3"]:
+def _examples(
+    run: Run, released: ReleasedTokenizer, source: Source, most: int = 6
+) -> UInt8[np.ndarray, "height width 3"]:
     """Photos above, what came back from their words below."""
     originals, returned = [], []
     for batch, count in full_batches(run.config, source, run.mesh):
         originals += list(to_uint8(np.asarray(batch["image"])))[:count]
-    for _, pictures, _ in reconstruct(run.config, released.model, released.variables, source, run.mesh):
+    for _, pictures, _ in reconstruct(
+        run.config, released.model, released.variables, source, run.mesh
+    ):
         returned += list(pictures)
-    return np.concatenate([np.concatenate(row[:most], axis=1) for row in (originals, returned)], axis=0)
+    return np.concatenate(
+        [np.concatenate(row[:most], axis=1) for row in (originals, returned)], axis=0
+    )
 
 
 def _facts(run: Run, home: pathlib.Path) -> CardFacts:
@@ -154,8 +194,10 @@ def _facts(run: Run, home: pathlib.Path) -> CardFacts:
     training = read_json(workdir / "training.json", {})
     named = [path.partition("/")[0] for path in (*config.data.labelled, *config.data.unlabelled)]
     further = [path.partition("/")[0] for path in config.data.report]
-    asset = lambda name: registry.ASSETS.get(name)  # noqa: E731
-    notes = lambda names: [AssetNote(a.name, a.source, a.licence) for a in map(asset, dict.fromkeys(names)) if a]  # noqa: E731
+    asset = lambda name: registry.ASSETS.get(name)
+    notes = lambda names: [
+        AssetNote(a.name, a.source, a.licence) for a in map(asset, dict.fromkeys(names)) if a
+    ]
     described = read_json(home / "config.json", {})
     return CardFacts(
         name=config.release.name,
@@ -163,8 +205,15 @@ def _facts(run: Run, home: pathlib.Path) -> CardFacts:
         untrained=UNTRAINED,
         codecs=[codec.name for codec in codecs()],
         described=described,
-        sizes={path.name: path.stat().st_size for path in sorted(home.iterdir()) if path.suffix == ".safetensors"},
-        parameters=sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(load_tokenizer(home).variables["params"])),
+        sizes={
+            path.name: path.stat().st_size
+            for path in sorted(home.iterdir())
+            if path.suffix == ".safetensors"
+        },
+        parameters=sum(
+            int(np.prod(leaf.shape))
+            for leaf in jax.tree.leaves(load_tokenizer(home).variables["params"])
+        ),
         llm=config.llm,
         train_photos=len(run.photos.train),
         steps=training.get("steps", 0),
@@ -176,4 +225,3 @@ def _facts(run: Run, home: pathlib.Path) -> CardFacts:
         measured_on=notes(further),
         examples=EXAMPLES,
     )
-

@@ -7,20 +7,28 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from v2l_jax.assets import registry
+from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.sources import Concatenated, Source, Subset, WithVectors
-from v2l_jax.jobs import loading, tokenize
+from v2l_jax.jobs import tokenize
 from v2l_jax.jobs.evaluate import evaluator
-from v2l_jax.jobs.evaluators import TASKS
-from v2l_jax.jobs.reconstruction import reconstruct
-from v2l_jax.jobs.run import Run
-from v2l_jax.jobs.workdir import read_json
 from v2l_jax.metrics.results import Result, read_results
 from v2l_jax.report.curves import curves_from_rows
-from v2l_jax.report.data import AssetNote, JobTiming, PhotoRow, PromptExample, ReportData, TaskSection
+from v2l_jax.report.data import (
+    AssetNote,
+    JobTiming,
+    PhotoRow,
+    PromptExample,
+    ReportData,
+    TaskSection,
+)
 from v2l_jax.report.page import render_page
+from v2l_jax.run import loading
+from v2l_jax.run.reconstruction import reconstruct
+from v2l_jax.run.run import Run
+from v2l_jax.run.workdir import read_json
+from v2l_jax.tasks import TASKS
 from v2l_jax.training.metric_log import read_metrics
-from v2l_jax.weights import registry
-from v2l_jax.whole_files import whole_file
 
 PHOTOS_A_CLASS = 2
 LOCAL_WORDS_SHOWN = 12
@@ -44,14 +52,21 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         sections=_sections(context, results),
         curves=curves_from_rows(read_metrics(metrics)) if metrics.exists() else {},
         prompt_example=PromptExample(**example) if example else None,
-        timings=[JobTiming(job, seconds) for job, seconds in read_json(workdir / "timings.json", {}).items()],
+        timings=[
+            JobTiming(job, seconds)
+            for job, seconds in read_json(workdir / "timings.json", {}).items()
+        ],
         environment=read_json(workdir / "environment.json", {}),
-        assets=[AssetNote(a.name, a.source, a.licence) for a in registry.ASSETS.values() if a.name in _used(config)],
+        assets=[
+            AssetNote(a.name, a.source, a.licence)
+            for a in registry.ASSETS.values()
+            if a.name in _used(config)
+        ],
         skipped=photos.skipped,
         tower_kind=config.tower.partition(":")[0],
     )
     path = workdir / "report.html"
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(render_page(data), encoding="utf-8", errors="replace")
     logging.info("wrote %s", path)
 
@@ -76,7 +91,11 @@ def _photo_rows(run: Run) -> list[PhotoRow]:
     """The report's own pictures, then the first held-out photos of each class."""
     config, photos, mesh, trained = run.config, run.photos, run.mesh, run.trained
     labels = np.asarray(photos.held_out.labels)
-    first = [i for label in range(len(photos.held_out.class_names)) for i in np.flatnonzero(labels == label)[:PHOTOS_A_CLASS]]
+    first = [
+        i
+        for label in range(len(photos.held_out.class_names))
+        for i in np.flatnonzero(labels == label)[:PHOTOS_A_CLASS]
+    ]
     held_out: Source = Subset(photos.held_out, first)
     vectors = run.split_features("held_out")[first]
     own = loading.report_photos(config)
@@ -85,16 +104,24 @@ def _photo_rows(run: Run) -> list[PhotoRow]:
         shown = Concatenated([own, held_out])
         vectors = np.concatenate([run.features("report", own), vectors])
     rows = []
-    for tokens, pictures, _ in reconstruct(config, trained.model, trained.variables, WithVectors(shown, vectors), mesh):
-        for global_ids, local_ids, picture in zip(tokens.global_ids, tokens.local_ids, pictures, strict=True):
+    for tokens, pictures, _ in reconstruct(
+        config, trained.model, trained.variables, WithVectors(shown, vectors), mesh
+    ):
+        for global_ids, local_ids, picture in zip(
+            tokens.global_ids, tokens.local_ids, pictures, strict=True
+        ):
             record = shown[len(rows)]
             rows.append(
                 PhotoRow(
                     original=record["image"],
                     words=[trained.global_words.texts[i] for i in global_ids],
                     reconstruction=picture,
-                    local_words=[trained.local_words.texts[i] for i in local_ids.ravel()[:LOCAL_WORDS_SHOWN]],
-                    caption=shown.class_names[record["label"]] if record["label"] >= 0 else pathlib.Path(record["path"]).stem,
+                    local_words=[
+                        trained.local_words.texts[i] for i in local_ids.ravel()[:LOCAL_WORDS_SHOWN]
+                    ],
+                    caption=shown.class_names[record["label"]]
+                    if record["label"] >= 0
+                    else pathlib.Path(record["path"]).stem,
                 )
             )
     return rows

@@ -10,15 +10,22 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from v2l_jax.jobs import evaluate, validation, workdir as workdirs
-from v2l_jax.parallel.cpu import choose_convolutions
-from v2l_jax.parallel.processes import first_says, is_first, wait_for_all
+from v2l_jax.jobs import evaluate, validation
+from v2l_jax.ops.cpu import choose_convolutions
+from v2l_jax.parallel.processes import barrier, broadcast, is_primary
+from v2l_jax.run import workdir as workdirs
 
 
 def start() -> None:
-    """Before JAX's first computation: the faster of XLA's convolutions on this CPU, and a compile cache that outlives the process."""
+    """Before JAX's first computation: the faster of XLA's convolutions on this CPU, and a compile
+    cache that outlives the process.
+    """
     choose_convolutions()
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "v2l_jax" / "compiled"
+    cache = (
+        pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        / "v2l_jax"
+        / "compiled"
+    )
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
@@ -27,8 +34,8 @@ def start() -> None:
 def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Runs `config.jobs` in order.
 
-    Of several processes all take part in a job that says `EVERY_PROCESS`; the first does each of the others on its own devices
-    while the rest wait. They need to see one workdir.
+    Of several processes all take part in a job that says `EVERY_PROCESS`; the first does each of
+    the others on its own devices while the rest wait. They need to see one workdir.
 
     Args:
       config: the whole experiment; see configs/quickstart.py.
@@ -39,21 +46,21 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
       V2LError: whatever stopped a job, in one line.
     """
     validation.check(config)
-    if is_first():
+    if is_primary():
         workdirs.prepare(workdir, config)
-    wait_for_all("workdir")
+    barrier("workdir")
     if "evaluate" in config.jobs and not evaluate.is_done(config, workdir):
         evaluate.check(config)
     for number, name in enumerate(config.jobs, 1):
         job = importlib.import_module(f"v2l_jax.jobs.{name}")
         headline = f"[{number}/{len(config.jobs)}] {name}"
-        if first_says(job.is_done(config, workdir)):
+        if broadcast(job.is_done(config, workdir)):
             logging.info("%s: done before, in %s", headline, workdir)
             continue
         logging.info("%s: %s", headline, (job.__doc__ or "").splitlines()[0])
         began = time.monotonic()
-        with workdirs.timed(workdir, name) if is_first() else contextlib.nullcontext():
-            if is_first() or getattr(job, "EVERY_PROCESS", False):
+        with workdirs.timed(workdir, name) if is_primary() else contextlib.nullcontext():
+            if is_primary() or getattr(job, "EVERY_PROCESS", False):
                 job.run(config, workdir)
-        wait_for_all(name)
+        barrier(name)
         logging.info("%s: %.0f s", headline, time.monotonic() - began)

@@ -8,10 +8,23 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from v2l_jax.errors import ConfigError
-from v2l_jax.jobs.evaluators import TASKS
-from v2l_jax.jobs.rules import COUNT, DTYPE, FLAG, NAME, POSITIVE, TEMPLATE, TEXT, WEIGHT, Rule, each, number, one_of
+from v2l_jax.option_rules import (
+    COUNT,
+    DTYPE,
+    FLAG,
+    NAME,
+    POSITIVE,
+    TEMPLATE,
+    TEXT,
+    WEIGHT,
+    Rule,
+    each,
+    number,
+    one_of,
+)
+from v2l_jax.tasks import TASKS
+from v2l_jax.training.adversarial_loss import REMAT_POLICIES
 from v2l_jax.training.optimizer import OPTIMIZERS, SCALINGS
-from v2l_jax.training.players import REMAT_POLICIES
 
 JOBS = ("codebook", "train", "tokenize", "finetune", "evaluate", "release", "report")
 JOBS_WITH_OPTIONS = ("finetune", "release")
@@ -25,10 +38,18 @@ _STEPS = Rule(
     "() or two steps first, last with 1 <= first <= last",
     lambda v: v == () or (each(POSITIVE).allows(v) and len(v) == 2 and v[0] <= v[1]),
 )
-_AXIS = Rule("a positive integer, or -1 for what the others leave", lambda v: isinstance(v, int) and (v == -1 or v > 0))
+_AXIS = Rule(
+    "a positive integer, or -1 for what the others leave",
+    lambda v: isinstance(v, int) and (v == -1 or v > 0),
+)
 _SHARDING_RULE = Rule(
     "a regex and a tuple of an axis, axes or None for each dimension",
-    lambda v: isinstance(v, (tuple, list)) and len(v) == 2 and isinstance(v[0], str) and isinstance(v[1], (tuple, list)),
+    lambda v: (
+        isinstance(v, (tuple, list))
+        and len(v) == 2
+        and isinstance(v[0], str)
+        and isinstance(v[1], (tuple, list))
+    ),
 )
 
 RULES: dict[str, Rule] = {
@@ -43,7 +64,10 @@ RULES: dict[str, Rule] = {
     "llm_options.tokenizer": TEXT,
     "llm_options.dtype": DTYPE,
     "llm_options.token_budget": number(64, integer=True),
-    "tower": Rule("'conse', or 'clip:' and a checkpoint", lambda v: v == "conse" or (isinstance(v, str) and v[:5] == "clip:" and bool(v[5:]))),
+    "tower": Rule(
+        "'conse', or 'clip:' and a checkpoint",
+        lambda v: v == "conse" or (isinstance(v, str) and v[:5] == "clip:" and bool(v[5:])),
+    ),
     "tower_options.classifier": TEXT,
     "tower_options.sentence_encoder": TEXT,
     "tower_options.synsets": TEXT,
@@ -79,7 +103,9 @@ RULES: dict[str, Rule] = {
     "codebook.expand_batch_size": POSITIVE,
     "codebook.embed_batch_size": POSITIVE,
     "model.image_size": number(8, integer=True),
-    "model.channels": Rule("a multiple of 32", lambda v: isinstance(v, int) and v > 0 and v % 32 == 0),
+    "model.channels": Rule(
+        "a multiple of 32", lambda v: isinstance(v, int) and v > 0 and v % 32 == 0
+    ),
     "model.channel_multipliers": each(POSITIVE, least=1),
     "model.num_res_blocks": POSITIVE,
     "model.z_channels": POSITIVE,
@@ -115,7 +141,9 @@ RULES: dict[str, Rule] = {
     "train.projector_recenter_every": COUNT,
     "train.projector_revive_every": COUNT,
     "train.ema_decay": number(0, 0.999999),
-    "train.skip_spikes_above": Rule("0, or a number above 1", lambda v: number(0).allows(v) and (v == 0 or v > 1)),
+    "train.skip_spikes_above": Rule(
+        "0, or a number above 1", lambda v: number(0).allows(v) and (v == 0 or v > 1)
+    ),
     "train.skip_spikes_start": POSITIVE,
     "train.remat": one_of(*REMAT_POLICIES),
     "train.crop_scale": _RANGE,
@@ -133,7 +161,8 @@ RULES: dict[str, Rule] = {
 
 OPTIONAL: dict[str, Rule] = {
     "profile": _STEPS,
-    "data.short_side": COUNT,  # of training photos: decoded once, brought down to it, kept in memory; 0 = read anew each time
+    # of training photos: decoded once, brought down to it, kept in memory; 0 = read anew each time
+    "data.short_side": COUNT,
 }
 """What a config may leave out."""
 
@@ -143,7 +172,7 @@ def rules_of(config: ConfigDict) -> dict[str, Rule]:
     rules = RULES | OPTIONAL
     for task in TASKS:
         if task in config.get("evaluate", {}):
-            rules |= _section(f"evaluate.{task}", f"v2l_jax.jobs.evaluators.{task}")
+            rules |= _section(f"evaluate.{task}", f"v2l_jax.tasks.{task}")
     for job in JOBS_WITH_OPTIONS:
         if job in config:
             rules |= _section(job, f"v2l_jax.jobs.{job}")
@@ -155,7 +184,9 @@ def _section(name: str, module: str) -> dict[str, Rule]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError, in one line, for the first key that is unknown, missing, or holds what it cannot."""
+    """Raises ConfigError, in one line, for the first key that is unknown, missing, or holds what it
+    cannot.
+    """
     values, rules = dict(_leaves(config)), rules_of(config)
     for key, value in values.items():
         rule = rules.get(key) or rules.get(key.rpartition(".")[0] + ".*")
@@ -165,7 +196,9 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(f"unknown key config.{key}{hint}")
         if not rule.allows(value):
             raise ConfigError(f"config.{key} is {value!r}, but must be {rule.wants}")
-    missing = [key for key in rules if key not in values and key not in OPTIONAL and not key.endswith(".*")]
+    missing = [
+        key for key in rules if key not in values and key not in OPTIONAL and not key.endswith(".*")
+    ]
     if missing:
         raise ConfigError(f"the config lacks {', '.join('config.' + key for key in missing[:5])}")
     _check_together(config)
@@ -187,16 +220,26 @@ def _check_together(config: ConfigDict) -> None:
             f"{levels} channel_multipliers halve it {levels - 1} times"
         )
     if config.data.kind == "folders" and not config.data.labelled:
-        raise ConfigError("config.data.kind is 'folders', so config.data.labelled must name at least one folder")
+        raise ConfigError(
+            "config.data.kind is 'folders', so config.data.labelled must name at least one folder"
+        )
     if config.train.batch_size % config.train.micro_batches:
         raise ConfigError(
             f"config.train.batch_size is {config.train.batch_size}, but must be a multiple of "
             f"config.train.micro_batches, {config.train.micro_batches}"
         )
     if bool(config.train.steps) == bool(config.train.epochs):
-        raise ConfigError("set one of config.train.steps and config.train.epochs, and leave the other 0")
-    sections = {job: job in config for job in JOBS_WITH_OPTIONS} | {f"evaluate.{task}": task in config.evaluate for task in config.evaluate.tasks}
-    wanted = {job: job in config.jobs for job in JOBS_WITH_OPTIONS} | {f"evaluate.{task}": True for task in config.evaluate.tasks}
+        raise ConfigError(
+            "set one of config.train.steps and config.train.epochs, and leave the other 0"
+        )
+    sections = {job: job in config for job in JOBS_WITH_OPTIONS} | {
+        f"evaluate.{task}": task in config.evaluate for task in config.evaluate.tasks
+    }
+    wanted = {job: job in config.jobs for job in JOBS_WITH_OPTIONS} | {
+        f"evaluate.{task}": True for task in config.evaluate.tasks
+    }
     for name, there in sections.items():
         if wanted[name] and not there:
-            raise ConfigError(f"the config asks for {name} but has no options for it in config.{name}")
+            raise ConfigError(
+                f"the config asks for {name} but has no options for it in config.{name}"
+            )

@@ -1,7 +1,8 @@
-"""How near words are to their image in an image-text tower's space: the columns of Table 2 (Zhu et al. 2024).
+"""How near words are to their image in an image-text tower's space: the columns of Table 2 (Zhu et
+al. 2024).
 
-A CLIP score here is a plain cosine, as in that table; Hessel et al. 2021 multiply it by 2.5. In the space of a tower that
-is not a CLIP the same numbers must go by another name.
+A CLIP score here is a plain cosine, as in that table; Hessel et al. 2021 multiply it by 2.5. In the
+space of a tower that is not a CLIP the same numbers must go by another name.
 """
 
 import math
@@ -16,7 +17,9 @@ from v2l_jax.progress import progress_bar
 
 
 class VocabularyScores(NamedTuple):
-    """Cosines between each image and all words of a vocabulary: the highest, the lowest, and the mean over words."""
+    """Cosines between each image and all words of a vocabulary: the highest, the lowest, and the
+    mean over words.
+    """
 
     best: Float[np.ndarray, " images"]
     worst: Float[np.ndarray, " images"]
@@ -43,7 +46,11 @@ def word_scores(
       ids: rows of `vocabulary` that stand for each image.
     """
     vectors, words = unit_rows(images), unit_rows(vocabulary)
-    return np.mean([np.einsum("nd,nd->n", vectors, words[column]) for column in ids.T], axis=0, dtype=np.float32)
+    return np.mean(
+        [np.einsum("nd,nd->n", vectors, words[column]) for column in ids.T],
+        axis=0,
+        dtype=np.float32,
+    )
 
 
 def vocabulary_scores(
@@ -52,7 +59,8 @@ def vocabulary_scores(
     image_block: int = 512,
     word_block: int = 8192,
 ) -> VocabularyScores:
-    """The bounds that relative scores need; memory holds `image_block · word_block` cosines, never [images, words].
+    """The bounds that relative scores need; memory holds `image_block · word_block` cosines, never
+    [images, words].
 
     Args:
       images: the tower's image vectors.
@@ -63,9 +71,15 @@ def vocabulary_scores(
     blocks = math.ceil(len(words) / word_block)
     size = math.ceil(len(words) / blocks)
     # Rows repeated to fill the last block change neither the highest nor the lowest cosine.
-    padded = jnp.asarray(np.pad(words, ((0, blocks * size - len(words)), (0, 0)), mode="edge").reshape(blocks, size, -1))
+    padded = jnp.asarray(
+        np.pad(words, ((0, blocks * size - len(words)), (0, 0)), mode="edge").reshape(
+            blocks, size, -1
+        )
+    )
     ends = []
-    for start in progress_bar(range(0, len(vectors), image_block), "comparing with the vocabulary", "block"):
+    for start in progress_bar(
+        range(0, len(vectors), image_block), "comparing with the vocabulary", "block"
+    ):
         block = vectors[start : start + image_block]
         filled = np.pad(block, ((0, image_block - len(block)), (0, 0)))
         ends.append(np.asarray(_extremes(jnp.asarray(filled), padded))[:, : len(block)])
@@ -83,7 +97,9 @@ def relative_scores(
 def normalized_scores(
     scores: Float[np.ndarray, " images"], bounds: VocabularyScores
 ) -> Float[np.ndarray, " images"]:
-    """Another reading of a relative score, by minimum and maximum: 0 is the worst possible word, 1 the best."""
+    """Another reading of a relative score, by minimum and maximum: 0 is the worst possible word, 1
+    the best.
+    """
     return (scores - bounds.worst) / (bounds.best - bounds.worst)
 
 
@@ -95,12 +111,17 @@ def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows
 
 
 @jax.jit
-def _extremes(images: Float[Array, "images dim"], words: Float[Array, "blocks size dim"]) -> Float[Array, "2 images"]:
+def _extremes(
+    images: Float[Array, "images dim"], words: Float[Array, "blocks size dim"]
+) -> Float[Array, "2 images"]:
     """Highest and lowest product of each image with the words, a block at a time."""
 
     def visit(ends: tuple[Any, Any], block: Any) -> tuple[tuple[Any, Any], None]:
         cosines = jnp.dot(images, block.T, precision="highest")
-        return (jnp.maximum(ends[0], cosines.max(axis=1)), jnp.minimum(ends[1], cosines.min(axis=1))), None
+        return (
+            jnp.maximum(ends[0], cosines.max(axis=1)),
+            jnp.minimum(ends[1], cosines.min(axis=1)),
+        ), None
 
     infinite = jnp.full(images.shape[:1], jnp.inf)
     return jnp.stack(jax.lax.scan(visit, (-infinite, infinite), words)[0])

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-from jaxtyping import Array, Int, Int32, Real
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int, Int32, Real
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +16,8 @@ class CodebookUsage:
       tokens: tokens counted.
       used: words chosen at least once.
       fraction: used / words, in [0, 1].
-      perplexity: exp of the entropy (in nats) of the words' frequencies: 1 if one word does all, `words` if all are
-        equally frequent (van den Oord et al. 2017); 0 without tokens.
+      perplexity: exp of the entropy (in nats) of the words' frequencies: 1 if one word does all,
+        `words` if all are equally frequent (van den Oord et al. 2017); 0 without tokens.
       dead: indices of the words never chosen.
     """
 
@@ -30,7 +30,9 @@ class CodebookUsage:
 
 
 def count_words(indices: Int[Array | np.ndarray, "*shape"], words: int) -> Int32[Array, "words"]:
-    """Histogram of codebook indices; jittable, `words` static. Negative and too large indices are not counted."""
+    """Histogram of codebook indices; jittable, `words` static. Negative and too large indices are
+    not counted.
+    """
     flat = jnp.asarray(indices).ravel()
     inside = (flat >= 0) & (flat < words)
     return jnp.zeros(words, jnp.int32).at[jnp.where(inside, flat, words)].add(1, mode="drop")

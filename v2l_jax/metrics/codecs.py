@@ -49,15 +49,19 @@ _NEEDS = {"JPEG 2000": "jpg_2000", "WebP": "webp", "AVIF": "avif"}
 @functools.cache
 def codecs() -> tuple[Codec, ...]:
     """Those that this machine's Pillow writes."""
-    return tuple(codec for codec in _KNOWN if codec.name not in _NEEDS or features.check(_NEEDS[codec.name]))
+    return tuple(
+        codec for codec in _KNOWN if codec.name not in _NEEDS or features.check(_NEEDS[codec.name])
+    )
 
 
 def compress(
     image: UInt8[np.ndarray, "height width 3"], codec: Codec, budget: int | float
 ) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
-    """The picture as it comes back from a file of at most `budget` bytes, headers included, and the bytes that it took.
+    """The picture as it comes back from a file of at most `budget` bytes, headers included, and the
+    bytes that it took.
 
-    The highest quality that fits is taken, by bisection; where none fits, the lowest, which is then larger than the budget.
+    The highest quality that fits is taken, by bisection; where none fits, the lowest, which is then
+    larger than the budget.
     """
     low, high = 0, len(codec.qualities) - 1  # the best that fits lies between, or is the lowest
     best = codec.encode(image, codec.qualities[0])

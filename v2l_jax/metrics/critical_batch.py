@@ -1,4 +1,6 @@
-"""How training time falls with the batch size, and where it stops falling (McCandlish et al. 2018, arXiv 1812.06162)."""
+"""How training time falls with the batch size, and where it stops falling (McCandlish et al. 2018,
+arXiv 1812.06162).
+"""
 
 import dataclasses
 
@@ -10,12 +12,14 @@ from v2l_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class BatchScaling:
-    """steps(B) = least_steps · (1 + critical_batch / B): equation 2.11 of the paper in other letters.
+    """steps(B) = least_steps · (1 + critical_batch / B): equation 2.11 of the paper in other
+    letters.
 
     Attributes:
       least_steps: what an endless batch would need.
-      critical_batch: images a step at which twice `least_steps` are needed, and twice the fewest images; below it a larger
-        batch saves nearly as many steps as it costs images, above it hardly any.
+      critical_batch: images a step at which twice `least_steps` are needed, and twice the fewest
+        images; below it a larger batch saves nearly as many steps as it costs images, above it
+        hardly any.
       interval: of critical_batch, 95 %, from the curvature of the fit (Student's t).
       relative_error: root mean square of the fit's error in log steps; 0.1 is about 10 %.
     """
@@ -30,7 +34,9 @@ class BatchScaling:
         return self.least_steps * (1.0 + self.critical_batch / batch_size)
 
 
-def fit_batch_scaling(batch_sizes: Real[np.ndarray, " runs"], steps: Real[np.ndarray, " runs"]) -> BatchScaling:
+def fit_batch_scaling(
+    batch_sizes: Real[np.ndarray, " runs"], steps: Real[np.ndarray, " runs"]
+) -> BatchScaling:
     """Least squares on the logarithm of the steps.
 
     Args:
@@ -45,7 +51,9 @@ def fit_batch_scaling(batch_sizes: Real[np.ndarray, " runs"], steps: Real[np.nda
 
     sizes, measured = np.asarray(batch_sizes, np.float64), np.asarray(steps, np.float64)
     if len(np.unique(sizes)) < 3:
-        raise DataError(f"{len(np.unique(sizes))} batch sizes reached the target; a fit needs three")
+        raise DataError(
+            f"{len(np.unique(sizes))} batch sizes reached the target; a fit needs three"
+        )
 
     def model(logs: np.ndarray) -> np.ndarray:
         return logs[0] + np.log1p(np.exp(logs[1]) / sizes)
@@ -57,4 +65,6 @@ def fit_batch_scaling(batch_sizes: Real[np.ndarray, " runs"], steps: Real[np.nda
     variance = np.linalg.inv(found.jac.T @ found.jac)[1, 1] * np.sum(found.fun**2) / spare
     factor = np.exp(stats.t.ppf(0.975, spare) * np.sqrt(variance))
     interval = float(critical / factor), float(critical * factor)
-    return BatchScaling(float(least), float(critical), interval, float(np.sqrt(np.mean(found.fun**2))))
+    return BatchScaling(
+        float(least), float(critical), interval, float(np.sqrt(np.mean(found.fun**2)))
+    )

@@ -1,4 +1,6 @@
-"""FID, the Fréchet distance between Gaussians fitted to InceptionV3 features of two sets of images (Heusel et al. 2017)."""
+"""FID, the Fréchet distance between Gaussians fitted to InceptionV3 features of two sets of images
+(Heusel et al. 2017).
+"""
 
 import dataclasses
 import functools
@@ -21,7 +23,8 @@ _Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 @dataclasses.dataclass(frozen=True)
 class FeatureStatistics:
-    """Count, mean and scatter of feature vectors; adds up over batches, devices and hosts in any order.
+    """Count, mean and scatter of feature vectors; adds up over batches, devices and hosts in any
+    order.
 
     Attributes:
       count: vectors seen.
@@ -53,7 +56,9 @@ class FeatureStatistics:
             return self
         shift = other.mean - self.mean
         between = np.outer(shift, shift) * (self.count * other.count / count)
-        return FeatureStatistics(count, self.mean + shift * (other.count / count), self.scatter + other.scatter + between)
+        return FeatureStatistics(
+            count, self.mean + shift * (other.count / count), self.scatter + other.scatter + between
+        )
 
     @property
     def covariance(self) -> Float[np.ndarray, "features features"]:
@@ -70,8 +75,8 @@ class FeatureStatistics:
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """‖μ_a - μ_b‖² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½) (Dowson & Landau 1982).
 
-    The last trace is taken as the sum of the singular values of Σ_a^½ Σ_b^½, which needs no square root of a product that is
-    not symmetric and stays exact for singular covariances.
+    The last trace is taken as the sum of the singular values of Σ_a^½ Σ_b^½, which needs no square
+    root of a product that is not symmetric and stays exact for singular covariances.
 
     Raises:
       DataError: a set has fewer than two vectors.
@@ -86,7 +91,9 @@ def _root(covariance: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def feature_distance(a: Float[np.ndarray, "samples_a features"], b: Float[np.ndarray, "samples_b features"]) -> float:
+def feature_distance(
+    a: Float[np.ndarray, "samples_a features"], b: Float[np.ndarray, "samples_b features"]
+) -> float:
     """`frechet_distance` of two sets of vectors; with fewer vectors than features, much faster.
 
     Raises:
@@ -98,7 +105,12 @@ def feature_distance(a: Float[np.ndarray, "samples_a features"], b: Float[np.nda
     # Σ = XᵀX of scaled, centred rows, so the singular values of Σ_a^½ Σ_b^½ are those of X_a X_bᵀ.
     x, y = ((x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((a, b), means))
     shift = means[0] - means[1]
-    return float(shift @ shift + np.sum(x**2) + np.sum(y**2) - 2 * np.linalg.svd(x @ y.T, compute_uv=False).sum())
+    return float(
+        shift @ shift
+        + np.sum(x**2)
+        + np.sum(y**2)
+        - 2 * np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    )
 
 
 def frechet_inception_distance(
@@ -117,9 +129,11 @@ def frechet_inception_distance(
     Args:
       real: pool3 features of the reference images.
       generated: of the images that are judged.
-      paired: image i of both sets belongs together (a photo and its reconstruction), so both are resampled alike.
-      resamples: bootstrap resamples behind the interval, FID ± 1.96 standard deviations; a resample repeats images, which adds to
-        the bias, so its quantiles would not surround the value. Below 2, no interval.
+      paired: image i of both sets belongs together (a photo and its reconstruction), so both are
+        resampled alike.
+      resamples: bootstrap resamples behind the interval, FID ± 1.96 standard deviations; a resample
+        repeats images, which adds to the bias, so its quantiles would not surround the value. Below
+        2, no interval.
       seed: of the bootstrap.
       **measured_on: see `Result`.
 
@@ -127,10 +141,16 @@ def frechet_inception_distance(
       DataError: a set has fewer than two images, or paired sets differ in size.
     """
     if paired and len(real) != len(generated):
-        raise DataError(f"{len(real)} real and {len(generated)} generated images cannot be pairs; pass paired=False")
+        raise DataError(
+            f"{len(real)} real and {len(generated)} generated images cannot be pairs; pass paired=False"
+        )
     fewest = min(len(real), len(generated))
     if fewest < FEATURES:
-        logging.warning("FID of %d images is biased upwards: compare it with FIDs of as many images, or use %d", fewest, FEATURES)
+        logging.warning(
+            "FID of %d images is biased upwards: compare it with FIDs of as many images, or use %d",
+            fewest,
+            FEATURES,
+        )
     value = feature_distance(real, generated)
     rng = np.random.default_rng(seed)
     draws = []
@@ -139,7 +159,9 @@ def frechet_inception_distance(
         real_rows = rows if paired else rng.integers(len(real), size=len(real))
         draws.append(feature_distance(real[real_rows], generated[rows]))
     half = _Z95 * float(np.std(draws, ddof=1)) if draws else 0.0
-    return Result("fid", value, len(generated), (value - half, value + half) if draws else None, measured_on)
+    return Result(
+        "fid", value, len(generated), (value - half, value + half) if draws else None, measured_on
+    )
 
 
 def inception_outputs(
@@ -167,5 +189,7 @@ def inception_outputs(
     for start in progress_bar(range(0, len(images), batch_size), description, "batch"):
         batch = images[start : start + batch_size]
         filled = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
-        outputs.append(jax.tree.map(lambda x: np.asarray(x)[: len(batch)], inception(params, place(filled))))  # noqa: B023
+        outputs.append(
+            jax.tree.map(lambda x: np.asarray(x)[: len(batch)], inception(params, place(filled)))
+        )
     return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)

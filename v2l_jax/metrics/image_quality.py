@@ -1,10 +1,10 @@
 """PSNR and SSIM of reconstructions, an image at a time."""
 
 import dm_pix
-from jaxtyping import Array, Float
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 
 @jax.jit
@@ -29,7 +29,8 @@ def ssim(
     images: Float[Array | np.ndarray, "batch height width channel"],
     reconstructions: Float[Array | np.ndarray, "batch height width channel"],
 ) -> Float[Array, "batch"]:
-    """Structural similarity of each pair (Wang et al. 2004): 11×11 Gaussian window, sigma 1.5, mean over channels.
+    """Structural similarity of each pair (Wang et al. 2004): 11×11 Gaussian window, sigma 1.5, mean
+    over channels.
 
     Args:
       images: in [-1, 1], both sides at least 11 pixels.

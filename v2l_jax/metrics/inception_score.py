@@ -1,4 +1,6 @@
-"""Inception Score: are images each of one class, and all classes among them (Salimans et al. 2016, section 4)?"""
+"""Inception Score: are images each of one class, and all classes among them (Salimans et al. 2016,
+section 4)?
+"""
 
 import numpy as np
 from jaxtyping import Float
@@ -8,27 +10,41 @@ from v2l_jax.errors import DataError
 from v2l_jax.metrics.results import Result, Scalar, mean
 
 
-def inception_score(logits: Float[np.ndarray, "images classes"], splits: int = 10, **measured_on: Scalar) -> Result:
+def inception_score(
+    logits: Float[np.ndarray, "images classes"], splits: int = 10, **measured_on: Scalar
+) -> Result:
     """exp of the mean KL(p(class | image) ‖ p(class)), averaged over splits of the images.
 
     Args:
-      logits: of InceptionV3's 1,008 classes without bias (`towers.inception`), images in random order.
-      splits: consecutive parts of (almost) equal size, ten as published, each with a p(class) of its own.
+      logits: of InceptionV3's 1,008 classes without bias (`towers.inception`), images in random
+        order.
+      splits: consecutive parts of (almost) equal size, ten as published, each with a p(class) of
+        its own.
       **measured_on: see `Result`.
 
     Returns:
-      Metric "inception_score": the mean of the splits' scores (1 to the number of classes) and its Student t interval; count
-      is the images, and the field "splits_sd" holds the splits' standard deviation, which the literature quotes.
+      Metric "inception_score": the mean of the splits' scores (1 to the number of classes) and its
+        Student t interval; count
+      is the images, and the field "splits_sd" holds the splits' standard deviation, which the
+      literature quotes.
 
     Raises:
       DataError: fewer images than splits.
     """
     if len(logits) < splits:
-        raise DataError(f"an Inception Score in {splits} splits needs at least {splits} images, got {len(logits)}")
+        raise DataError(
+            f"an Inception Score in {splits} splits needs at least {splits} images, got {len(logits)}"
+        )
     log_p = log_softmax(logits.astype(np.float64), axis=1)
     scores = []
     for part in np.array_split(log_p, splits):
         marginal = logsumexp(part, axis=0) - np.log(len(part))
         scores.append(np.exp(np.mean(np.sum(np.exp(part) * (part - marginal), axis=1))))
     result = mean("inception_score", scores)
-    return Result(result.metric, result.value, len(logits), result.ci95, {**measured_on, "splits_sd": float(np.std(scores))})
+    return Result(
+        result.metric,
+        result.value,
+        len(logits),
+        result.ci95,
+        {**measured_on, "splits_sd": float(np.std(scores))},
+    )

@@ -1,16 +1,18 @@
-"""Results: a number with its sample count, its 95 % interval and what it was measured on; stored as JSON."""
+"""Results: a number with its sample count, its 95 % interval and what it was measured on; stored as
+JSON.
+"""
 
-from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 import math
 import os
 import pathlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from v2l_jax.whole_files import whole_file
+from v2l_jax.atomic_write import atomic_write
 
 Scalar = str | int | float | bool | None | np.generic
 Interval = tuple[float, float]
@@ -42,7 +44,9 @@ class Result:
             raise ValueError(f"measured_on may not use the names {clash}")
 
     def to_json(self) -> dict[str, Any]:
-        """The row as written: own fields first, measured_on flattened beside them; NaN becomes null."""
+        """The row as written: own fields first, measured_on flattened beside them; NaN becomes
+        null.
+        """
         own = {
             "metric": self.metric,
             "value": _finite(self.value),
@@ -64,18 +68,27 @@ class Result:
 
 def proportion(metric: str, hits: int, count: int, **measured_on: Scalar) -> Result:
     """A Result for `hits` out of `count`, with the Wilson interval."""
-    return Result(metric, hits / count if count else math.nan, count, wilson_interval(hits, count), measured_on)
+    return Result(
+        metric,
+        hits / count if count else math.nan,
+        count,
+        wilson_interval(hits, count),
+        measured_on,
+    )
 
 
 def mean(metric: str, samples: Sequence[float] | np.ndarray, **measured_on: Scalar) -> Result:
-    """A Result for the mean of independent samples, with Student's t interval (None below two samples)."""
+    """A Result for the mean of independent samples, with Student's t interval (None below two
+    samples).
+    """
     samples = np.asarray(samples, dtype=np.float64).ravel()
     value = float(samples.mean()) if len(samples) else math.nan
     return Result(metric, value, len(samples), mean_interval(samples), measured_on)
 
 
 def wilson_interval(hits: int, count: int) -> Interval:
-    """95 % score interval of a proportion (Wilson, 1927); stays inside [0, 1] and is valid at 0 and `count` hits.
+    """95 % score interval of a proportion (Wilson, 1927); stays inside [0, 1] and is valid at 0 and
+    `count` hits.
 
     Raises:
       ValueError: `hits` outside 0 … `count`.
@@ -97,7 +110,9 @@ def mean_interval(samples: Sequence[float] | np.ndarray) -> Interval | None:
     samples = np.asarray(samples, dtype=np.float64)
     if len(samples) < 2:
         return None
-    half = float(stats.t.ppf(0.975, len(samples) - 1) * samples.std(ddof=1) / math.sqrt(len(samples)))
+    half = float(
+        stats.t.ppf(0.975, len(samples) - 1) * samples.std(ddof=1) / math.sqrt(len(samples))
+    )
     centre = float(samples.mean())
     return centre - half, centre + half
 
@@ -108,7 +123,9 @@ def covers(result: Result, value: float) -> bool:
 
 
 def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
-    """Writes a results.json in one move: a reader sees the old list or the new one, never half of it."""
+    """Writes a results.json in one move: a reader sees the old list or the new one, never half of
+    it.
+    """
     _write_rows(pathlib.Path(path), [result.to_json() for result in results])
 
 
@@ -133,7 +150,7 @@ def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def _write_rows(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     text = json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 

@@ -1,6 +1,8 @@
-"""Accuracy of answers to questions about images, by the published rules (https://visualqa.org/evaluation.html).
+"""Accuracy of answers to questions about images, by the published rules
+(https://visualqa.org/evaluation.html).
 
-Where the rules and the published evaluation code differ, this is what the code does, so that numbers compare.
+Where the rules and the published evaluation code differ, this is what the code does, so that
+numbers compare.
 """
 
 import re
@@ -13,33 +15,125 @@ _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS_TAKEN = 32  # the code passes re.UNICODE, which is 32, where re.sub takes a count
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _NUMBERS = {"none": "0"} | {
-    word: str(i) for i, word in enumerate("zero one two three four five six seven eight nine ten".split())
+    word: str(i)
+    for i, word in enumerate(
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    )
 }
 _ARTICLES = frozenset({"a", "an", "the"})
-_CONTRACTIONS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's how'd
-    how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at
-    shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll
-    someone's something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're
-    they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll
-    who's who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
+_CONTRACTIONS = [
+    "ain't",
+    "aren't",
+    "can't",
+    "could've",
+    "couldn't",
+    "couldn't've",
+    "didn't",
+    "doesn't",
+    "don't",
+    "hadn't",
+    "hadn't've",
+    "hasn't",
+    "haven't",
+    "he'd",
+    "he'd've",
+    "he's",
+    "how'd",
+    "how'll",
+    "how's",
+    "isn't",
+    "it'd",
+    "it'd've",
+    "it'll",
+    "ma'am",
+    "mightn't",
+    "mightn't've",
+    "might've",
+    "mustn't",
+    "must've",
+    "needn't",
+    "not've",
+    "o'clock",
+    "oughtn't",
+    "'ow's'at",
+    "shan't",
+    "she'd've",
+    "should've",
+    "shouldn't",
+    "shouldn't've",
+    "somebody'd've",
+    "somebody'll",
+    "somebody's",
+    "someone'd",
+    "someone'd've",
+    "someone'll",
+    "someone's",
+    "something'd",
+    "something'd've",
+    "something'll",
+    "that's",
+    "there'd",
+    "there'd've",
+    "there're",
+    "there's",
+    "they'd",
+    "they'd've",
+    "they'll",
+    "they're",
+    "they've",
+    "'twas",
+    "wasn't",
+    "we'd've",
+    "we've",
+    "weren't",
+    "what'll",
+    "what're",
+    "what's",
+    "what've",
+    "when's",
+    "where'd",
+    "where's",
+    "where've",
+    "who'd",
+    "who'd've",
+    "who'll",
+    "who's",
+    "who've",
+    "why'll",
+    "why're",
+    "why's",
+    "won't",
+    "would've",
+    "wouldn't",
+    "wouldn't've",
+    "y'all",
+    "y'all'll",
+    "y'all'd've",
+    "you'd",
+    "you'd've",
+    "you'll",
+    "you're",
+    "you've",
+]
 
 
 def _without_one_apostrophe(word: str) -> Iterator[str]:
     yield from (word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'")
 
 
-_COMPLETED = {spelling: word for word in _CONTRACTIONS for spelling in _without_one_apostrophe(word)}
+_COMPLETED = {
+    spelling: word for word in _CONTRACTIONS for spelling in _without_one_apostrophe(word)
+}
 _COMPLETED["somebody'd"] = "somebodyd"  # the published table has this one the wrong way round
 
 
 def normalize_answer(answer: str) -> str:
     """An answer as the published code compares it.
 
-    Lower case; periods dropped unless a digit follows; other punctuation, but for apostrophe and colon, becomes a space, or
-    nothing where it stands beside a space anywhere in the answer or where the answer holds a number such as 1,000; number
-    words up to ten become digits ("none" becomes 0); articles go; a contraction gets the one apostrophe that it lacks.
+    Lower case; periods dropped unless a digit follows; other punctuation, but for apostrophe and
+    colon, becomes a space, or nothing where it stands beside a space anywhere in the answer or
+    where the answer holds a number such as 1,000; number words up to ten become digits ("none"
+    becomes 0); articles go; a contraction gets the one apostrophe that it lacks.
     """
     answer = _one_line(answer)
     has_thousands = _DIGIT_COMMA_DIGIT.search(answer) is not None
@@ -53,10 +147,11 @@ def normalize_answer(answer: str) -> str:
 
 
 def consensus_accuracy(answer: str, people: Sequence[str]) -> float:
-    """VQA accuracy of one answer (Antol et al. 2015, section 4): min(people who agree / 3, 1), averaged over all sets of
-    people less one.
+    """VQA accuracy of one answer (Antol et al. 2015, section 4): min(people who agree / 3, 1),
+    averaged over all sets of people less one.
 
-    As in the published code, nothing is normalised where all people gave one answer: then only that very text agrees.
+    As in the published code, nothing is normalised where all people gave one answer: then only that
+    very text agrees.
 
     Args:
       answer: the model's.
@@ -73,11 +168,15 @@ def consensus_accuracy(answer: str, people: Sequence[str]) -> float:
 
 
 def is_exact_match(answer: str, truth: str) -> bool:
-    """Whether an answer equals the only true one, both normalised; the accuracy of COCO-QA and easy-VQA."""
+    """Whether an answer equals the only true one, both normalised; the accuracy of COCO-QA and
+    easy-VQA.
+    """
     return normalize_answer(answer) == normalize_answer(truth)
 
 
-def vqa_accuracy(answers: Sequence[str], truths: Sequence[Sequence[str]], **measured_on: Scalar) -> Result:
+def vqa_accuracy(
+    answers: Sequence[str], truths: Sequence[Sequence[str]], **measured_on: Scalar
+) -> Result:
     """Accuracy over a set of questions.
 
     Args:
@@ -86,28 +185,46 @@ def vqa_accuracy(answers: Sequence[str], truths: Sequence[Sequence[str]], **meas
       measured_on: for the row.
 
     Returns:
-      Metric "vqa_accuracy" in [0, 1]: a proportion with the Wilson interval where every question has one true answer,
+      Metric "vqa_accuracy" in [0, 1]: a proportion with the Wilson interval where every question
+        has one true answer,
       else the mean of `consensus_accuracy` with Student's t interval.
     """
     if all(len(truth) == 1 for truth in truths):
-        hits = sum(is_exact_match(answer, truth[0]) for answer, truth in zip(answers, truths, strict=True))
+        hits = sum(
+            is_exact_match(answer, truth[0]) for answer, truth in zip(answers, truths, strict=True)
+        )
         return proportion("vqa_accuracy", hits, len(answers), **measured_on)
     samples = [score_answer(answer, truth) for answer, truth in zip(answers, truths, strict=True)]
     return mean("vqa_accuracy", samples, **measured_on)
 
 
 def score_answer(answer: str, truth: Sequence[str]) -> float:
-    """One question's accuracy in [0, 1]: `is_exact_match` for a single truth, `consensus_accuracy` for several."""
-    return float(is_exact_match(answer, truth[0])) if len(truth) == 1 else consensus_accuracy(answer, truth)
+    """One question's accuracy in [0, 1]: `is_exact_match` for a single truth, `consensus_accuracy`
+    for several.
+    """
+    return (
+        float(is_exact_match(answer, truth[0]))
+        if len(truth) == 1
+        else consensus_accuracy(answer, truth)
+    )
 
 
 def accuracy_by_type(
-    answers: Sequence[str], truths: Sequence[Sequence[str]], types: Sequence[str], **measured_on: Scalar
+    answers: Sequence[str],
+    truths: Sequence[Sequence[str]],
+    types: Sequence[str],
+    **measured_on: Scalar,
 ) -> list[Result]:
-    """`vqa_accuracy` of the questions of each type, types in sorted order; rows carry `answer_type`."""
-    groups = {name: [i for i, kind in enumerate(types) if kind == name] for name in sorted(set(types))}
+    """`vqa_accuracy` of the questions of each type, types in sorted order; rows carry
+    `answer_type`.
+    """
+    groups = {
+        name: [i for i, kind in enumerate(types) if kind == name] for name in sorted(set(types))
+    }
     return [
-        vqa_accuracy([answers[i] for i in rows], [truths[i] for i in rows], **measured_on, answer_type=name)
+        vqa_accuracy(
+            [answers[i] for i in rows], [truths[i] for i in rows], **measured_on, answer_type=name
+        )
         for name, rows in groups.items()
     ]
 

@@ -14,55 +14,76 @@ from v2l_jax.errors import ConfigError
 BATCH_AXES = ("replica", "data", "fsdp")
 TENSOR_AXIS = "tensor"
 AXES = (*BATCH_AXES, TENSOR_AXIS)
-"""What a mesh is made of, slowest network first: whole copies of the job, parts of the batch, parts of the batch that also
-share out the training state (FSDP), parts of single arrays."""
+"""What a mesh is made of, slowest network first: whole copies of the job, parts of the batch, parts
+of the batch that also share out the training state (FSDP), parts of single arrays.
+"""
 
 
 def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arranges devices in a mesh with the axes `AXES`, in that order.
 
     Args:
-      axes: axis name to size; one size may be -1: what the others leave. An axis that is not named has size 1.
-      devices: which; all of all processes by default. Those of a described topology can be compiled for, not run on.
+      axes: axis name to size; one size may be -1: what the others leave. An axis that is not named
+        has size 1.
+      devices: which; all of all processes by default. Those of a described topology can be compiled
+        for, not run on.
 
     Raises:
-      ConfigError: an axis is none of `AXES`, the sizes do not multiply to the number of devices, or TPU slices cut neither
-        "replica" nor "data".
+      ConfigError: an axis is none of `AXES`, the sizes do not multiply to the number of devices, or
+        TPU slices cut neither "replica" nor "data".
     """
     devices = jax.devices() if devices is None else list(devices)
     count = len(devices)
     if unheard := sorted(set(axes) - set(AXES)):
-        raise ConfigError(f"mesh axes {dict(axes)}: there is no axis {unheard[0]!r}; there are {', '.join(AXES)}")
+        raise ConfigError(
+            f"mesh axes {dict(axes)}: there is no axis {unheard[0]!r}; there are {', '.join(AXES)}"
+        )
     sizes = {name: axes.get(name, 1) for name in AXES}
     unknown = [name for name, size in sizes.items() if size == -1]
     known = math.prod(size for size in sizes.values() if size != -1)
     if len(unknown) > 1:
-        raise ConfigError(f"mesh axes {dict(axes)}: only one axis can be -1 (what the others leave)")
+        raise ConfigError(
+            f"mesh axes {dict(axes)}: only one axis can be -1 (what the others leave)"
+        )
     if any(size < 1 and size != -1 for size in sizes.values()):
-        raise ConfigError(f"mesh axes {dict(axes)}: a size is a positive number, or -1 for what the others leave")
+        raise ConfigError(
+            f"mesh axes {dict(axes)}: a size is a positive number, or -1 for what the others leave"
+        )
     if unknown and count % known == 0:
         sizes[unknown[0]] = count // known
     if math.prod(sizes.values()) != count:
-        raise ConfigError(f"mesh axes {dict(axes)} do not fit {count} devices: the sizes must multiply to {count}")
+        raise ConfigError(
+            f"mesh axes {dict(axes)} do not fit {count} devices: the sizes must multiply to {count}"
+        )
     axis_types = (AxisType.Auto,) * len(sizes)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1:
         return Mesh(_over_slices(sizes, slices, devices), tuple(sizes), axis_types=axis_types)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=axis_types, devices=devices)
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=axis_types, devices=devices
+    )
 
 
-def _over_slices(sizes: Mapping[str, int], slices: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """Devices of several TPU slices, arranged so that only the first axis that can be cut crosses the network between them."""
+def _over_slices(
+    sizes: Mapping[str, int], slices: int, devices: Sequence[jax.Device]
+) -> np.ndarray:
+    """Devices of several TPU slices, arranged so that only the first axis that can be cut crosses
+    the network between them.
+    """
     across = next((name for name in ("replica", "data") if sizes[name] % slices == 0), None)
     if across is None:
-        raise ConfigError(f"mesh axes {dict(sizes)} on {slices} TPU slices: make replica (or data) a multiple of {slices}")
+        raise ConfigError(
+            f"mesh axes {dict(sizes)} on {slices} TPU slices: make replica (or data) a multiple of {slices}"
+        )
     between = {name: slices if name == across else 1 for name in sizes}
     inside = [size // between[name] for name, size in sizes.items()]
     return mesh_utils.create_hybrid_device_mesh(inside, tuple(between.values()), devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its first dimension over every batch axis (`BATCH_AXES`) of the mesh."""
+    """The sharding of a batch: its first dimension over every batch axis (`BATCH_AXES`) of the
+    mesh.
+    """
     names = tuple(name for name in BATCH_AXES if name in mesh.axis_names)
     return NamedSharding(mesh, PartitionSpec(names if names else None))
 
@@ -73,7 +94,8 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Which rows of a global batch this process's devices hold: what its loader reads, in rising order.
+    """Which rows of a global batch this process's devices hold: what its loader reads, in rising
+    order.
 
     Processes whose devices differ in the "tensor" axis alone hold the same rows.
 
@@ -82,7 +104,9 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """
     shards = batch_shards(mesh)
     if batch_size % shards:
-        raise ConfigError(f"a batch of {batch_size} does not divide over {shards} devices: choose a multiple of {shards}")
+        raise ConfigError(
+            f"a batch of {batch_size} does not divide over {shards} devices: choose a multiple of {shards}"
+        )
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
 
@@ -121,7 +145,9 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
     def put(leaf, sharding):
         if sharding.is_fully_addressable:
             return jax.device_put(leaf, sharding)
-        return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index])
+        return jax.make_array_from_callback(
+            np.shape(leaf), sharding, lambda index: np.asarray(leaf)[index]
+        )
 
     return jax.tree.map(put, tree, shardings)
 
@@ -129,7 +155,8 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Places a full copy of every leaf on every device of the mesh.
 
-    The copy on a device that already holds the leaf may share its memory: donating the result then deletes `tree` too.
+    The copy on a device that already holds the leaf may share its memory: donating the result then
+    deletes `tree` too.
     """
     whole = NamedSharding(mesh, PartitionSpec())
     return place(tree, jax.tree.map(lambda _: whole, tree))

@@ -1,4 +1,6 @@
-"""Several processes as one job: joining it, agreeing, waiting, and leaving so that none waits for ever for one that is gone."""
+"""Several processes as one job: joining it, agreeing, waiting, and leaving so that none waits for
+ever for one that is gone.
+"""
 
 import contextlib
 import os
@@ -16,7 +18,9 @@ from jaxtyping import PyTree
 from v2l_jax.errors import ConfigError, V2LError
 
 HEARTBEAT_SECONDS = 30
-"""A process that is silent for so long counts as dead; the coordinator then names it and ends all the others."""
+"""A process that is silent for so long counts as dead; the coordinator then names it and ends all
+the others.
+"""
 
 _WEEK = 7 * 24 * 3600
 
@@ -25,11 +29,13 @@ _WEEK = 7 * 24 * 3600
 def joined(coordinator: str | None, count: int | None, index: int | None) -> Iterator[None]:
     """Joins the job's other processes (`jax.distributed`) for as long as the block runs.
 
-    A block that fails ends this process at once, with one line for a V2LError and a traceback for anything else: an orderly
-    end would wait for processes that in turn wait for this one. These end when its heartbeat stops.
+    A block that fails ends this process at once, with one line for a V2LError and a traceback for
+    anything else: an orderly end would wait for processes that in turn wait for this one. These end
+    when its heartbeat stops.
 
     Args:
-      coordinator: "host:port" of process 0; None asks the cluster (Cloud TPU, GKE, Slurm, MPI), and for the other two with it.
+      coordinator: "host:port" of process 0; None asks the cluster (Cloud TPU, GKE, Slurm, MPI), and
+        for the other two with it.
       count: number of processes.
       index: this one's, from 0.
 
@@ -37,16 +43,20 @@ def joined(coordinator: str | None, count: int | None, index: int | None) -> Ite
       ConfigError: the cluster does not say, or process 0 cannot be reached.
     """
     try:
-        jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(
+            coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+        )
     except (ValueError, RuntimeError) as error:
         where = f"at {coordinator}" if coordinator else "that the cluster names"
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"cannot join the job {where}: {reason}; give --coordinator, --num_processes, --process_id") from error
+        raise ConfigError(
+            f"cannot join the job {where}: {reason}; give --coordinator, --num_processes, --process_id"
+        ) from error
     try:
         yield
     except V2LError as error:
         _leave(f"error: process {jax.process_index()} of {jax.process_count()}: {error}")
-    except Exception:  # noqa: BLE001 - whatever it was, the others must not wait
+    except Exception:
         _leave(traceback.format_exc())
 
 
@@ -56,19 +66,19 @@ def _leave(last_words: str) -> None:
     os._exit(1)
 
 
-def is_first() -> bool:
+def is_primary() -> bool:
     """Whether this process writes the files that are written once."""
     return jax.process_index() == 0
 
 
-def first_says(value: bool) -> bool:
+def broadcast(value: bool) -> bool:
     """What `value` is on the first process; every process must ask."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def wait_for_all(name: str) -> None:
+def barrier(name: str) -> None:
     """Waits, for up to a week, until every process has come to the same call."""
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost
@@ -102,4 +112,6 @@ def sum_over_processes(tree: PyTree) -> PyTree:
     """Sums of numpy arrays, of the same shapes on every process."""
     if jax.process_count() == 1:
         return tree
-    return jax.tree.map(lambda parts: np.sum(parts, axis=0), multihost_utils.process_allgather(tree))
+    return jax.tree.map(
+        lambda parts: np.sum(parts, axis=0), multihost_utils.process_allgather(tree)
+    )

@@ -18,23 +18,29 @@ def leaf_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def tree_shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule], misfits: Literal["raise", "replicate"] = "raise") -> PyTree:
+def tree_shardings(
+    tree: PyTree,
+    mesh: Mesh,
+    rules: Sequence[Rule],
+    misfits: Literal["raise", "replicate"] = "raise",
+) -> PyTree:
     """Chooses the sharding of every leaf by its name.
 
     Args:
       tree: arrays, or anything with a shape (`jax.eval_shape`).
       mesh: the devices.
-      rules: (regex, spec) pairs, in order; the first whose regex is found (`re.search`) in `leaf_name` decides.
-        A spec is a PartitionSpec or its arguments: `(None, "tensor")`; `("...", "fsdp")` is the last dimension, however many
-        there are before it. Leaves that no rule matches are replicated.
+      rules: (regex, spec) pairs, in order; the first whose regex is found (`re.search`) in
+        `leaf_name` decides. A spec is a PartitionSpec or its arguments: `(None, "tensor")`;
+        `("...", "fsdp")` is the last dimension, however many there are before it. Leaves that no
+        rule matches are replicated.
       misfits: what becomes of a leaf with a dimension that its spec does not divide.
 
     Returns:
       A tree of NamedSharding like `tree`.
 
     Raises:
-      ConfigError: a regex does not compile, or a spec names an axis the mesh lacks, has more entries than the leaf has
-        dimensions, or (where misfits raise) does not divide a dimension.
+      ConfigError: a regex does not compile, or a spec names an axis the mesh lacks, has more
+        entries than the leaf has dimensions, or (where misfits raise) does not divide a dimension.
     """
     compiled = [(_compile(pattern), tuple(spec)) for pattern, spec in rules]
 
@@ -57,11 +63,15 @@ def _compile(pattern: str) -> re.Pattern:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ConfigError(f"sharding rule {pattern!r} is not a regular expression: {error}") from error
+        raise ConfigError(
+            f"sharding rule {pattern!r} is not a regular expression: {error}"
+        ) from error
 
 
 def _spec(entries: tuple, dimensions: int) -> PartitionSpec:
-    """The entries as a PartitionSpec; a leading "..." stands for as many dimensions as the others leave."""
+    """The entries as a PartitionSpec; a leading "..." stands for as many dimensions as the others
+    leave.
+    """
     if entries[:1] == ("...",):
         entries = (*[None] * (dimensions - len(entries) + 1), *entries[1:])
     return PartitionSpec(*entries)

@@ -20,20 +20,30 @@ class CurvePlot(NamedTuple):
 
 
 def curves_from_rows(rows: Sequence[Mapping[str, Any]]) -> Curves:
-    """Collects rows {"step": 10, "split": "train", "loss": 0.5, …} as {"train/loss": (steps, values), …}.
+    """Collects rows {"step": 10, "split": "train", "loss": 0.5, …} as {"train/loss": (steps,
+    values), …}.
 
     Values that are not finite numbers are left out; where a step comes twice, the later row counts.
     """
     collected: dict[str, dict[int, float]] = {}
     for row in rows:
         for name, value in row.items():
-            if name not in ("step", "split") and isinstance(value, int | float) and math.isfinite(value):
+            if (
+                name not in ("step", "split")
+                and isinstance(value, int | float)
+                and math.isfinite(value)
+            ):
                 collected.setdefault(f"{row['split']}/{name}", {})[row["step"]] = value
-    return {name: (sorted(points), [points[step] for step in sorted(points)]) for name, points in collected.items()}
+    return {
+        name: (sorted(points), [points[step] for step in sorted(points)])
+        for name, points in collected.items()
+    }
 
 
 def curve_plots(curves: Curves) -> list[CurvePlot]:
-    """Groups "train/loss" and "eval/loss" as two lines of the plot "loss"; the best known quantities come first."""
+    """Groups "train/loss" and "eval/loss" as two lines of the plot "loss"; the best known
+    quantities come first.
+    """
     grouped: dict[str, list[Line]] = {}
     for name in sorted(curves, key=lambda name: (not name.startswith("train/"), name)):
         split, _, quantity = name.partition("/") if "/" in name else ("", "", name)

@@ -15,12 +15,11 @@ from v2l_jax.report.curves import Curves
 class PhotoRow:
     """One photo, the words it became, and the picture that came back from its tokens.
 
-    original: RGB, 0..255, any size; the page shows its centre square, which is what the tokenizer sees.
-    words: texts of its global tokens, nearest first.
-    reconstruction: RGB, 0..255, decoded from the tokens; None before a tokenizer is trained.
-    local_words: texts of its first few local tokens, in raster order.
-    caption: what a reader should know, such as the class name; also the text alternative of the picture.
-    credit: photographer or collection, and licence.
+    original: RGB, 0..255, any size; the page shows its centre square, which is what the tokenizer
+    sees. words: texts of its global tokens, nearest first. reconstruction: RGB, 0..255, decoded
+    from the tokens; None before a tokenizer is trained. local_words: texts of its first few local
+    tokens, in raster order. caption: what a reader should know, such as the class name; also the
+    text alternative of the picture. credit: photographer or collection, and licence.
     """
 
     original: UInt8[np.ndarray, "height width 3"]
@@ -42,7 +41,9 @@ class PromptExample:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table as it is read: the head, and rows whose first cell names the row. A cell may have a second line after a newline."""
+    """A table as it is read: the head, and rows whose first cell names the row. A cell may have a
+    second line after a newline.
+    """
 
     caption: str
     head: Sequence[str]
@@ -51,7 +52,9 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture, RGB, 0..255, of any size, and what stands below it; a caption alone where `image` is None."""
+    """A picture, RGB, 0..255, of any size, and what stands below it; a caption alone where `image`
+    is None.
+    """
 
     image: UInt8[np.ndarray, "height width 3"] | None
     caption: str = ""
@@ -86,7 +89,9 @@ class TaskSection:
 
 @dataclasses.dataclass(frozen=True)
 class JobTiming:
-    """A job of this run: wall-clock seconds, where it ran, and a remark such as "already done, skipped"."""
+    """A job of this run: wall-clock seconds, where it ran, and a remark such as "already done,
+    skipped".
+    """
 
     job: str
     seconds: float
@@ -105,16 +110,16 @@ class AssetNote:
 
 @dataclasses.dataclass(frozen=True)
 class ReportData:
-    """Everything on the page. What is empty or None is replaced by a sentence that says which job makes it.
+    """Everything on the page. What is empty or None is replaced by a sentence that says which job
+    makes it.
 
-    results: `Result`s, or rows of results.json.
-    curves: name, such as "train/loss" or "eval/psnr" -> (steps, values); `curves_from_rows` makes it of metrics.jsonl.
-    tower_kind: "clip" or "conse"; a ConSE tower gets a note that it is not CLIP.
-    to_beat: (ways, shots) -> accuracy in 0..1 that an earlier system reached; None leaves the column out.
-    sections: one for each further task that was measured.
-    environment: versions, devices, git commit, … in the order shown; values may be nested.
-    skipped: (path, reason) of each file that could not be used; empty where all were fine, None where nobody counted.
-    notes: further sentences for the end of the page.
+    results: `Result`s, or rows of results.json. curves: name, such as "train/loss" or "eval/psnr"
+    -> (steps, values); `curves_from_rows` makes it of metrics.jsonl. tower_kind: "clip" or "conse";
+    a ConSE tower gets a note that it is not CLIP. to_beat: (ways, shots) -> accuracy in 0..1 that
+    an earlier system reached; None leaves the column out. sections: one for each further task that
+    was measured. environment: versions, devices, git commit, … in the order shown; values may be
+    nested. skipped: (path, reason) of each file that could not be used; empty where all were fine,
+    None where nobody counted. notes: further sentences for the end of the page.
     """
 
     title: str = "Photos a language model can read"

@@ -11,8 +11,8 @@ from PIL import Image
 def data_uri(image: UInt8[np.ndarray, "height width 3"], longest_side: int = 440) -> str:
     """Encodes an RGB picture, 0..255, as a data URI; same pixels, same string.
 
-    A picture whose longer side is at most 128 pixels (a reconstruction) is kept exactly, as PNG; a larger one is scaled
-    down to `longest_side` pixels at most and stored as JPEG.
+    A picture whose longer side is at most 128 pixels (a reconstruction) is kept exactly, as PNG; a
+    larger one is scaled down to `longest_side` pixels at most and stored as JPEG.
     """
     picture = Image.fromarray(image)
     buffer = io.BytesIO()

@@ -1,4 +1,6 @@
-"""The page that goes with a released tokenizer: what it is, what it was trained on, how good it is. Every number is the run's."""
+"""The page that goes with a released tokenizer: what it is, what it was trained on, how good it is.
+Every number is the run's.
+"""
 
 import dataclasses
 import textwrap
@@ -9,8 +11,16 @@ from v2l_jax.metrics.results import Result
 from v2l_jax.report.cells import result_cell
 from v2l_jax.report.data import AssetNote
 
-_COLUMNS = (("bits_per_pixel", "bits a pixel", 3), ("psnr", "PSNR", 2), ("ssim", "SSIM", 3), ("lpips", "LPIPS", 3))
-_SETS = (("held-out", "photos of the training folders that were held out"), ("further", "photos of another source"))
+_COLUMNS = (
+    ("bits_per_pixel", "bits a pixel", 3),
+    ("psnr", "PSNR", 2),
+    ("ssim", "SSIM", 3),
+    ("lpips", "LPIPS", 3),
+)
+_SETS = (
+    ("held-out", "photos of the training folders that were held out"),
+    ("further", "photos of another source"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +85,19 @@ def model_card(facts: CardFacts) -> str:
             f"photos: {facts.train_photos:,}, random crops, mirrored or not",
             f"steps: {facts.steps:,} of {facts.batch_size} crops, so {seen:,} crops; "
             f"each photo {seen / max(facts.train_photos, 1):.0f} times",
-            f"kept: the weights (their moving average where there is one) after step {facts.best_step:,}" if facts.best_step else "",
+            f"kept: the weights (their moving average where there is one) after step {facts.best_step:,}"
+            if facts.best_step
+            else "",
             f"time: {facts.train_seconds / 3600:.1f} hours by the clock, with evaluations, pauses and whatever else ran there",
             f"machine: {facts.environment.get('cpu_cores')} cores of {facts.environment.get('cpu')}; "
             f"{facts.environment.get('devices')}; code {facts.environment.get('git_commit')}",
             f"network: {facts.parameters:,} parameters; channels {model['channels']} × {tuple(model['channel_multipliers'])}",
         ),
         "## Files",
-        _list(*(f"`{name}`: {count / 1e6:.1f} MB" for name, count in facts.sizes.items()), f"stored as {facts.described['dtype']}"),
+        _list(
+            *(f"`{name}`: {count / 1e6:.1f} MB" for name, count in facts.sizes.items()),
+            f"stored as {facts.described['dtype']}",
+        ),
         "## Photos and their licences",
         _list(*(f"{note.name} ({note.source}): {note.licence}" for note in facts.trained_on)),
         "Measured on, besides:" if facts.measured_on else "",
@@ -95,15 +110,15 @@ def model_card(facts: CardFacts) -> str:
 def _usage(facts: CardFacts) -> str:
     return textwrap.dedent(f"""\
         ```python
-        from v2l_jax.tokenizer import decode, load_tokenizer, tokenize
+        from v2l_jax.tokenizers import decode, load_tokenizer, tokenize
 
         t = load_tokenizer("{facts.name}")  # or the folder of this file
-        tokens = tokenize(t.model, t.variables, image, semantic, k=t.global_tokens)  # image [b, {facts.described['image_size']}, {facts.described['image_size']}, 3] in [-1, 1]
+        tokens = tokenize(t.model, t.variables, image, image_embedding, k=t.global_tokens)  # image [b, {facts.described["image_size"]}, {facts.described["image_size"]}, 3] in [-1, 1]
         picture = decode(t.model, t.variables, tokens)
         words = [t.local_words.texts[i] for i in tokens.local_ids[0].ravel()]
         ```
 
-        `semantic` are the vectors of the images by the tower {facts.described["tower"]}. The words belong to the tokenizer with the
+        `image_embedding` are the vectors of the images by the tower {facts.described["tower"]}. The words belong to the tokenizer with the
         fingerprint {facts.described["llm"]}; `load_tokenizer(…, llm=fingerprint)` refuses another.""")
 
 
@@ -114,19 +129,42 @@ def _held_out_note(facts: CardFacts) -> str:
 
 
 def _table(facts: CardFacts, photos: str, about: str) -> str:
-    rows = {(r.measured_on["method"], r.metric): r for r in facts.results if r.measured_on.get("photos") == photos}
-    methods = [method for method in (facts.name, facts.untrained, *facts.codecs) if (method, "psnr") in rows]
+    rows = {
+        (r.measured_on["method"], r.metric): r
+        for r in facts.results
+        if r.measured_on.get("photos") == photos
+    }
+    methods = [
+        method
+        for method in (facts.name, facts.untrained, *facts.codecs)
+        if (method, "psnr") in rows
+    ]
     if not methods:
         return ""
-    columns = [column for column in _COLUMNS if any((method, column[0]) in rows for method in methods)]
+    columns = [
+        column for column in _COLUMNS if any((method, column[0]) in rows for method in methods)
+    ]
     lines = [f"{rows[methods[0], 'psnr'].count} {about}:", ""]
-    lines.append("| | " + " | ".join(label for _, label, _ in columns) + " | words in use | perplexity |")
+    lines.append(
+        "| | " + " | ".join(label for _, label, _ in columns) + " | words in use | perplexity |"
+    )
     lines.append("|---|" + "---|" * (len(columns) + 2))
     for method in methods:
         cells = [_cell(rows.get((method, metric)), decimals) for metric, _, decimals in columns]
-        usage, perplexity = rows.get((method, "codebook_usage")), rows.get((method, "codebook_perplexity"))
-        used = f"{usage.value * usage.measured_on['words']:,.0f} ({100 * usage.value:.0f} %)" if usage else ""
-        lines.append(f"| {_label(facts, method)} | " + " | ".join([*cells, used, f"{perplexity.value:,.0f}" if perplexity else ""]) + " |")
+        usage, perplexity = (
+            rows.get((method, "codebook_usage")),
+            rows.get((method, "codebook_perplexity")),
+        )
+        used = (
+            f"{usage.value * usage.measured_on['words']:,.0f} ({100 * usage.value:.0f} %)"
+            if usage
+            else ""
+        )
+        lines.append(
+            f"| {_label(facts, method)} | "
+            + " | ".join([*cells, used, f"{perplexity.value:,.0f}" if perplexity else ""])
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -137,11 +175,17 @@ def _cell(result: Result | None, decimals: int) -> str:
 
 
 def _label(facts: CardFacts, method: str) -> str:
-    return {facts.name: f"**{facts.name}**", facts.untrained: "the same network, untrained"}.get(method, method)
+    return {facts.name: f"**{facts.name}**", facts.untrained: "the same network, untrained"}.get(
+        method, method
+    )
 
 
 def _reading(facts: CardFacts) -> str:
-    rows = {(r.measured_on["method"], r.metric): r.value for r in facts.results if r.measured_on.get("photos") == "held-out"}
+    rows = {
+        (r.measured_on["method"], r.metric): r.value
+        for r in facts.results
+        if r.measured_on.get("photos") == "held-out"
+    }
     own = rows.get((facts.name, "bits_per_pixel"))
     if own is None:
         return ""
@@ -150,7 +194,11 @@ def _reading(facts: CardFacts) -> str:
         "Bits of the words are counted as if each were as likely as any other. A codec gets the best quality whose whole file, headers "
         "included, is no larger than that"
     )
-    return text + (f"; of {' and '.join(larger)} even the lowest quality can be larger, and is shown at the bits it took." if larger else ".")
+    return text + (
+        f"; of {' and '.join(larger)} even the lowest quality can be larger, and is shown at the bits it took."
+        if larger
+        else "."
+    )
 
 
 def _list(*lines: str) -> str:

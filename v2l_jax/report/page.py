@@ -1,4 +1,6 @@
-"""The report: one self-contained HTML page, made from plain data, that opens offline in any browser."""
+"""The report: one self-contained HTML page, made from plain data, that opens offline in any
+browser.
+"""
 
 import importlib.resources
 import math
@@ -8,20 +10,25 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from v2l_jax.report import few_shot_tables, images, plots, tables
+from v2l_jax.report import images, plots, tables
 from v2l_jax.report.curves import Curves, curve_plots
 from v2l_jax.report.data import PhotoRow, ReportData, TaskSection
 from v2l_jax.report.visible_text import visible_pieces, visible_text
+from v2l_jax.tasks import few_shot_tables
 
-_NUMBERS = dict(enumerate(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")))
+_NUMBERS = dict(
+    enumerate(
+        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    )
+)
 _OPEN_CURVES = 6  # further curves are folded away
 
 
 def render_page(data: ReportData) -> str:
     """Renders the report; the same data gives the same text.
 
-    The page needs no script and loads nothing: style, pictures and plots are inside it. A section without data
-    becomes a sentence that names the job which makes it.
+    The page needs no script and loads nothing: style, pictures and plots are inside it. A section
+    without data becomes a sentence that names the job which makes it.
     """
     rows = tables.as_rows(data.results)
     few_shot = few_shot_tables.few_shot_tables(rows, data.to_beat)
@@ -56,7 +63,13 @@ def render_page(data: ReportData) -> str:
         accuracy_plots=_accuracy_plots(few_shot),
         quality=tables.quality_tables(rows),
         sections=[_section(section) for section in data.sections],
-        other=tables.other_rows([row for row in rows if row.get("task") not in {section.name for section in data.sections}]),
+        other=tables.other_rows(
+            [
+                row
+                for row in rows
+                if row.get("task") not in {section.name for section in data.sections}
+            ]
+        ),
         curves=_curve_plots(data.curves),
         open_curves=_OPEN_CURVES,
     )
@@ -70,8 +83,12 @@ def _photo(photo: PhotoRow) -> dict[str, Any]:
     reconstruction = photo.reconstruction
     return {
         "original": Markup(images.data_uri(images.centre_square(photo.original))),
-        "reconstruction": None if reconstruction is None else Markup(images.data_uri(reconstruction)),
-        "size": None if reconstruction is None else f"{reconstruction.shape[1]} × {reconstruction.shape[0]} pixels",
+        "reconstruction": None
+        if reconstruction is None
+        else Markup(images.data_uri(reconstruction)),
+        "size": None
+        if reconstruction is None
+        else f"{reconstruction.shape[1]} × {reconstruction.shape[0]} pixels",
         "words": photo.words,
         "local_words": photo.local_words,
         "caption": photo.caption,
@@ -80,12 +97,15 @@ def _photo(photo: PhotoRow) -> dict[str, Any]:
 
 
 def _section(section: TaskSection) -> dict[str, Any]:
-    picture = lambda image: None if image is None else Markup(images.data_uri(image))  # noqa: E731
+    picture = lambda image: None if image is None else Markup(images.data_uri(image))
     return {
         "section": section,
         "figures": [Markup(figure) for figure in section.figures],
         "galleries": [
-            (gallery.caption, [[(picture(shown.image), shown.caption) for shown in row] for row in gallery.rows])
+            (
+                gallery.caption,
+                [[(picture(shown.image), shown.caption) for shown in row] for row in gallery.rows],
+            )
             for gallery in section.galleries
         ],
     }
@@ -93,7 +113,10 @@ def _section(section: TaskSection) -> dict[str, Any]:
 
 def _accuracy_plots(few_shot: Sequence[few_shot_tables.FewShotTable]) -> list[list[Markup]]:
     return [
-        [Markup(plots.accuracy_plot(group, f"accuracy-{number}-{group.ways}")) for group in table.groups]
+        [
+            Markup(plots.accuracy_plot(group, f"accuracy-{number}-{group.ways}"))
+            for group in table.groups
+        ]
         for number, table in enumerate(few_shot)
     ]
 
@@ -108,15 +131,21 @@ def _curve_plots(curves: Curves) -> list[dict[str, Any]]:
 
 
 def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the summary says about the run: the language model and the tower that its first few-shot rows name."""
+    """What the summary says about the run: the language model and the tower that its first few-shot
+    rows name.
+    """
     few_shot = [row for row in rows if row["metric"] == tables.FEW_SHOT]
-    return {key: next((row[key] for row in few_shot if key in row), None) for key in ("llm", "tower")}
+    return {
+        key: next((row[key] for row in few_shot if key in row), None) for key in ("llm", "tower")
+    }
 
 
 def _visible(text: str, keep: str = "") -> Markup:
     """Escapes a text and draws what cannot be seen as signs."""
     form = {True: Markup('<wbr><span class="sign">{}</span>'), False: Markup("{}")}
-    return Markup("").join(form[piece.sign].format(piece.text) for piece in visible_pieces(text, keep))
+    return Markup("").join(
+        form[piece.sign].format(piece.text) for piece in visible_pieces(text, keep)
+    )
 
 
 def _interval(measure: tables.Measure) -> str:

@@ -1,4 +1,6 @@
-"""Plots as inline SVG: the same data gives the same bytes, and colours follow the page's light or dark style."""
+"""Plots as inline SVG: the same data gives the same bytes, and colours follow the page's light or
+dark style.
+"""
 
 import html
 import io
@@ -8,13 +10,19 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from v2l_jax.report.few_shot_tables import FewShotGroup
+from v2l_jax.tasks.few_shot_tables import FewShotGroup
 
 Numbers = Sequence[int | float]
 
 # Matplotlib wants colours, the page wants CSS variables: these stand-ins are replaced in the SVG.
 _INK, _MUTED, _REAL, _CONTROL, _RULE = "#010101", "#020202", "#030303", "#040404", "#050505"
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _REAL: "--accent", _CONTROL: "--control", _RULE: "--rule"}
+_VARIABLES = {
+    _INK: "--ink",
+    _MUTED: "--muted",
+    _REAL: "--accent",
+    _CONTROL: "--control",
+    _RULE: "--rule",
+}
 _LINE_STYLES = ((_REAL, "-"), (_CONTROL, "--"), (_INK, ":"))
 _FONT_SIZE = 11.5
 _WIDTH = 340  # one SVG unit is about one pixel where a panel is narrowest, on a phone
@@ -46,10 +54,11 @@ class Line(NamedTuple):
 
 
 def accuracy_plot(group: FewShotGroup, identifier: str) -> str:
-    """Draws accuracy by shots at one number of ways, in percent, with 95 % intervals and a dashed chance line.
+    """Draws accuracy by shots at one number of ways, in percent, with 95 % intervals and a dashed
+    chance line.
 
-    A filled dot is the accuracy with the photos' own words, a hollow square the shuffled control. `identifier` must be
-    unique on the page.
+    A filled dot is the accuracy with the photos' own words, a hollow square the shuffled control.
+    `identifier` must be unique on the page.
     """
     figure, axes = _new_figure(height=230)
     for offset, colour, marker, face, measures in (
@@ -60,24 +69,50 @@ def accuracy_plot(group: FewShotGroup, identifier: str) -> str:
             if measure is None or math.isnan(measure.value):
                 continue
             if measure.low is not None:
-                axes.plot([place + offset] * 2, [100 * measure.low, 100 * measure.high], color=colour, linewidth=1.8)
+                axes.plot(
+                    [place + offset] * 2,
+                    [100 * measure.low, 100 * measure.high],
+                    color=colour,
+                    linewidth=1.8,
+                )
             axes.plot(
-                place + offset, 100 * measure.value, marker, color=colour, markerfacecolor=face, markersize=7, zorder=3
+                place + offset,
+                100 * measure.value,
+                marker,
+                color=colour,
+                markerfacecolor=face,
+                markersize=7,
+                zorder=3,
             )
     axes.axhline(100 * group.chance, color=_MUTED, linewidth=1.2, dashes=(4, 3))
     right = len(group.rows) + 0.1  # room beside the last dots for the name of the line
     chance = f"chance {100 * group.chance:.3g} %"
-    axes.text(right, 100 * group.chance - 2, chance, color=_MUTED, ha="right", va="top", fontsize=_FONT_SIZE)
+    axes.text(
+        right,
+        100 * group.chance - 2,
+        chance,
+        color=_MUTED,
+        ha="right",
+        va="top",
+        fontsize=_FONT_SIZE,
+    )
     axes.set_xlim(-0.45, right)
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.set_xticks(range(len(group.rows)), [_shots(row.shots) for row in group.rows])
-    parts = [f"{_shots(row.shots)}: {100 * row.accuracy.value:.1f} %" for row in group.rows if row.accuracy]
-    return inline(figure, identifier, f"Accuracy among {group.ways} names; {'; '.join(parts)}; {chance}.")
+    parts = [
+        f"{_shots(row.shots)}: {100 * row.accuracy.value:.1f} %"
+        for row in group.rows
+        if row.accuracy
+    ]
+    return inline(
+        figure, identifier, f"Accuracy among {group.ways} names; {'; '.join(parts)}; {chance}."
+    )
 
 
 def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
-    """Draws one quantity over training steps; lines are told apart by colour and dash, as the page's key does.
+    """Draws one quantity over training steps; lines are told apart by colour and dash, as the
+    page's key does.
 
     `identifier` must be unique on the page.
     """
@@ -86,7 +121,15 @@ def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
     for (name, steps, values), (colour, dash) in zip(lines, itertools.cycle(_LINE_STYLES)):
         steps, values = _thinned(steps, values)
         few = len(steps) <= 12
-        axes.plot(steps, values, dash, color=colour, linewidth=1.6, marker="o" if few else None, markersize=3.5)
+        axes.plot(
+            steps,
+            values,
+            dash,
+            color=colour,
+            linewidth=1.6,
+            marker="o" if few else None,
+            markersize=3.5,
+        )
         if steps:
             ends = f"{values[0]:.4g} at step {steps[0]:g}, {values[-1]:.4g} at step {steps[-1]:g}"
             summaries.append(f"{name} {ends}".strip())
@@ -98,7 +141,8 @@ def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
 
 
 def batch_size_plot(points: Sequence[tuple[int, float]], law: Line | None, identifier: str) -> str:
-    """Draws steps to a target against batch size, both on logarithmic axes: a dot a run, and the fitted law dashed.
+    """Draws steps to a target against batch size, both on logarithmic axes: a dot a run, and the
+    fitted law dashed.
 
     `identifier` must be unique on the page.
     """
@@ -149,7 +193,9 @@ def plain(axes, palette: Palette) -> None:
 
 
 def inline(figure, identifier: str, description: str) -> str:
-    """Writes a figure as an <svg> element: no prolog, no metadata, ids unique on the page, a text alternative."""
+    """Writes a figure as an <svg> element: no prolog, no metadata, ids unique on the page, a text
+    alternative.
+    """
     import matplotlib
 
     buffer = io.StringIO()
@@ -164,6 +210,10 @@ def inline(figure, identifier: str, description: str) -> str:
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # it would style the whole page
+    svg = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL
+    )  # it would style the whole page
     svg = re.sub(r"font-family: [^;\"]*; ", "", svg)  # the page's own
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(description, quote=True)}"', 1).strip()
+    return svg.replace(
+        "<svg", f'<svg role="img" aria-label="{html.escape(description, quote=True)}"', 1
+    ).strip()

@@ -12,7 +12,9 @@ _ACRONYMS = {"clip", "fid", "gan", "gpu", "lpips", "psnr", "ssim", "vq"}
 
 
 class Quality(NamedTuple):
-    """How a reconstruction metric is written: its label, decimals, unit, and what its direction means."""
+    """How a reconstruction metric is written: its label, decimals, unit, and what its direction
+    means.
+    """
 
     label: str
     decimals: int
@@ -25,7 +27,9 @@ _QUALITIES = {
     "ssim": Quality("SSIM", 3, "", "1 is the same structure"),
     "lpips": Quality("LPIPS", 3, "", "lower looks more alike"),
     "fid": Quality("FID", 2, "", "lower is closer as a set"),
-    "inception_score": Quality("IS", 2, "", "higher: each image of one class, many classes among them"),
+    "inception_score": Quality(
+        "IS", 2, "", "higher: each image of one class, many classes among them"
+    ),
     "codebook_usage": Quality("Codebook usage", 1, " %", "share of the words that some photo uses"),
     "effective_tokens": Quality("Effective tokens", 0, "", "words that some photo uses"),
 }
@@ -66,18 +70,26 @@ def as_rows(results: Iterable[Result | Mapping[str, Any]]) -> list[dict[str, Any
 def quality_tables(rows: Sequence[Mapping[str, Any]]) -> list[QualityTable]:
     """Arranges the reconstruction rows, one table for each setting."""
     chosen = (row for row in rows if is_reconstruction(row))
-    return [QualityTable(setting, [_quality_row(row) for row in members]) for setting, members in by_setting(chosen)]
+    return [
+        QualityTable(setting, [_quality_row(row) for row in members])
+        for setting, members in by_setting(chosen)
+    ]
 
 
 def is_reconstruction(row: Mapping[str, Any]) -> bool:
-    """Whether a row says how well photos come back from their words; other tasks measure PSNR and the like too."""
+    """Whether a row says how well photos come back from their words; other tasks measure PSNR and
+    the like too.
+    """
     return row["metric"] in _QUALITIES and row.get("task") in (None, "reconstruction")
 
 
 def other_rows(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any], Measure]]:
     """Lists the rows that no other table shows: metric, what it was measured on, and the number."""
     rest = (row for row in rows if row["metric"] != FEW_SHOT and not is_reconstruction(row))
-    return [(row["metric"], _setting(row, keep={"ways", "shots", "control"}), measure(row)) for row in rest]
+    return [
+        (row["metric"], _setting(row, keep={"ways", "shots", "control"}), measure(row))
+        for row in rest
+    ]
 
 
 def metric_label(metric: str) -> str:
@@ -90,14 +102,18 @@ def metric_label(metric: str) -> str:
 
 
 def measure(row: Mapping[str, Any]) -> Measure:
-    """Reads a row's number, which is NaN where the file says null; an interval without both ends is none."""
+    """Reads a row's number, which is NaN where the file says null; an interval without both ends is
+    none.
+    """
     low, high = row.get("ci95") or (None, None)
     if low is None or high is None:
         low = high = None
     return Measure(float(row.get("value", math.nan)), low, high, row.get("count"))
 
 
-def by_setting(rows: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, Any], list[Mapping[str, Any]]]]:
+def by_setting(
+    rows: Iterable[Mapping[str, Any]],
+) -> list[tuple[dict[str, Any], list[Mapping[str, Any]]]]:
     """Rows measured on the same thing, with what that is, in the order they came."""
     groups: dict[tuple, tuple[dict[str, Any], list[Mapping[str, Any]]]] = {}
     for row in rows:
@@ -107,9 +123,15 @@ def by_setting(rows: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, Any], 
 
 
 def _setting(row: Mapping[str, Any], keep: Iterable[str] = ()) -> dict[str, Any]:
-    """What a row was measured on; floats are further measurements (seconds, throughput), not settings."""
+    """What a row was measured on; floats are further measurements (seconds, throughput), not
+    settings.
+    """
     hidden = _MEASURED - set(keep)
-    return {key: value for key, value in row.items() if key not in hidden and isinstance(value, str | int)}
+    return {
+        key: value
+        for key, value in row.items()
+        if key not in hidden and isinstance(value, str | int)
+    }
 
 
 def _quality_row(row: Mapping[str, Any]) -> QualityRow:

@@ -3,7 +3,8 @@
 import unicodedata
 from typing import NamedTuple
 
-# Unassigned, private, surrogate and format characters: nothing to draw, or an effect on their neighbours.
+# Unassigned, private, surrogate and format characters: nothing to draw, or an effect on their
+# neighbours.
 _INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp", "Zs"}
 _SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
@@ -18,9 +19,10 @@ class Piece(NamedTuple):
 def visible_pieces(text: str, keep: str = "") -> list[Piece]:
     """Splits text into runs that can be drawn and signs for what cannot.
 
-    A space becomes ␣, a newline ↵, a tab ⇥, and every other character without a shape of its own (control characters,
-    bidirectional marks, lone surrogates, private use, …) its number, as in [U+200F]. A combining mark that starts a run
-    is put on a dotted circle. Characters in `keep` stay as they are.
+    A space becomes ␣, a newline ↵, a tab ⇥, and every other character without a shape of its own
+    (control characters, bidirectional marks, lone surrogates, private use, …) its number, as in
+    [U+200F]. A combining mark that starts a run is put on a dotted circle. Characters in `keep`
+    stay as they are.
     """
     pieces: list[Piece] = []
     for character in text:

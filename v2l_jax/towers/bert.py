@@ -1,4 +1,6 @@
-"""BERT encoder (Devlin et al. 2019) and the sentence encoders built on it (Reimers & Gurevych 2019), e.g. MiniLM-L6."""
+"""BERT encoder (Devlin et al. 2019) and the sentence encoders built on it (Reimers & Gurevych
+2019), e.g. MiniLM-L6.
+"""
 
 import dataclasses
 import functools
@@ -16,10 +18,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.errors import CheckpointError
-from v2l_jax.towers.attention import SelfAttention
-from v2l_jax.towers.matmul import dot_general_in
+from v2l_jax.formats.safetensors_files import read_safetensors
+from v2l_jax.ops.attention import SelfAttention
+from v2l_jax.ops.matmul import dot_general_in
 from v2l_jax.towers.text_batches import BUCKETS, encode_in_buckets
-from v2l_jax.weights.safetensors_files import read_safetensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,15 +58,26 @@ class BertLayer(nn.Module):
     def __call__(
         self, x: Float[Array, "batch length width"], lengths: Int[Array, "batch"]
     ) -> tuple[Float[Array, "batch length width"], None]:
-        """Transforms `x`, attending to the first `lengths` positions; the pair is what `nn.scan` wants."""
+        """Transforms `x`, attending to the first `lengths` positions; the pair is what `nn.scan`
+        wants.
+        """
         c = self.config
         dot = dot_general_in(self.matmul_dtype)
         mask = (jnp.arange(x.shape[1]) < lengths[:, None])[:, None, None, :]
-        attended = SelfAttention(c.num_attention_heads, self.matmul_dtype, name="attention")(x, mask)
-        x = nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="attention_norm")(x + attended)
-        y = nn.gelu(nn.Dense(c.intermediate_size, dot_general=dot, name="intermediate")(x), approximate=False)
+        attended = SelfAttention(c.num_attention_heads, self.matmul_dtype, name="attention")(
+            x, mask
+        )
+        x = nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="attention_norm")(
+            x + attended
+        )
+        y = nn.gelu(
+            nn.Dense(c.intermediate_size, dot_general=dot, name="intermediate")(x),
+            approximate=False,
+        )
         y = nn.Dense(c.hidden_size, dot_general=dot, name="output")(y)
-        return nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="output_norm")(x + y), None
+        return nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="output_norm")(
+            x + y
+        ), None
 
 
 class Bert(nn.Module):
@@ -82,7 +95,9 @@ class Bert(nn.Module):
     def __call__(
         self, ids: Int[Array, "batch length"], lengths: Int[Array, "batch"]
     ) -> Float[Array, "batch length width"]:
-        """Encodes token ids; positions from `lengths` on are padding, and what comes out there means nothing."""
+        """Encodes token ids; positions from `lengths` on are padding, and what comes out there
+        means nothing.
+        """
         c = self.config
         x = nn.Embed(c.vocab_size, c.hidden_size, name="token_embedding")(ids)
         x = x + nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embedding")(
@@ -104,7 +119,9 @@ class Bert(nn.Module):
 def mean_pool(
     hidden: Float[Array, "batch length width"], lengths: Int[Array, "batch"]
 ) -> Float[Array, "batch width"]:
-    """Averages the first `lengths` positions and L2-normalises (sentence-transformers' mean pooling + Normalize)."""
+    """Averages the first `lengths` positions and L2-normalises (sentence-transformers' mean pooling
+    + Normalize).
+    """
     mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
     mean = jnp.where(mask[..., None], hidden, 0).sum(axis=1) / lengths[:, None]
     return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
@@ -112,14 +129,19 @@ def mean_pool(
 
 @functools.partial(jax.jit, static_argnums=0)
 def encode_sentences(
-    model: Bert, params: dict[str, Any], ids: Int[Array, "batch length"], lengths: Int[Array, "batch"]
+    model: Bert,
+    params: dict[str, Any],
+    ids: Int[Array, "batch length"],
+    lengths: Int[Array, "batch"],
 ) -> Float[Array, "batch width"]:
     """Encodes token ids, real up to `lengths`, into unit vectors."""
     return mean_pool(model.apply({"params": params}, ids, lengths), lengths)
 
 
 def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_layers: int) -> dict[str, Any]:
-    """Turns Hugging Face's `BertModel` tensors into `Bert` parameters, layers stacked on a leading axis."""
+    """Turns Hugging Face's `BertModel` tensors into `Bert` parameters, layers stacked on a leading
+    axis.
+    """
     tensors = {re.sub(r"^bert\.", "", name): value for name, value in tensors.items()}
 
     def layer_params(i: int) -> dict[str, Any]:
@@ -135,7 +157,11 @@ def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_layers: int) -> di
             }
         }
         for (*parents, leaf), (theirs, kind) in LAYER_NAMES.items():
-            weight = {"kernel": at(f"{theirs}.weight").T} if kind == "dense" else {"scale": at(f"{theirs}.weight")}
+            weight = (
+                {"kernel": at(f"{theirs}.weight").T}
+                if kind == "dense"
+                else {"scale": at(f"{theirs}.weight")}
+            )
             target = layer[parents[0]] if parents else layer
             target[leaf] = weight | {"bias": at(f"{theirs}.bias")}
         return layer
@@ -153,15 +179,20 @@ def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_layers: int) -> di
     }
 
 
-def load_bert(path: str | pathlib.Path, matmul_dtype: DTypeLike = jnp.float32) -> tuple[Bert, dict[str, Any]]:
-    """Reads a Hugging Face BERT directory (config.json, model.safetensors) into a model and its parameters.
+def load_bert(
+    path: str | pathlib.Path, matmul_dtype: DTypeLike = jnp.float32
+) -> tuple[Bert, dict[str, Any]]:
+    """Reads a Hugging Face BERT directory (config.json, model.safetensors) into a model and its
+    parameters.
 
     Raises:
       CheckpointError: the directory is not a BERT this module can run.
     """
     path = pathlib.Path(path)
     if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} has no config.json: give the directory of a Hugging Face BERT model")
+        raise CheckpointError(
+            f"{path} has no config.json: give the directory of a Hugging Face BERT model"
+        )
     raw = json.loads((path / "config.json").read_text())
     if raw.get("model_type") != "bert":
         raise CheckpointError(f"{path} holds a {raw.get('model_type')!r} model, not a 'bert'")
@@ -202,7 +233,9 @@ class SentenceEncoder:
         """Width of the vectors."""
         return self.model.config.hidden_size
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Float[np.ndarray, "text dim"]:
+    def encode_texts(
+        self, texts: Sequence[str], batch_size: int = 256
+    ) -> Float[np.ndarray, "text dim"]:
         """Encodes texts, padded to a few bucket lengths, into L2-normalised float32 vectors."""
         token_ids = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
         encode = functools.partial(encode_sentences, self.model, self.params)
@@ -212,12 +245,14 @@ class SentenceEncoder:
 def load_sentence_encoder(
     path: str | pathlib.Path, matmul_dtype: DTypeLike = jnp.float32, max_length: int | None = None
 ) -> SentenceEncoder:
-    """Reads a sentence-transformers directory with BERT, mean pooling and normalisation (e.g. all-MiniLM-L6-v2).
+    """Reads a sentence-transformers directory with BERT, mean pooling and normalisation (e.g.
+    all-MiniLM-L6-v2).
 
     Args:
       path: directory with config.json, model.safetensors and tokenizer.json.
       matmul_dtype: see `Bert`.
-      max_length: longest text in tokens, the rest is cut; by default what sentence_bert_config.json says.
+      max_length: longest text in tokens, the rest is cut; by default what sentence_bert_config.json
+        says.
 
     Raises:
       CheckpointError: a file is missing or describes another kind of encoder.
@@ -227,11 +262,17 @@ def load_sentence_encoder(
     path = pathlib.Path(path)
     model, params = load_bert(path, matmul_dtype)
     pooling = path / "1_Pooling" / "config.json"
-    if pooling.is_file() and not json.loads(pooling.read_text()).get("pooling_mode_mean_tokens", True):
-        raise CheckpointError(f"{path} does not pool by the mean; only mean-pooled sentence encoders are supported")
+    if pooling.is_file() and not json.loads(pooling.read_text()).get(
+        "pooling_mode_mean_tokens", True
+    ):
+        raise CheckpointError(
+            f"{path} does not pool by the mean; only mean-pooled sentence encoders are supported"
+        )
     if max_length is None:
         settings = path / "sentence_bert_config.json"
-        max_length = json.loads(settings.read_text())["max_seq_length"] if settings.is_file() else 128
+        max_length = (
+            json.loads(settings.read_text())["max_seq_length"] if settings.is_file() else 128
+        )
     if not (path / "tokenizer.json").is_file():
         raise CheckpointError(f"{path} has no tokenizer.json")
     tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))

@@ -1,4 +1,6 @@
-"""CLIP image and text towers (Radford et al. 2021), for the checkpoints of OpenAI and LAION with a ViT image side."""
+"""CLIP image and text towers (Radford et al. 2021), for the checkpoints of OpenAI and LAION with a
+ViT image side.
+"""
 
 import dataclasses
 import functools
@@ -16,9 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from v2l_jax.data.transforms import clip_preprocess
 from v2l_jax.errors import CheckpointError
-from v2l_jax.towers.attention import SelfAttention
+from v2l_jax.ops.attention import SelfAttention
+from v2l_jax.ops.matmul import dot_general_in
 from v2l_jax.towers.image_text import ImageTextTower
-from v2l_jax.towers.matmul import dot_general_in
 from v2l_jax.towers.text_batches import encode_in_buckets
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -64,7 +66,9 @@ class ClipTextConfig:
 
 def activate(x: Float[Array, "*shape"], activation: Activation) -> Float[Array, "*shape"]:
     """Applies the MLP's non-linearity."""
-    return x * nn.sigmoid(1.702 * x) if activation == "quick_gelu" else nn.gelu(x, approximate=False)
+    return (
+        x * nn.sigmoid(1.702 * x) if activation == "quick_gelu" else nn.gelu(x, approximate=False)
+    )
 
 
 class Block(nn.Module):
@@ -77,13 +81,17 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "batch length width"], mask: Any = None
     ) -> tuple[Float[Array, "batch length width"], None]:
-        """Transforms `x`, attending where `mask` says (everywhere, if None); the pair is what `nn.scan` wants."""
+        """Transforms `x`, attending where `mask` says (everywhere, if None); the pair is what
+        `nn.scan` wants.
+        """
         c = self.config
         dot = dot_general_in(self.matmul_dtype)
         attention = SelfAttention(c.heads, self.matmul_dtype, name="attention")
         x = x + attention(_layer_norm(c, "norm_1")(x), mask)
         y = nn.Dense(c.mlp_width, dot_general=dot, name="mlp_in")(_layer_norm(c, "norm_2")(x))
-        return x + nn.Dense(c.width, dot_general=dot, name="mlp_out")(activate(y, c.activation)), None
+        return x + nn.Dense(c.width, dot_general=dot, name="mlp_out")(
+            activate(y, c.activation)
+        ), None
 
 
 def _layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
@@ -120,20 +128,27 @@ class ClipImage(nn.Module):
         """Encodes images normalised with CLIP's mean and standard deviation.
 
         Returns:
-          The class token, CLIP's image embedding, and the patch tokens in raster order, both after the final norm
-          and the projection, not L2-normalised. (The V2L reference calls them global and local tokens.)
+          The class token, CLIP's image embedding, and the patch tokens in raster order, both after
+          the final norm and the projection, not L2-normalised. (The V2L reference calls them global
+          and local tokens.)
         """
         c, t = self.config, self.config.transformer
         patch = (c.patch_size, c.patch_size)
         dot = dot_general_in(self.matmul_dtype)
-        x = nn.Conv(t.width, patch, patch, padding="VALID", use_bias=False, name="patch_embedding")(images)
+        x = nn.Conv(t.width, patch, patch, padding="VALID", use_bias=False, name="patch_embedding")(
+            images
+        )
         x = x.reshape(x.shape[0], -1, t.width)
         init = nn.initializers.normal(t.width**-0.5)
         class_token = self.param("class_embedding", init, (t.width,))
         x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, t.width)), x], axis=1)
-        x = x + self.param("position_embedding", init, ((c.image_size // c.patch_size) ** 2 + 1, t.width))
+        x = x + self.param(
+            "position_embedding", init, ((c.image_size // c.patch_size) ** 2 + 1, t.width)
+        )
         x, _ = _blocks(t, self.matmul_dtype)(_layer_norm(t, "norm_pre")(x), None)
-        x = nn.Dense(c.dim, use_bias=False, dot_general=dot, name="projection")(_layer_norm(t, "norm_post")(x))
+        x = nn.Dense(c.dim, use_bias=False, dot_general=dot, name="projection")(
+            _layer_norm(t, "norm_post")(x)
+        )
         return x[:, 0], x[:, 1:]
 
 
@@ -149,19 +164,30 @@ class ClipText(nn.Module):
     matmul_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, ids: Int[Array, "batch length"], lengths: Int[Array, "batch"]) -> Float[Array, "batch dim"]:
-        """Encodes token ids that start with the start-of-text and, at `lengths - 1`, end with the end-of-text token.
+    def __call__(
+        self, ids: Int[Array, "batch length"], lengths: Int[Array, "batch"]
+    ) -> Float[Array, "batch dim"]:
+        """Encodes token ids that start with the start-of-text and, at `lengths - 1`, end with the
+        end-of-text token.
 
-        The embedding is read at the end-of-text token; attention is causal, so what follows it does not matter.
+        The embedding is read at the end-of-text token; attention is causal, so what follows it does
+        not matter.
         """
         c, t = self.config, self.config.transformer
         length = ids.shape[1]
         x = nn.Embed(c.vocab_size, t.width, name="token_embedding")(ids)
-        x = x + self.param("position_embedding", nn.initializers.normal(0.01), (c.context_length, t.width))[:length]
+        x = (
+            x
+            + self.param(
+                "position_embedding", nn.initializers.normal(0.01), (c.context_length, t.width)
+            )[:length]
+        )
         x, _ = _blocks(t, self.matmul_dtype)(x, jnp.tril(jnp.ones((1, 1, length, length), bool)))
         x = x[jnp.arange(ids.shape[0]), lengths - 1]
         dot = dot_general_in(self.matmul_dtype)
-        return nn.Dense(c.dim, use_bias=False, dot_general=dot, name="projection")(_layer_norm(t, "norm_final")(x))
+        return nn.Dense(c.dim, use_bias=False, dot_general=dot, name="projection")(
+            _layer_norm(t, "norm_final")(x)
+        )
 
 
 def l2_normalise(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
@@ -170,7 +196,9 @@ def l2_normalise(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
 
 
 def encode_image(
-    model: ClipImage, params: dict[str, Any], images: Float[Array | np.ndarray, "batch height width 3"]
+    model: ClipImage,
+    params: dict[str, Any],
+    images: Float[Array | np.ndarray, "batch height width 3"],
 ) -> Float[Array, "batch dim"]:
     """CLIP's image embedding, L2-normalised."""
     return l2_normalise(model.apply({"params": params}, jnp.asarray(images))[0])
@@ -178,26 +206,37 @@ def encode_image(
 
 @functools.partial(jax.jit, static_argnums=0)
 def encode_token_ids(
-    model: ClipText, params: dict[str, Any], ids: Int[Array, "batch length"], lengths: Int[Array, "batch"]
+    model: ClipText,
+    params: dict[str, Any],
+    ids: Int[Array, "batch length"],
+    lengths: Int[Array, "batch"],
 ) -> Float[Array, "batch dim"]:
     """CLIP's text embedding, L2-normalised."""
     return l2_normalise(model.apply({"params": params}, ids, lengths))
 
 
 def encode_texts(
-    model: ClipText, params: dict[str, Any], tokenizer: Any, texts: Sequence[str], batch_size: int = 256
+    model: ClipText,
+    params: dict[str, Any],
+    tokenizer: Any,
+    texts: Sequence[str],
+    batch_size: int = 256,
 ) -> Float[np.ndarray, "text dim"]:
-    """CLIP's text embeddings, L2-normalised; texts are padded to a few bucket lengths, not to the full context."""
+    """CLIP's text embeddings, L2-normalised; texts are padded to a few bucket lengths, not to the
+    full context.
+    """
     token_ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
     encode = functools.partial(encode_token_ids, model, params)
     return encode_in_buckets(token_ids, encode, batch_size, "Encoding texts")
 
 
 def load_text_tokenizer(path: str | pathlib.Path, context_length: int) -> Any:
-    """Reads CLIP's byte-pair tokenizer from a directory with tokenizer.json, or vocab.json and merges.txt.
+    """Reads CLIP's byte-pair tokenizer from a directory with tokenizer.json, or vocab.json and
+    merges.txt.
 
     Returns:
-      A `tokenizers.Tokenizer` that adds start and end of text, truncates to `context_length` and does not pad.
+      A `tokenizers.Tokenizer` that adds start and end of text, truncates to `context_length` and
+      does not pad.
 
     Raises:
       CheckpointError: neither is there.
@@ -215,7 +254,9 @@ def load_text_tokenizer(path: str | pathlib.Path, context_length: int) -> Any:
         merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
         tokenizer = transformers.CLIPTokenizer(vocab=vocab, merges=merges).backend_tokenizer
     else:
-        raise CheckpointError(f"{path} has no tokenizer.json, nor vocab.json and merges.txt, for CLIP's texts")
+        raise CheckpointError(
+            f"{path} has no tokenizer.json, nor vocab.json and merges.txt, for CLIP's texts"
+        )
     tokenizer.no_padding()
     tokenizer.enable_truncation(context_length)
     return tokenizer
@@ -230,10 +271,11 @@ def load_clip(
     """Reads a CLIP into a tower of kind "clip".
 
     Args:
-      path: a Hugging Face directory (config.json, safetensors), or a checkpoint file in OpenAI's own layout (`.pt`,
-        also OpenCLIP's).
+      path: a Hugging Face directory (config.json, safetensors), or a checkpoint file in OpenAI's
+        own layout (`.pt`, also OpenCLIP's).
       tokenizer_path: directory of the tokenizer; by default the checkpoint's.
-      activation: overrides what config.json says; OpenAI's layout does not say, and "quick_gelu" is assumed there.
+      activation: overrides what config.json says; OpenAI's layout does not say, and "quick_gelu" is
+        assumed there.
       matmul_dtype: type that matrix products round their operands to.
 
     Raises:
@@ -243,7 +285,9 @@ def load_clip(
 
     path = pathlib.Path(path)
     image_config, image_params, text_config, text_params = read_clip(path, activation)
-    folder = pathlib.Path(tokenizer_path) if tokenizer_path else (path if path.is_dir() else path.parent)
+    folder = (
+        pathlib.Path(tokenizer_path) if tokenizer_path else (path if path.is_dir() else path.parent)
+    )
     tokenizer = load_text_tokenizer(folder, text_config.context_length)
     return ImageTextTower(
         name=path.stem if path.is_file() else path.name,
@@ -254,6 +298,9 @@ def load_clip(
         preprocess=functools.partial(clip_preprocess, size=image_config.image_size),
         encode_image=functools.partial(encode_image, ClipImage(image_config, matmul_dtype)),
         encode_texts=functools.partial(
-            encode_texts, ClipText(text_config, matmul_dtype), jax.device_put(text_params), tokenizer
+            encode_texts,
+            ClipText(text_config, matmul_dtype),
+            jax.device_put(text_params),
+            tokenizer,
         ),
     )

@@ -1,6 +1,8 @@
-"""CLIP checkpoints, in OpenAI's and in Hugging Face's layout, as this package's configs and parameters.
+"""CLIP checkpoints, in OpenAI's and in Hugging Face's layout, as this package's configs and
+parameters.
 
-Sizes come from the tensors' shapes; only heads, activation and epsilon, which shapes do not show, are looked up.
+Sizes come from the tensors' shapes; only heads, activation and epsilon, which shapes do not show,
+are looked up.
 """
 
 import json
@@ -51,8 +53,8 @@ def read_clip(
     path: str | pathlib.Path, activation: Activation | None = None
 ) -> tuple[ClipImageConfig, dict[str, Any], ClipTextConfig, dict[str, Any]]:
     """Reads both sides of a CLIP; arguments and errors as in `clip.load_clip`."""
-    from v2l_jax.weights.safetensors_files import read_safetensors
-    from v2l_jax.weights.torch_files import read_torch
+    from v2l_jax.formats.safetensors_files import read_safetensors
+    from v2l_jax.formats.torch_files import read_torch
 
     path = pathlib.Path(path)
     settings = {"vision": {}, "text": {}}
@@ -60,22 +62,32 @@ def read_clip(
         settings = read_settings(path)
         tensors = from_hugging_face(read_safetensors(path))
     else:
-        tensors = flatten(read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path))
+        tensors = flatten(
+            read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+        )
     if activation is not None:
         settings = {side: values | {"hidden_act": activation} for side, values in settings.items()}
     try:
-        visual = {name.removeprefix("visual."): x for name, x in tensors.items() if name.startswith("visual.")}
+        visual = {
+            name.removeprefix("visual."): x
+            for name, x in tensors.items()
+            if name.startswith("visual.")
+        }
         image = image_side(visual, settings["vision"])
         text = text_side(tensors, settings["text"])
     except KeyError as error:
-        raise CheckpointError(f"{path} is not a CLIP with a ViT image tower: it has no tensor {error}") from error
+        raise CheckpointError(
+            f"{path} is not a CLIP with a ViT image tower: it has no tensor {error}"
+        ) from error
     return *image, *text
 
 
 def read_settings(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     """Reads heads, activation and epsilon of both sides from a Hugging Face config.json."""
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder} has no config.json: give the directory of a Hugging Face CLIP model")
+        raise CheckpointError(
+            f"{folder} has no config.json: give the directory of a Hugging Face CLIP model"
+        )
     config = json.loads((folder / "config.json").read_text())
     if config.get("model_type") != "clip":
         raise CheckpointError(f"{folder} holds a {config.get('model_type')!r} model, not a 'clip'")
@@ -103,7 +115,9 @@ def from_hugging_face(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """Finds the arrays of a checkpoint file, by dotted names, under whatever keys training scripts put around them."""
+    """Finds the arrays of a checkpoint file, by dotted names, under whatever keys training scripts
+    put around them.
+    """
     if isinstance(tree, Mapping) and isinstance(tree.get("state_dict"), Mapping):
         tree = tree["state_dict"]
     arrays = {}
@@ -125,8 +139,10 @@ def image_side(
     """Builds `ClipImage`'s config and parameters from a ViT in OpenAI's layout.
 
     Args:
-      tensors: arrays by name without "visual." in front: "conv1.weight", "transformer.resblocks.0.ln_1.weight", ….
-      settings: `hidden_act`, `num_attention_heads` and `layer_norm_eps` where they differ from OpenAI's.
+      tensors: arrays by name without "visual." in front: "conv1.weight",
+        "transformer.resblocks.0.ln_1.weight", ….
+      settings: `hidden_act`, `num_attention_heads` and `layer_norm_eps` where they differ from
+        OpenAI's.
 
     Raises:
       KeyError: a tensor is missing.
@@ -155,7 +171,9 @@ def image_side(
 def text_side(
     tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any] | None = None
 ) -> tuple[ClipTextConfig, dict[str, Any]]:
-    """Builds `ClipText`'s config and parameters from tensors in OpenAI's layout; arguments as in `image_side`."""
+    """Builds `ClipText`'s config and parameters from tensors in OpenAI's layout; arguments as in
+    `image_side`.
+    """
     transformer, blocks = transformer_side(tensors, settings or {})
     config = ClipTextConfig(
         transformer=transformer,
@@ -176,13 +194,19 @@ def text_side(
 def transformer_side(
     tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
 ) -> tuple[TransformerConfig, dict[str, Any]]:
-    """Builds the config of "transformer.resblocks.*" and its parameters, stacked on a leading layer axis."""
+    """Builds the config of "transformer.resblocks.*" and its parameters, stacked on a leading layer
+    axis.
+    """
     prefix = "transformer.resblocks."
-    layers = 1 + max((int(n[len(prefix) :].split(".")[0]) for n in tensors if n.startswith(prefix)), default=0)
+    layers = 1 + max(
+        (int(n[len(prefix) :].split(".")[0]) for n in tensors if n.startswith(prefix)), default=0
+    )
     mlp_width, width = tensors[f"{prefix}0.mlp.c_fc.weight"].shape
     activation = settings.get("hidden_act", "quick_gelu")
     if activation not in ("quick_gelu", "gelu"):
-        raise CheckpointError(f"CLIP with activation {activation!r} is not supported (quick_gelu and gelu are)")
+        raise CheckpointError(
+            f"CLIP with activation {activation!r} is not supported (quick_gelu and gelu are)"
+        )
     config = TransformerConfig(
         width=width,
         layers=layers,
@@ -195,7 +219,9 @@ def transformer_side(
         {
             "attention": {
                 "qkv": _dense(tensors, f"{block}attn.in_proj_weight", f"{block}attn.in_proj_bias"),
-                "out": _dense(tensors, f"{block}attn.out_proj.weight", f"{block}attn.out_proj.bias"),
+                "out": _dense(
+                    tensors, f"{block}attn.out_proj.weight", f"{block}attn.out_proj.bias"
+                ),
             },
             "norm_1": _norm(tensors, f"{block}ln_1"),
             "norm_2": _norm(tensors, f"{block}ln_2"),

@@ -1,7 +1,9 @@
-"""ConSE: an image–text tower from any classifier and any sentence encoder (Norouzi et al. 2013, arXiv 1312.5650).
+"""ConSE: an image–text tower from any classifier and any sentence encoder (Norouzi et al. 2013,
+arXiv 1312.5650).
 
-An image is the mean of its most probable classes' name vectors, weighted by probability. No image was ever shown
-to the text side, which makes the tower zero-shot by composition: it is not CLIP, and reports must not call it so.
+An image is the mean of its most probable classes' name vectors, weighted by probability. No image
+was ever shown to the text side, which makes the tower zero-shot by composition: it is not CLIP, and
+reports must not call it so.
 """
 
 import functools
@@ -22,7 +24,9 @@ from v2l_jax.towers.bert import load_sentence_encoder
 from v2l_jax.towers.image_text import ImageTextTower
 
 
-def read_class_lemmas(synsets_path: str | pathlib.Path, lemmas_path: str | pathlib.Path) -> list[list[str]]:
+def read_class_lemmas(
+    synsets_path: str | pathlib.Path, lemmas_path: str | pathlib.Path
+) -> list[list[str]]:
     """Reads the names of every class, in the classifier's order.
 
     Args:
@@ -32,11 +36,15 @@ def read_class_lemmas(synsets_path: str | pathlib.Path, lemmas_path: str | pathl
     Raises:
       DataError: a class has no name.
     """
-    lemmas = dict(line.split("\t", 1) for line in pathlib.Path(lemmas_path).read_text().splitlines() if line)
+    lemmas = dict(
+        line.split("\t", 1) for line in pathlib.Path(lemmas_path).read_text().splitlines() if line
+    )
     synsets = pathlib.Path(synsets_path).read_text().split()
     nameless = [synset for synset in synsets if synset not in lemmas]
     if nameless:
-        raise DataError(f"{lemmas_path} has no name for {len(nameless)} classes of {synsets_path}, first {nameless[0]}")
+        raise DataError(
+            f"{lemmas_path} has no name for {len(nameless)} classes of {synsets_path}, first {nameless[0]}"
+        )
     return [[lemma.strip() for lemma in lemmas[synset].split(", ")] for synset in synsets]
 
 
@@ -46,7 +54,9 @@ def embed_classes(
     template: str,
     lemmas: Literal["first", "mean"],
 ) -> Float[np.ndarray, "class dim"]:
-    """Encodes class names: the first name of each class, or the mean over its names; rows are unit vectors."""
+    """Encodes class names: the first name of each class, or the mean over its names; rows are unit
+    vectors.
+    """
     names = [group[:1] if lemmas == "first" else group for group in class_lemmas]
     vectors = encode_texts([template.format(name) for group in names for name in group])
     ends = np.cumsum([len(group) for group in names])
@@ -60,7 +70,8 @@ def conse_embedding(
     num_top_classes: int,
     temperature: float,
 ) -> Float[Array, "batch dim"]:
-    """Norouzi et al. 2013, equation 3: Σ p(class) · vector(class) over the most probable classes, L2-normalised.
+    """Norouzi et al. 2013, equation 3: Σ p(class) · vector(class) over the most probable classes,
+    L2-normalised.
 
     The paper divides by Σ p, which the normalisation makes irrelevant.
 
@@ -113,7 +124,9 @@ def load_conse(
     Raises:
       CheckpointError: the classifier does not have as many outputs as there are class names.
     """
-    classifier, classifier_params, image_size = efficientnet.load_efficientnet(classifier_path, matmul_dtype)
+    classifier, classifier_params, image_size = efficientnet.load_efficientnet(
+        classifier_path, matmul_dtype
+    )
     encoder = load_sentence_encoder(sentence_encoder_path, matmul_dtype)
     class_lemmas = read_class_lemmas(synsets_path, lemmas_path)
     if len(class_lemmas) != classifier.num_classes:

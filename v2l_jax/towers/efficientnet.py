@@ -1,7 +1,9 @@
-"""EfficientNet-Lite0 to Lite4, ImageNet classifiers (Tan & Le 2019, and the Lite variants of the TPU repository).
+"""EfficientNet-Lite0 to Lite4, ImageNet classifiers (Tan & Le 2019, and the Lite variants of the
+TPU repository).
 
-Lite differs from EfficientNet-B: ReLU6 in place of swish, no squeeze-and-excitation, stem and head not scaled.
-Batch norm is folded into the convolutions when a checkpoint is loaded, so the network here has none.
+Lite differs from EfficientNet-B: ReLU6 in place of swish, no squeeze-and-excitation, stem and head
+not scaled. Batch norm is folded into the convolutions when a checkpoint is loaded, so the network
+here has none.
 """
 
 import math
@@ -16,8 +18,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from v2l_jax.errors import CheckpointError
-from v2l_jax.towers.matmul import dot_general_in
-from v2l_jax.weights.torch_files import read_torch
+from v2l_jax.formats.torch_files import read_torch
+from v2l_jax.ops.matmul import dot_general_in
 
 # name: (width multiplier, depth multiplier, image size in pixels)
 VARIANTS = {
@@ -52,7 +54,9 @@ BLOCK_NAMES = {
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """Scales a channel count to the nearest multiple of 8, never losing more than a tenth (EfficientNet code)."""
+    """Scales a channel count to the nearest multiple of 8, never losing more than a tenth
+    (EfficientNet code).
+    """
     scaled = max(8, int(channels * width + 4) // 8 * 8)
     return scaled + 8 if scaled < 0.9 * channels * width else scaled
 
@@ -63,28 +67,36 @@ def block_table(width: float, depth: float) -> tuple[tuple[int, int, int, int], 
     for i, (repeats, kernel, stride, expansion, channels) in enumerate(STAGES):
         scaled_repeats = repeats if i in (0, len(STAGES) - 1) else math.ceil(repeats * depth)
         for repeat in range(scaled_repeats):
-            blocks.append((kernel, stride if repeat == 0 else 1, expansion, scale_channels(channels, width)))
+            blocks.append(
+                (kernel, stride if repeat == 0 else 1, expansion, scale_channels(channels, width))
+            )
     return tuple(blocks)
 
 
 class DepthwiseConv(nn.Module):
     """Depthwise convolution with TensorFlow's "SAME" padding, a bias and ReLU6, in float32.
 
-    It is written as a sum of shifted products, which XLA fuses into one loop: on CPU five to twenty times
-    faster than its grouped convolution.
+    It is written as a sum of shifted products, which XLA fuses into one loop: on CPU five to twenty
+    times faster than its grouped convolution.
     """
 
     kernel_size: int
     stride: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width channel"]) -> Float[Array, "batch height2 width2 channel"]:
-        """Filters each channel by itself; output sides are the input's divided by the stride, rounded up."""
+    def __call__(
+        self, x: Float[Array, "batch height width channel"]
+    ) -> Float[Array, "batch height2 width2 channel"]:
+        """Filters each channel by itself; output sides are the input's divided by the stride,
+        rounded up.
+        """
         batch, height, width, channels = x.shape
         k, s = self.kernel_size, self.stride
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (k, k, channels))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        (top, bottom), (left, right) = jax.lax.padtype_to_pads((height, width), (k, k), (s, s), "SAME")
+        (top, bottom), (left, right) = jax.lax.padtype_to_pads(
+            (height, width), (k, k), (s, s), "SAME"
+        )
         x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
         last_row, last_column = s * (-(-height // s) - 1) + 1, s * (-(-width // s) - 1) + 1
         y = bias
@@ -96,7 +108,9 @@ class DepthwiseConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Inverted residual block (Sandler et al. 2018): expand, filter depthwise, project, add where shapes allow."""
+    """Inverted residual block (Sandler et al. 2018): expand, filter depthwise, project, add where
+    shapes allow.
+    """
 
     kernel_size: int
     stride: int
@@ -105,12 +119,16 @@ class Block(nn.Module):
     matmul_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width channel"]) -> Float[Array, "batch height2 width2 channel2"]:
+    def __call__(
+        self, x: Float[Array, "batch height width channel"]
+    ) -> Float[Array, "batch height2 width2 channel2"]:
         """Maps features to `channels` channels, sides divided by `stride`."""
         dot = dot_general_in(self.matmul_dtype)
         y = x
         if self.expansion != 1:
-            y = jnp.clip(nn.Dense(self.expansion * x.shape[-1], dot_general=dot, name="expand")(y), 0, 6)
+            y = jnp.clip(
+                nn.Dense(self.expansion * x.shape[-1], dot_general=dot, name="expand")(y), 0, 6
+            )
         y = DepthwiseConv(self.kernel_size, self.stride, name="depthwise")(y)
         y = nn.Dense(self.channels, dot_general=dot, name="project")(y)
         return x + y if self.stride == 1 and x.shape[-1] == self.channels else y
@@ -122,7 +140,8 @@ class EfficientNet(nn.Module):
     Attributes:
       width, depth: multipliers of channels and of repeats, see `VARIANTS`.
       num_classes: logits.
-      matmul_dtype: type that the 1x1 convolutions, nearly all of the arithmetic, round their operands to.
+      matmul_dtype: type that the 1x1 convolutions, nearly all of the arithmetic, round their
+        operands to.
     """
 
     width: float
@@ -135,25 +154,35 @@ class EfficientNet(nn.Module):
         """Classifies images of pixels (x - 127) / 128, x in 0 to 255; returns logits."""
         dot = dot_general_in(self.matmul_dtype)
         x = jnp.clip(nn.Conv(STEM_CHANNELS, (3, 3), 2, padding="SAME", name="stem")(images), 0, 6)
-        for i, (kernel, stride, expansion, channels) in enumerate(block_table(self.width, self.depth)):
+        for i, (kernel, stride, expansion, channels) in enumerate(
+            block_table(self.width, self.depth)
+        ):
             x = Block(kernel, stride, expansion, channels, self.matmul_dtype, name=f"block_{i}")(x)
         x = jnp.clip(nn.Dense(HEAD_CHANNELS, dot_general=dot, name="head")(x), 0, 6)
         return nn.Dense(self.num_classes, dot_general=dot, name="classifier")(x.mean(axis=(1, 2)))
 
 
-def fold_batch_norm(tensors: Mapping[str, np.ndarray], conv: str, norm: str) -> dict[str, np.ndarray]:
+def fold_batch_norm(
+    tensors: Mapping[str, np.ndarray], conv: str, norm: str
+) -> dict[str, np.ndarray]:
     """Merges a bias-free convolution and the batch norm after it into one kernel (HWIO) and bias.
 
-    y = (conv(x) - mean) · scale / sqrt(variance + eps) + shift is linear in x, so both are one convolution.
+    y = (conv(x) - mean) · scale / sqrt(variance + eps) + shift is linear in x, so both are one
+    convolution.
     """
     scale = tensors[f"{norm}.weight"] / np.sqrt(tensors[f"{norm}.running_var"] + BATCH_NORM_EPSILON)
     kernel = tensors[f"{conv}.weight"] * scale[:, None, None, None]
     bias = tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * scale
-    return {"kernel": kernel.transpose(2, 3, 1, 0).astype(np.float32), "bias": bias.astype(np.float32)}
+    return {
+        "kernel": kernel.transpose(2, 3, 1, 0).astype(np.float32),
+        "bias": bias.astype(np.float32),
+    }
 
 
 def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_blocks: int) -> dict[str, dict]:
-    """Turns checkpoint tensors (`_blocks.0._expand_conv.weight`, …; OIHW) into `EfficientNet` parameters."""
+    """Turns checkpoint tensors (`_blocks.0._expand_conv.weight`, …; OIHW) into `EfficientNet`
+    parameters.
+    """
     params = {ours: fold_batch_norm(tensors, *theirs) for ours, theirs in NETWORK_NAMES.items()}
     params["head"]["kernel"] = params["head"]["kernel"][0, 0]
     params["classifier"] = {"kernel": tensors["_fc.weight"].T, "bias": tensors["_fc.bias"]}
@@ -164,7 +193,9 @@ def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_blocks: int) -> di
             if f"{conv}.weight" not in tensors:
                 continue
             layer = fold_batch_norm(tensors, conv, norm)
-            layer["kernel"] = layer["kernel"][:, :, 0] if ours == "depthwise" else layer["kernel"][0, 0]
+            layer["kernel"] = (
+                layer["kernel"][:, :, 0] if ours == "depthwise" else layer["kernel"][0, 0]
+            )
             block[ours] = layer
         params[f"block_{i}"] = block
     return params
@@ -173,7 +204,8 @@ def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_blocks: int) -> di
 def load_efficientnet(
     path: str | pathlib.Path, matmul_dtype: DTypeLike = jnp.float32
 ) -> tuple[EfficientNet, dict[str, dict], int]:
-    """Reads an EfficientNet-Lite checkpoint in the layout of the `efficientnet_lite_pytorch` package.
+    """Reads an EfficientNet-Lite checkpoint in the layout of the `efficientnet_lite_pytorch`
+    package.
 
     Args:
       path: a `.pth` file; which of Lite0 to Lite4 it is follows from its shapes.
@@ -187,7 +219,9 @@ def load_efficientnet(
     """
     tensors = read_torch(path)
     if "_conv_head.weight" not in tensors or "_fc.weight" not in tensors:
-        raise CheckpointError(f"{path} is not an EfficientNet-Lite checkpoint: it has no _conv_head.weight")
+        raise CheckpointError(
+            f"{path} is not an EfficientNet-Lite checkpoint: it has no _conv_head.weight"
+        )
     num_blocks = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("_blocks."))
     head_input = tensors["_conv_head.weight"].shape[1]
     for width, depth, image_size in VARIANTS.values():
@@ -195,4 +229,6 @@ def load_efficientnet(
         if (len(blocks), blocks[-1][-1]) == (num_blocks, head_input):
             model = EfficientNet(width, depth, tensors["_fc.weight"].shape[0], matmul_dtype)
             return model, convert_checkpoint(tensors, num_blocks), image_size
-    raise CheckpointError(f"{path}: no EfficientNet-Lite has {num_blocks} blocks and {head_input} final channels")
+    raise CheckpointError(
+        f"{path}: no EfficientNet-Lite has {num_blocks} blocks and {head_input} final channels"
+    )

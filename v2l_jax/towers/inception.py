@@ -1,7 +1,9 @@
-"""InceptionV3 (Szegedy et al. 2016) as FID and IS are measured with: TensorFlow's 2015 weights and its old resize.
+"""InceptionV3 (Szegedy et al. 2016) as FID and IS are measured with: TensorFlow's 2015 weights and
+its old resize.
 
-It differs from torchvision's in its average pools, which leave padding out of the mean, in a maximum in the last block where
-the others average, and in its weights. Layer names are torchvision's. Batch norm is folded into the convolutions at loading.
+It differs from torchvision's in its average pools, which leave padding out of the mean, in a
+maximum in the last block where the others average, and in its weights. Layer names are
+torchvision's. Batch norm is folded into the convolutions at loading.
 """
 
 import pathlib
@@ -15,19 +17,34 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from v2l_jax.errors import AssetError
-from v2l_jax.weights.torch_files import read_torch
+from v2l_jax.formats.torch_files import read_torch
 
 IMAGE_SIZE = 299
 FEATURES = 2048
 _BATCH_NORM_EPSILON = 1e-3
 
-# Where FID's TorchScript archives, which kept TensorFlow's names, hold a block's layers: prefixes of numbered chains.
+# Where FID's TorchScript archives, which kept TensorFlow's names, hold a block's layers: prefixes
+# of numbered chains.
 _STEM = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
-_BLOCKS = (*("Mixed_5b", "Mixed_5c", "Mixed_5d"), *(f"Mixed_6{x}" for x in "abcde"), *(f"Mixed_7{x}" for x in "abc"))
+_BLOCKS = (
+    *("Mixed_5b", "Mixed_5c", "Mixed_5d"),
+    *(f"Mixed_6{x}" for x in "abcde"),
+    *(f"Mixed_7{x}" for x in "abc"),
+)
 _TENSORFLOW_NAMES = {
-    "5": {"branch1x1": "conv", "branch5x5": "tower.2", "branch3x3dbl": "tower_1.3", "branch_pool": "tower_2.conv"},
+    "5": {
+        "branch1x1": "conv",
+        "branch5x5": "tower.2",
+        "branch3x3dbl": "tower_1.3",
+        "branch_pool": "tower_2.conv",
+    },
     "6a": {"branch3x3": "conv", "branch3x3dbl": "tower.3"},
-    "6": {"branch1x1": "conv", "branch7x7": "tower.3", "branch7x7dbl": "tower_1.5", "branch_pool": "tower_2.conv"},
+    "6": {
+        "branch1x1": "conv",
+        "branch7x7": "tower.3",
+        "branch7x7dbl": "tower_1.5",
+        "branch_pool": "tower_2.conv",
+    },
     "7a": {"branch3x3": "tower.2", "branch7x7x3": "tower_1.4"},
     "7": {
         "branch1x1": "conv",
@@ -48,8 +65,8 @@ class InceptionOutput(NamedTuple):
 
     Attributes:
       features: pool3, not negative.
-      logits: of TensorFlow's 1,008 classes, without the bias, as IS takes them (Salimans et al. 2016, code); None from weights
-        that end at pool3.
+      logits: of TensorFlow's 1,008 classes, without the bias, as IS takes them (Salimans et al.
+        2016, code); None from weights that end at pool3.
     """
 
     features: Float[Array, "batch 2048"]
@@ -68,17 +85,25 @@ class _Conv(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c2"]:
         precision = jax.lax.Precision.HIGHEST  # A metric must not depend on the accelerator.
         strides = (self.stride, self.stride)
-        return nn.relu(nn.Conv(self.channels, self.kernel, strides, self.padding, precision=precision, name="conv")(x))
+        return nn.relu(
+            nn.Conv(
+                self.channels, self.kernel, strides, self.padding, precision=precision, name="conv"
+            )(x)
+        )
 
 
 class _Block(nn.Module):
     """A block of the network: branches side by side, their channels concatenated."""
 
-    def chain(self, x: Array, name: str, *layers: tuple[int, tuple[int, int]], last_stride: int = 1) -> Array:
+    def chain(
+        self, x: Array, name: str, *layers: tuple[int, tuple[int, int]], last_stride: int = 1
+    ) -> Array:
         """Numbered convolutions in a row; with a stride, the last one is not padded."""
         for i, (channels, kernel) in enumerate(layers, 1):
             stride = last_stride if i == len(layers) else 1
-            x = _Conv(channels, kernel, stride, "SAME" if stride == 1 else "VALID", name=f"{name}_{i}")(x)
+            x = _Conv(
+                channels, kernel, stride, "SAME" if stride == 1 else "VALID", name=f"{name}_{i}"
+            )(x)
         return x
 
 
@@ -90,7 +115,9 @@ class _Block5(_Block):
         a = _Conv(64, name="branch1x1")(x)
         b = self.chain(x, "branch5x5", (48, (1, 1)), (64, (5, 5)))
         c = self.chain(x, "branch3x3dbl", (64, (1, 1)), (96, (3, 3)), (96, (3, 3)))
-        return jnp.concatenate([a, b, c, _Conv(self.pool_channels, name="branch_pool")(_average(x))], axis=-1)
+        return jnp.concatenate(
+            [a, b, c, _Conv(self.pool_channels, name="branch_pool")(_average(x))], axis=-1
+        )
 
 
 class _Block6a(_Block):
@@ -110,7 +137,9 @@ class _Block6(_Block):
         parts = [
             _Conv(192, name="branch1x1")(x),
             self.chain(x, "branch7x7", (c, (1, 1)), (c, row), (192, column)),
-            self.chain(x, "branch7x7dbl", (c, (1, 1)), (c, column), (c, row), (c, column), (192, row)),
+            self.chain(
+                x, "branch7x7dbl", (c, (1, 1)), (c, column), (c, row), (c, column), (192, row)
+            ),
             _Conv(192, name="branch_pool")(_average(x)),
         ]
         return jnp.concatenate(parts, axis=-1)
@@ -120,7 +149,15 @@ class _Block7a(_Block):
     @nn.compact
     def __call__(self, x: Float[Array, "b 17 17 _"]) -> Float[Array, "b 8 8 _"]:
         a = self.chain(x, "branch3x3", (192, (1, 1)), (320, (3, 3)), last_stride=2)
-        b = self.chain(x, "branch7x7x3", (192, (1, 1)), (192, (1, 7)), (192, (7, 1)), (192, (3, 3)), last_stride=2)
+        b = self.chain(
+            x,
+            "branch7x7x3",
+            (192, (1, 1)),
+            (192, (1, 7)),
+            (192, (7, 1)),
+            (192, (3, 3)),
+            last_stride=2,
+        )
         return jnp.concatenate([a, b, _halve(x)], axis=-1)
 
 
@@ -144,21 +181,35 @@ class _Block7(_Block):
 
 
 class InceptionV3(nn.Module):
-    """The network on resized images in [-1, 1); pool3 features, and logits if `num_classes` is not 0."""
+    """The network on resized images in [-1, 1); pool3 features, and logits if `num_classes` is not
+    0.
+    """
 
     num_classes: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch 299 299 3"]) -> InceptionOutput:
-        layers = ((32, 3, 2, "VALID"), (32, 3, 1, "VALID"), (64, 3, 1, "SAME"), (80, 1, 1, "VALID"), (192, 3, 1, "VALID"))
+        layers = (
+            (32, 3, 2, "VALID"),
+            (32, 3, 1, "VALID"),
+            (64, 3, 1, "SAME"),
+            (80, 1, 1, "VALID"),
+            (192, 3, 1, "VALID"),
+        )
         for name, (channels, size, stride, padding) in zip(_STEM, layers):
             x = _Conv(channels, (size, size), stride, padding, name=name)(x)
             if name in ("Conv2d_2b_3x3", "Conv2d_4a_3x3"):
                 x = _halve(x)
         blocks = (
-            *(_Block5(pool_channels, name=name) for name, pool_channels in zip(_BLOCKS[:3], (32, 64, 64))),
+            *(
+                _Block5(pool_channels, name=name)
+                for name, pool_channels in zip(_BLOCKS[:3], (32, 64, 64))
+            ),
             _Block6a(name="Mixed_6a"),
-            *(_Block6(channels, name=name) for name, channels in zip(_BLOCKS[4:8], (128, 160, 160, 192))),
+            *(
+                _Block6(channels, name=name)
+                for name, channels in zip(_BLOCKS[4:8], (128, 160, 160, 192))
+            ),
             _Block7a(name="Mixed_7a"),
             *(_Block7(maximum, name=name) for name, maximum in zip(_BLOCKS[9:], (False, True))),
         )
@@ -167,7 +218,9 @@ class InceptionV3(nn.Module):
         features = x.mean(axis=(1, 2))
         if not self.num_classes:
             return InceptionOutput(features, None)
-        fc = nn.Dense(self.num_classes, use_bias=False, precision=jax.lax.Precision.HIGHEST, name="fc")
+        fc = nn.Dense(
+            self.num_classes, use_bias=False, precision=jax.lax.Precision.HIGHEST, name="fc"
+        )
         return InceptionOutput(features, fc(features))
 
 
@@ -180,7 +233,9 @@ def _halve(x: Array) -> Array:
 
 
 @jax.jit
-def inception(params: Any, images: UInt8[Array | np.ndarray, "batch height width 3"]) -> InceptionOutput:
+def inception(
+    params: Any, images: UInt8[Array | np.ndarray, "batch height width 3"]
+) -> InceptionOutput:
     """Features and logits of images as they are stored: eight bits a channel, RGB, any size.
 
     Args:
@@ -192,10 +247,16 @@ def inception(params: Any, images: UInt8[Array | np.ndarray, "batch height width
     return model.apply({"params": params}, (x - 128) / 128)
 
 
-def resize_bilinear(images: Float[Array, "batch height width 3"], size: int) -> Float[Array, "batch {size} {size} 3"]:
-    """TensorFlow 1's `resize_bilinear`: output pixel i samples at i · side / size (corner-based), without antialiasing."""
+def resize_bilinear(
+    images: Float[Array, "batch height width 3"], size: int
+) -> Float[Array, "batch {size} {size} 3"]:
+    """TensorFlow 1's `resize_bilinear`: output pixel i samples at i · side / size (corner-based),
+    without antialiasing.
+    """
     rows, columns = (_interpolation(side, size) for side in images.shape[1:3])
-    return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, images, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(
+        "ih,jw,bhwc->bijc", rows, columns, images, precision=jax.lax.Precision.HIGHEST
+    )
 
 
 def _interpolation(side: int, size: int) -> Float[np.ndarray, "size side"]:
@@ -211,30 +272,44 @@ def load_inception(path: str | pathlib.Path) -> Any:
     """Reads the weights that FID is measured with.
 
     Args:
-      path: a TorchScript archive with TensorFlow's layer names (the asset inception-v3-fid, which ends at pool3), or the
-        `pt_inception-2015-12-05-….pth` of pytorch-fid and torch-fidelity, which has the classifier that IS needs too.
+      path: a TorchScript archive with TensorFlow's layer names (the asset inception-v3-fid, which
+        ends at pool3), or the `pt_inception-2015-12-05-….pth` of pytorch-fid and torch-fidelity,
+        which has the classifier that IS needs too.
 
     Raises:
       AssetError: the file holds something else.
     """
     tree = read_torch(path)
     try:
-        params = _from_torchvision_names(tree) if "fc.weight" in tree else _from_tensorflow_names(_module(tree, "net.layers"))
+        params = (
+            _from_torchvision_names(tree)
+            if "fc.weight" in tree
+            else _from_tensorflow_names(_module(tree, "net.layers"))
+        )
     except (KeyError, TypeError) as error:
         raise AssetError(f"{path} is not FID's InceptionV3: {error} is missing") from error
     image = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
-    expected = jax.eval_shape(InceptionV3(1008 if "fc" in params else 0).init, jax.random.key(0), image)["params"]
+    expected = jax.eval_shape(
+        InceptionV3(1008 if "fc" in params else 0).init, jax.random.key(0), image
+    )["params"]
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
-        raise AssetError(f"{path}: array shapes are not those of FID's InceptionV3; torchvision's own weights do not fit it")
+        raise AssetError(
+            f"{path}: array shapes are not those of FID's InceptionV3; torchvision's own weights do not fit it"
+        )
     return params
 
 
 def _from_torchvision_names(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     params: dict[str, Any] = {"fc": {"kernel": np.ascontiguousarray(tensors["fc.weight"].T)}}
-    for name in (name.removesuffix(".conv.weight") for name in tensors if name.endswith(".conv.weight")):
+    for name in (
+        name.removesuffix(".conv.weight") for name in tensors if name.endswith(".conv.weight")
+    ):
         if name.startswith("AuxLogits"):
             continue
-        norm = [tensors[f"{name}.bn.{part}"] for part in ("weight", "bias", "running_mean", "running_var")]
+        norm = [
+            tensors[f"{name}.bn.{part}"]
+            for part in ("weight", "bias", "running_mean", "running_var")
+        ]
         _put(params, name, _fold(tensors[f"{name}.conv.weight"], *norm))
     return params
 
@@ -252,7 +327,11 @@ def _from_tensorflow_names(layers: Mapping[str, Any]) -> dict[str, Any]:
                 _put(params, f"{block}.{ours}", _fold_module(_module(module, theirs)))
                 continue
             for j in range(int(length)):
-                _put(params, f"{block}.{ours}_{j + 1}", _fold_module(module[chain][_numbered("conv", j)]))
+                _put(
+                    params,
+                    f"{block}.{ours}_{j + 1}",
+                    _fold_module(module[chain][_numbered("conv", j)]),
+                )
     return params
 
 

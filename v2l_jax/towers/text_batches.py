@@ -19,13 +19,13 @@ def encode_in_buckets(
 ) -> Float[np.ndarray, "text dim"]:
     """Encodes every token sequence, shortest first, padded to the next bucket length.
 
-    The cost is close to that of the real tokens, and `encode` meets at most one shape per bucket and
-    power-of-two batch.
+    The cost is close to that of the real tokens, and `encode` meets at most one shape per bucket
+    and power-of-two batch.
 
     Args:
       token_ids: one non-empty sequence a text, at most `BUCKETS[-1]` long.
-      encode: jitted `(ids[batch, length] int32, lengths[batch] int32) -> features[batch, dim]`; ids are padded
-        with zeros after `lengths`, and must not be looked at there.
+      encode: jitted `(ids[batch, length] int32, lengths[batch] int32) -> features[batch, dim]`; ids
+        are padded with zeros after `lengths`, and must not be looked at there.
       batch_size: most texts a call.
       description: what the progress bar says.
 
@@ -43,7 +43,9 @@ def encode_in_buckets(
         for start in range(0, len(rows), batch_size)
     ]
     features = None
-    for rows, length in progress_bar(batches, description, "batch") if len(batches) > 8 else batches:
+    for rows, length in (
+        progress_bar(batches, description, "batch") if len(batches) > 8 else batches
+    ):
         size = min(batch_size, 1 << (len(rows) - 1).bit_length())
         ids = np.zeros((size, length), dtype=np.int32)
         for i, row in enumerate(rows):

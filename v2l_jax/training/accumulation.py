@@ -1,4 +1,6 @@
-"""A batch in parts: gradients summed over micro-batches, for batches whose activations do not fit on the devices at once."""
+"""A batch in parts: gradients summed over micro-batches, for batches whose activations do not fit
+on the devices at once.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +11,15 @@ from jaxtyping import PyTree
 
 
 def accumulate(
-    function: Callable[[Any, PyTree], tuple[Any, PyTree, PyTree]], carry: Any, batch: PyTree, parts: int
+    function: Callable[[Any, PyTree], tuple[Any, PyTree, PyTree]],
+    carry: Any,
+    batch: PyTree,
+    parts: int,
 ) -> tuple[Any, PyTree, PyTree]:
     """Calls `function` on one part of a batch after the other.
 
-    Part i holds the rows i, i + parts, i + 2·parts …: where the batch is split over devices, so is each part, evenly.
+    Part i holds the rows i, i + parts, i + 2·parts …: where the batch is split over devices, so is
+    each part, evenly.
 
     Args:
       function: `(carry, part) -> (carry, to_average, rows)`.
@@ -22,7 +28,8 @@ def accumulate(
       parts: 1 calls `function` on the batch itself.
 
     Returns:
-      The last carry; the means of `to_average` over the parts; `rows` [b, …] in the order of the batch.
+      The last carry; the means of `to_average` over the parts; `rows` [b, …] in the order of the
+      batch.
     """
     if parts == 1:
         return function(carry, batch)

@@ -1,4 +1,6 @@
-"""Checkpoints of a whole training run: state, data position and what the loop had not logged yet (orbax underneath)."""
+"""Checkpoints of a whole training run: state, data position and what the loop had not logged yet
+(orbax underneath).
+"""
 
 import base64
 import dataclasses
@@ -21,7 +23,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
 from v2l_jax.errors import CheckpointError, ConfigError
-from v2l_jax.parallel.processes import first_says, is_first, wait_for_all
+from v2l_jax.parallel.processes import barrier, broadcast, is_primary
 from v2l_jax.parallel.sharding import leaf_name
 from v2l_jax.training.checksums import CorruptFolderError, verify_checksums, write_checksums
 from v2l_jax.training.retention import KeepLastAndBest
@@ -35,8 +37,10 @@ class Checkpoint:
       step: training steps done.
       state: the training state, on the shardings asked for.
       data_position: what the loader's `get_state` returned after the batch of `step`.
-      metrics: evaluation metrics at `step`; empty where none ran. The best checkpoint is chosen by them.
-      unlogged: training metrics of the steps since the last row of the metric log, name to one value a step.
+      metrics: evaluation metrics at `step`; empty where none ran. The best checkpoint is chosen by
+        them.
+      unlogged: training metrics of the steps since the last row of the metric log, name to one
+        value a step.
     """
 
     step: int
@@ -47,10 +51,12 @@ class Checkpoint:
 
 
 class Checkpointer:
-    """Saves in the background, keeps the last few and the best, and restores the newest that is whole.
+    """Saves in the background, keeps the last few and the best, and restores the newest that is
+    whole.
 
-    A checkpoint appears under its final name only when complete, with the checksum of every file inside, so a kill while
-    saving leaves the one before. Use it as a context manager, or call `close`.
+    A checkpoint appears under its final name only when complete, with the checksum of every file
+    inside, so a kill while saving leaves the one before. Use it as a context manager, or call
+    `close`.
 
     Args:
       directory: where `<step>/` folders go; made if missing.
@@ -60,7 +66,8 @@ class Checkpointer:
       best_metric: name of an evaluation metric; None keeps no best.
       higher_is_better: whether a larger value of `best_metric` is better.
       config_digest: identifies the config; restoring under another one is logged as a warning.
-      every_process: of several processes all call this one's methods, together; False: this process alone does.
+      every_process: of several processes all call this one's methods, together; False: this process
+        alone does.
 
     Raises:
       CheckpointError: the directory cannot be written.
@@ -80,7 +87,9 @@ class Checkpointer:
         every_process: bool = True,
     ):
         if keep_last < 1:
-            raise ConfigError(f"keep_last is {keep_last}: at least the newest checkpoint must be kept")
+            raise ConfigError(
+                f"keep_last is {keep_last}: at least the newest checkpoint must be kept"
+            )
         standard_logging.getLogger("absl").addFilter(_drop_orbax_chatter)
         self.directory = pathlib.Path(directory).absolute()
         self._config_digest = config_digest
@@ -90,7 +99,9 @@ class Checkpointer:
         self._retention = KeepLastAndBest(
             keep_last, keep_best if best_metric else 0, best_metric, higher_is_better, keep_every
         )
-        alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()}, "alone")
+        alone = ocp.options.MultiprocessingOptions(
+            jax.process_index(), {jax.process_index()}, "alone"
+        )
         self._manager = ocp.CheckpointManager(
             epath.Path(self.directory),
             options=ocp.CheckpointManagerOptions(
@@ -98,7 +109,9 @@ class Checkpointer:
                 cleanup_tmp_directories=True,
                 lightweight_initialize=True,
                 preservation_policy=self._retention,
-                multiprocessing_options=ocp.options.MultiprocessingOptions() if every_process else alone,
+                multiprocessing_options=ocp.options.MultiprocessingOptions()
+                if every_process
+                else alone,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
             ),
         )
@@ -129,7 +142,8 @@ class Checkpointer:
         metrics: Mapping[str, float] | None = None,
         unlogged: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        """Copies the state off the devices and writes it in the background; nothing happens if `step` is already saved.
+        """Copies the state off the devices and writes it in the background; nothing happens if
+        `step` is already saved.
 
         Args:
           step: training steps done.
@@ -139,7 +153,8 @@ class Checkpointer:
           unlogged: see `Checkpoint`.
 
         Raises:
-          CheckpointError: this save, or the one before that was still being written, failed (disk full, for example).
+          CheckpointError: this save, or the one before that was still being written, failed (disk
+            full, for example).
         """
         self.wait()
         if step in self.steps():
@@ -147,7 +162,10 @@ class Checkpointer:
         run = {
             "step": step,
             "metrics": {name: float(value) for name, value in (metrics or {}).items()},
-            "unlogged": {name: [float(value) for value in values] for name, values in (unlogged or {}).items()},
+            "unlogged": {
+                name: [float(value) for value in values]
+                for name, values in (unlogged or {}).items()
+            },
             "config_digest": self._config_digest,
             "data_position": _encode_position(data_position),
             "leaves": _describe(state),
@@ -155,7 +173,9 @@ class Checkpointer:
         self._retention.scores[step] = run["metrics"]
         self._saving = step
         try:
-            args = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+            args = ocp.args.Composite(
+                state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run)
+            )
             self._manager.save(step, args=args, force=True)
         except Exception as error:
             raise self._save_failure(error) from error
@@ -185,12 +205,14 @@ class Checkpointer:
         """Reads a checkpoint.
 
         Args:
-          like: tree of arrays or `jax.ShapeDtypeStruct` with the shapes, types and shardings wanted.
-          step: which one; None: the newest that is whole. Newer ones that are not are renamed `<step>.corrupt`, with a
-            warning.
+          like: tree of arrays or `jax.ShapeDtypeStruct` with the shapes, types and shardings
+            wanted.
+          step: which one; None: the newest that is whole. Newer ones that are not are renamed
+            `<step>.corrupt`, with a warning.
 
         Raises:
-          CheckpointError: there is none, none is whole, or it is of another model (names the first leaf that differs).
+          CheckpointError: there is none, none is whole, or it is of another model (names the first
+            leaf that differs).
         """
         self.wait()
         candidates = self.steps()[::-1] if step is None else [step]
@@ -200,22 +222,30 @@ class Checkpointer:
             except CorruptFolderError as corrupt:
                 reason = f"checkpoint {self.directory / str(candidate)} is corrupt: {corrupt}"
                 if step is not None:
-                    raise CheckpointError(f"{reason}; restore another of the steps {self.steps()}") from corrupt
+                    raise CheckpointError(
+                        f"{reason}; restore another of the steps {self.steps()}"
+                    ) from corrupt
                 logging.warning("%s; falling back to the one before", reason)
                 self._set_aside(candidate)
         if candidates:
             raise CheckpointError(
                 f"no checkpoint in {self.directory} can be read; delete that folder to start training over"
             )
-        raise CheckpointError(f"no checkpoint in {self.directory}; train first, or name another folder")
+        raise CheckpointError(
+            f"no checkpoint in {self.directory}; train first, or name another folder"
+        )
 
     def _restore_step(self, like: PyTree, step: int) -> Checkpoint:
         folder = self.directory / str(step)
         if not folder.is_dir():
-            raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are steps {self.steps()}")
+            raise CheckpointError(
+                f"no checkpoint of step {step} in {self.directory}; there are steps {self.steps()}"
+            )
         self._verify(folder)
         try:
-            run = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+            run = self._manager.restore(
+                step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
+            ).run
             leaves, position = run["leaves"], _decode_position(run["data_position"])
         except Exception as error:
             raise CorruptFolderError(_first_line(error)) from error
@@ -232,27 +262,29 @@ class Checkpointer:
     def _verify(self, folder: pathlib.Path) -> None:
         """Raises CorruptFolderError, on every process alike; one reads the files."""
         reason = ""
-        if is_first() or not self._every_process:
+        if is_primary() or not self._every_process:
             try:
                 verify_checksums(folder)
             except CorruptFolderError as error:
                 reason = str(error) or "unknown reason"
-        corrupt = first_says(bool(reason)) if self._every_process else bool(reason)
+        corrupt = broadcast(bool(reason)) if self._every_process else bool(reason)
         if corrupt:
             raise CorruptFolderError(reason or "see the first process")
 
     def _set_aside(self, step: int) -> None:
-        if is_first():
+        if is_primary():
             target = self.directory / f"{step}.corrupt"
             shutil.rmtree(target, ignore_errors=True)
             (self.directory / str(step)).rename(target)
         if self._every_process:
-            wait_for_all("set aside a corrupt checkpoint")
+            barrier("set aside a corrupt checkpoint")
         self._manager.reload()
 
     def _read_metrics(self, step: int) -> dict[str, float]:
         try:
-            return json.loads((self.directory / str(step) / "run" / "metadata").read_text())["metrics"]
+            return json.loads((self.directory / str(step) / "run" / "metadata").read_text())[
+                "metrics"
+            ]
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
@@ -261,7 +293,7 @@ class Checkpointer:
 
     def _write_checksums(self) -> None:
         """Runs when all items are written and the folder does not have its final name yet."""
-        if not is_first():
+        if not is_primary():
             return
         for draft in self._drafts():
             write_checksums(draft)
@@ -280,7 +312,9 @@ class Checkpointer:
 
 def _drop_orbax_chatter(record: standard_logging.LogRecord) -> bool:
     """Drops orbax's notes, and its tracebacks of errors that reach the user as a CheckpointError."""
-    return "orbax" not in record.pathname or (record.levelno >= standard_logging.ERROR and not record.exc_info)
+    return "orbax" not in record.pathname or (
+        record.levelno >= standard_logging.ERROR and not record.exc_info
+    )
 
 
 def _check_writable(directory: pathlib.Path) -> None:
@@ -309,9 +343,14 @@ def _describe(tree: PyTree) -> dict[str, list]:
     return {leaf_name(path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
 
 
-def _check_same_leaves(folder: pathlib.Path, saved: Mapping[str, list], wanted: Mapping[str, list]) -> None:
+def _check_same_leaves(
+    folder: pathlib.Path, saved: Mapping[str, list], wanted: Mapping[str, list]
+) -> None:
     for name in [*wanted, *saved]:
-        there, here = ("absent" if name not in side else f"{tuple(side[name][0])} {side[name][1]}" for side in (saved, wanted))
+        there, here = (
+            "absent" if name not in side else f"{tuple(side[name][0])} {side[name][1]}"
+            for side in (saved, wanted)
+        )
         if there != here:
             raise CheckpointError(
                 f"checkpoint {folder} is of another model: {name} is {there} there and {here} here; "
@@ -329,10 +368,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The operating system's own words, wherever in the chain or the text of a library's error they are."""
+    """The operating system's own words, wherever in the chain or the text of a library's error they
+    are.
+    """
     while not isinstance(error, OSError) and (error.__cause__ or error.__context__):
         error = error.__cause__ or error.__context__
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    known = [os.strerror(code) for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS)]
+    known = [
+        os.strerror(code)
+        for code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS)
+    ]
     return next((text for text in known if text in str(error)), _first_line(error))

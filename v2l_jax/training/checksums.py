@@ -1,4 +1,5 @@
-"""Checksums of a folder's files: storage that loses or flips bits is noticed before its contents are used.
+"""Checksums of a folder's files: storage that loses or flips bits is noticed before its contents
+are used.
 
 Orbax reads a flipped bit as another number and says nothing.
 """
@@ -20,7 +21,11 @@ def write_checksums(folder: pathlib.Path) -> None:
     Raises:
       OSError: the disk is full, for example.
     """
-    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in folder.glob("*/**/*") if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): _sha256(path)
+        for path in folder.glob("*/**/*")
+        if path.is_file()
+    }
     (folder / FILE_NAME).write_text(json.dumps(files))
 
 

@@ -1,4 +1,6 @@
-"""Metrics on disk: `metrics.jsonl`, a row a line, and TensorBoard events where TensorFlow is installed."""
+"""Metrics on disk: `metrics.jsonl`, a row a line, and TensorBoard events where TensorFlow is
+installed.
+"""
 
 import contextlib
 import importlib.util
@@ -16,10 +18,11 @@ FILE_NAME = "metrics.jsonl"
 
 
 class MetricLog:
-    """Appends rows `{"step": 10, "split": "train", "loss": 0.5, ...}` to `metrics.jsonl` in a run's folder.
+    """Appends rows `{"step": 10, "split": "train", "loss": 0.5, ...}` to `metrics.jsonl` in a run's
+    folder.
 
-    Rows hold no wall-clock time, so that an interrupted run's file equals the uninterrupted one's. Only the first process
-    writes.
+    Rows hold no wall-clock time, so that an interrupted run's file equals the uninterrupted one's.
+    Only the first process writes.
 
     Args:
       workdir: the run's folder, made if missing.
@@ -39,20 +42,28 @@ class MetricLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
-            raise CheckpointError(f"cannot write {self.path}: {error.strerror}; choose another --workdir") from error
+            raise CheckpointError(
+                f"cannot write {self.path}: {error.strerror}; choose another --workdir"
+            ) from error
         if tensorboard:
             self._summaries = _summary_writer(self.path.parent / "tensorboard")
 
     def resume(self, step: int, evaluated: bool) -> None:
-        """Drops the rows after `step`, and a last line that a kill cut short, before training goes on from there.
+        """Drops the rows after `step`, and a last line that a kill cut short, before training goes
+        on from there.
 
         Args:
           step: training steps done.
-          evaluated: whether the evaluation after `step` is done; where not, it will run again and its row is dropped too.
+          evaluated: whether the evaluation after `step` is done; where not, it will run again and
+            its row is dropped too.
         """
         if self._file is None:
             return
-        rows = [row for row in read_metrics(self.path) if row["step"] < step + (evaluated or row["split"] == "train")]
+        rows = [
+            row
+            for row in read_metrics(self.path)
+            if row["step"] < step + (evaluated or row["split"] == "train")
+        ]
         draft = self.path.with_suffix(".partial")
         draft.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         self._file.close()
@@ -77,9 +88,13 @@ class MetricLog:
             self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
             self._file.flush()
         except OSError as error:
-            raise CheckpointError(f"cannot write {self.path}: {error.strerror}; make room and run again") from error
+            raise CheckpointError(
+                f"cannot write {self.path}: {error.strerror}; make room and run again"
+            ) from error
         if self._summaries is not None:
-            self._summaries.write_scalars(step, {f"{split}/{name}": value for name, value in values.items()})
+            self._summaries.write_scalars(
+                step, {f"{split}/{name}": value for name, value in values.items()}
+            )
 
     def close(self) -> None:
         """Closes the files."""
@@ -104,9 +119,13 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 
 
 def _summary_writer(folder: pathlib.Path):
-    """A clu SummaryWriter, or None with one log line where TensorFlow, which clu writes through, is missing."""
+    """A clu SummaryWriter, or None with one log line where TensorFlow, which clu writes through, is
+    missing.
+    """
     if importlib.util.find_spec("tensorflow") is None:
-        logging.info("No TensorBoard events: TensorFlow is not installed (pip install 'v2l_jax[tensorboard]').")
+        logging.info(
+            "No TensorBoard events: TensorFlow is not installed (pip install 'v2l_jax[tensorboard]')."
+        )
         return None
     from clu import metric_writers
 

@@ -1,4 +1,6 @@
-"""Adam or its large-batch kin, the learning-rate schedule, and which parameters move (Zhu et al. 2024, section 4.1)."""
+"""Adam or its large-batch kin, the learning-rate schedule, and which parameters move (Zhu et al.
+2024, section 4.1).
+"""
 
 import re
 from collections.abc import Callable
@@ -19,12 +21,15 @@ def scaled_rate(learning_rate: float, scaling: str, batch_size: int, base_batch_
 
     Args:
       learning_rate: what suits `base_batch_size`.
-      scaling: "none"; "linear" in the batch size (Goyal et al. 2017, for SGD); "sqrt" of it (Krizhevsky 2014; Malladi et al.
-        2022, for Adam).
+      scaling: "none"; "linear" in the batch size (Goyal et al. 2017, for SGD); "sqrt" of it
+        (Krizhevsky 2014; Malladi et al. 2022, for Adam).
       batch_size: images a step, over all devices.
       base_batch_size: images a step that `learning_rate` is meant for.
     """
-    return learning_rate * (batch_size / base_batch_size) ** {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[scaling]
+    return (
+        learning_rate
+        * (batch_size / base_batch_size) ** {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[scaling]
+    )
 
 
 def warmup_cosine(learning_rate: float, warmup_steps: int, total_steps: int) -> Schedule:
@@ -58,19 +63,22 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """An optimizer whose rate follows the training step, not the number of its own updates.
 
-    The discriminator starts late; both optimizers must still be at the same point of the schedule. `update` therefore
-    takes the training step as a keyword argument: `tx.update(grads, opt_state, params, step=state.step)`.
+    The discriminator starts late; both optimizers must still be at the same point of the schedule.
+    `update` therefore takes the training step as a keyword argument: `tx.update(grads, opt_state,
+    params, step=state.step)`.
 
     Args:
       schedule: step to learning rate.
-      kind: "adam"; "lamb", Adam with each layer's update as long as its weights (You et al. 2020); "lars", momentum 0.9 on
-        gradients 0.001 as long as the layer's weights (You et al. 2017). Neither decays weights.
+      kind: "adam"; "lamb", Adam with each layer's update as long as its weights (You et al. 2020);
+        "lars", momentum 0.9 on gradients 0.001 as long as the layer's weights (You et al. 2017).
+        Neither decays weights.
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to the root of the second moment.
-      trainable: regular expression on "/"-joined parameter paths; parameters that it does not match stay as they are
-        and get no moments.
-      late: regular expression on the same paths; parameters that it matches do not move before `late_start`.
+      trainable: regular expression on "/"-joined parameter paths; parameters that it does not match
+        stay as they are and get no moments.
+      late: regular expression on the same paths; parameters that it matches do not move before
+        `late_start`.
       late_start: a training step; 0 lets everything move from the start.
       late_scale: factor on the rate of the late parameters.
     """
@@ -79,7 +87,11 @@ def make_optimizer(
     chains = {
         "adam": (adam, descend),
         "lamb": (adam, optax.scale_by_trust_ratio(), descend),
-        "lars": (optax.scale_by_trust_ratio(trust_coefficient=0.001), descend, optax.trace(decay=0.9)),
+        "lars": (
+            optax.scale_by_trust_ratio(trust_coefficient=0.001),
+            descend,
+            optax.trace(decay=0.9),
+        ),
     }
     optimizer = optax.chain(*chains[kind])
     if trainable == ".*":
@@ -90,7 +102,9 @@ def make_optimizer(
 
 
 def label_parameters(params: Any, trainable: str) -> Any:
-    """Says "train" or "freeze" for each parameter, by whether `trainable` matches within its "/"-joined path."""
+    """Says "train" or "freeze" for each parameter, by whether `trainable` matches within its
+    "/"-joined path.
+    """
 
     def label(path: Any, _: Any) -> str:
         return "train" if re.search(trainable, _name(path)) else "freeze"
@@ -105,7 +119,9 @@ def _name(path: Any) -> str:
 def _descend_by(
     schedule: Schedule, late: str, late_start: int, late_scale: float
 ) -> optax.GradientTransformationExtraArgs:
-    def update(updates: Any, state: Any, params: Any = None, *, step: jax.Array, **unused: Any) -> tuple[Any, Any]:
+    def update(
+        updates: Any, state: Any, params: Any = None, *, step: jax.Array, **unused: Any
+    ) -> tuple[Any, Any]:
         del params, unused
         rate = schedule(step)
         late_rate = jnp.where(jnp.asarray(step) < late_start, 0.0, late_scale * rate)

@@ -1,4 +1,6 @@
-"""Whether the devices wait for data: what a step could take, beside what the input pipeline gives, measured while both run."""
+"""Whether the devices wait for data: what a step could take, beside what the input pipeline gives,
+measured while both run.
+"""
 
 import contextlib
 import queue
@@ -17,9 +19,9 @@ _FEWEST_STEPS = 10
 class Pace:
     """A context that measures, over a training loop whose host runs ahead of the devices.
 
-    A thread sees each step end. From that to the next batch's arrival, as far as the host was waiting for that batch, the devices
-    starved; from then, or from the batch's arrival if that was later, to the end of the next step they worked. The first step,
-    which compiles, does not count.
+    A thread sees each step end. From that to the next batch's arrival, as far as the host was
+    waiting for that batch, the devices starved; from then, or from the batch's arrival if that was
+    later, to the end of the next step they worked. The first step, which compiles, does not count.
 
     Attributes:
       images: in the steps that ended.
@@ -52,14 +54,23 @@ class Pace:
         self._fetch = (start, time.perf_counter())
 
     def started(self, images: int, result: Any) -> None:
-        """Says that the step on the batch fetched last was started: how many images it has, over all processes, and what it returns."""
+        """Says that the step on the batch fetched last was started: how many images it has, over
+        all processes, and what it returns.
+        """
         self._started.put((*self._fetch, images, result))
 
     def check(self) -> None:
         """Warns, once, where the input pipeline is the bottleneck."""
-        if not self._warned and self._steps >= _FEWEST_STEPS and self.starved > _STARVING * (self.busy + self.starved):
+        if (
+            not self._warned
+            and self._steps >= _FEWEST_STEPS
+            and self.starved > _STARVING * (self.busy + self.starved)
+        ):
             self._warned = True
-            logging.warning("the input pipeline is the bottleneck: %s; raise config.train.loader_workers, or read from faster storage", self)
+            logging.warning(
+                "the input pipeline is the bottleneck: %s; raise config.train.loader_workers, or read from faster storage",
+                self,
+            )
 
     def __str__(self) -> str:
         busy, starved = max(self.busy, 1e-9), self.starved

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from absl import logging
 
-from v2l_jax.parallel.processes import is_first
+from v2l_jax.parallel.processes import is_primary
 
 
 class StepProfiler:
-    """A context in which some steps are traced: what the devices and this host did. The first process alone writes.
+    """A context in which some steps are traced: what the devices and this host did. The first
+    process alone writes.
 
     Args:
-      steps: the first and the last step that are traced, from 1; empty traces none. The first step of a process compiles.
+      steps: the first and the last step that are traced, from 1; empty traces none. The first step
+        of a process compiles.
       folder: gets plugins/profile/<time>/<host>.xplane.pb.
     """
 
@@ -29,12 +31,19 @@ class StepProfiler:
         if self._tracing:
             self._tracing = False
             jax.profiler.stop_trace()
-            logging.info("traced steps %d to %d: tensorboard --logdir %s", self._first, self._last, self._folder)
+            logging.info(
+                "traced steps %d to %d: tensorboard --logdir %s",
+                self._first,
+                self._last,
+                self._folder,
+            )
 
     @contextlib.contextmanager
     def step(self, number: int, settle: Callable[[], None]) -> Iterator[None]:
-        """Surrounds a step; `settle` waits for all that were started, so that the trace holds these steps alone, and all of them."""
-        if not self._first <= number <= self._last or not is_first():
+        """Surrounds a step; `settle` waits for all that were started, so that the trace holds these
+        steps alone, and all of them.
+        """
+        if not self._first <= number <= self._last or not is_primary():
             yield
             return
         if not self._tracing:

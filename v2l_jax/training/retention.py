@@ -29,7 +29,11 @@ class KeepLastAndBest:
     def ranked(self, steps: Sequence[int]) -> list[int]:
         """The steps that have the metric, best first; of equals, the newer first."""
         scored = [(self.scores.get(step, {}).get(self.metric, math.nan), step) for step in steps]
-        scored = [(value if self.higher_is_better else -value, step) for value, step in scored if not math.isnan(value)]
+        scored = [
+            (value if self.higher_is_better else -value, step)
+            for value, step in scored
+            if not math.isnan(value)
+        ]
         return [step for _, step in sorted(scored, reverse=True)]
 
     def should_preserve(self, checkpoints: Sequence, *, context: Any) -> Sequence[bool]:

@@ -33,8 +33,8 @@ class SpikeGuard:
     """Which gradients are spikes.
 
     Attributes:
-      factor: a norm above so many times the usual one is a spike. A spike enters the running mean as this multiple, so a
-        lasting rise is followed, not refused for ever.
+      factor: a norm above so many times the usual one is a spike. A spike enters the running mean
+        as this multiple, so a lasting rise is followed, not refused for ever.
       start: steps before the first that may be left out.
     """
 
@@ -44,7 +44,9 @@ class SpikeGuard:
     def judge(
         self, state: SpikeState, step: Int[Array, ""], norm: Float[Array, ""]
     ) -> tuple[Bool[Array, ""], SpikeState]:
-        """Whether to leave out this step, and what to remember. A norm that is not finite is no spike: training stops on it."""
+        """Whether to leave out this step, and what to remember. A norm that is not finite is no
+        spike: training stops on it.
+        """
         limit = self.factor * state.usual_norm
         spike = (step >= self.start) & (norm > limit) & jnp.isfinite(norm)
         known = jnp.where(spike, limit, norm)

@@ -14,8 +14,9 @@ from v2l_jax.training.spikes import SpikeState
 class TrainState:
     """Parameters, statistics and optimizer states of the tokenizer and its discriminator.
 
-    Fields are pytrees of arrays; the same structure also carries shardings or abstract shapes, so they are not typed
-    further. Frozen things (word vectors, towers, LPIPS) are not here: they are given to the step beside the state.
+    Fields are pytrees of arrays; the same structure also carries shardings or abstract shapes, so
+    they are not typed further. Frozen things (word vectors, towers, LPIPS) are not here: they are
+    given to the step beside the state.
 
     Attributes:
       step: int32 scalar, number of finished steps.
@@ -27,7 +28,8 @@ class TrainState:
       rng: raw uint32[2] PRNG key (`jax.random.PRNGKey`); fold in `step` before use.
       ema_params: moving average of `params`; None where none is kept.
       spikes: `training.spikes.SpikeState`; None where no step is left out.
-      used_words: bool [local words], those that a token chose since the last revival; None where none is revived.
+      used_words: bool [local words], those that a token chose since the last revival; None where
+        none is revived.
     """
 
     step: Any
@@ -42,7 +44,7 @@ class TrainState:
     used_words: Any = None
 
     @property
-    def best_params(self) -> Any:
+    def eval_params(self) -> Any:
         """The parameters to evaluate and keep: the moving average where there is one."""
         return self.params if self.ema_params is None else self.ema_params
 

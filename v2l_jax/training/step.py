@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from v2l_jax.tokenizer.discriminator import PatchDiscriminator
-from v2l_jax.tokenizer.losses import LossWeights
-from v2l_jax.tokenizer.v2l import V2LTokenizer
+from v2l_jax.tokenizers.projector_upkeep import ProjectorUpkeep
+from v2l_jax.tokenizers.v2l import V2LTokenizer
 from v2l_jax.training.accumulation import accumulate
-from v2l_jax.training.players import Metrics, Players
-from v2l_jax.training.projector_upkeep import ProjectorUpkeep
+from v2l_jax.training.adversarial_loss import AdversarialLoss, Metrics
+from v2l_jax.training.discriminator import PatchDiscriminator
+from v2l_jax.training.losses import LossWeights
 from v2l_jax.training.spikes import SpikeGuard
 from v2l_jax.training.state import TrainState
 
@@ -40,39 +40,52 @@ def make_train_step(
     spike_guard: SpikeGuard | None = None,
     state_sharding: TrainState | None = None,
 ) -> StepFunction:
-    """Returns the compiled step `(state, batch, frozen) -> (state, metrics)`; the given state is donated.
+    """Returns the compiled step `(state, batch, frozen) -> (state, metrics)`; the given state is
+    donated.
 
-    `batch`: {"image": float32 [b, h, w, 3] in [-1, 1], "semantic": float32 [b, d] image embeddings, or the tower's
-    input images [b, s, s, 3]}. `frozen`: {"model": the model's "frozen" collection (local_words [v, d], global_words
-    [g, d], and the tower's parameters where the step runs the tower), "lpips": LPIPS parameters (absent without LPIPS)}.
-    `metrics`: float32 scalars loss, reconstruction_loss, quantizer_loss, perceptual_loss, generator_loss,
-    discriminator_loss, adaptive_weight, gradient_norm, words_used (different local words in the batch), entropy_loss where it
-    has a weight and, with a `spike_guard`, skipped (1 where the step was left out). The three adversarial ones are 0 until the
-    step counter exceeds `weights.disc_start`, the discriminator's `weights.disc_warmup` earlier; until then the game costs nothing.
+    `batch`: {"image": float32 [b, h, w, 3] in [-1, 1], "image_embedding": float32 [b, d] image
+    embeddings, or the tower's input images [b, s, s, 3]}. `frozen`: {"model": the model's "frozen"
+    collection (local_words [v, d], global_words [g, d], and the tower's parameters where the step
+    runs the tower), "lpips": LPIPS parameters (absent without LPIPS)}. `metrics`: float32 scalars
+    loss, reconstruction_loss, quantizer_loss, perceptual_loss, generator_loss, discriminator_loss,
+    adaptive_weight, gradient_norm, words_used (different local words in the batch), entropy_loss
+    where it has a weight and, with a `spike_guard`, skipped (1 where the step was left out). The
+    three adversarial ones are 0 until the step counter exceeds `weights.disc_start`, the
+    discriminator's `weights.disc_warmup` earlier; until then the game costs nothing.
 
     Args:
       model: the tokenizer.
       discriminator: the discriminator.
-      lpips: `(lpips_params, image, reconstruction) -> [b]`, or None to train without a perceptual loss.
+      lpips: `(lpips_params, image, reconstruction) -> [b]`, or None to train without a perceptual
+        loss.
       weights: loss weights and the step at which the GAN starts.
       tx: optimizer of the tokenizer; gets `step` as an extra argument.
       disc_tx: optimizer of the discriminator; gets `step` as an extra argument.
       k: global words an image gets.
-      refresh_reconstruction: whether the discriminator sees the reconstruction by the just-updated tokenizer (one more
-        forward pass, as the published code does) or the one that the tokenizer's own update used.
-      projector_upkeep: when to move the projector to the encoder's features; None never does, as in the published code.
-      perceptual_images: LPIPS is the mean over this many images, the (micro-)batch's first; None takes all, as the paper does.
-      micro_batches: parts of a batch whose gradients are taken one after the other and averaged (`training.accumulation`).
-        Losses are means, so the result is that of the whole batch, but for the adversarial terms and the entropy regulariser:
-        BatchNorm, the adaptive weight and the histogram of words see a part at a time.
-      remat: one of `players.REMAT_POLICIES`; see `Players`.
-      ema_decay: of the moving average in `state.ema_params`, less at the start: (1 + step) / (10 + step) at most.
-      spike_guard: leaves out steps with a sudden gradient; `state.spikes` remembers. None takes every step.
-      state_sharding: a NamedSharding for each leaf of the state (FSDP where it splits parameters: each step gathers them for its
-        computations and scatters the gradients); None leaves all to the compiler.
+      refresh_reconstruction: whether the discriminator sees the reconstruction by the just-updated
+        tokenizer (one more forward pass, as the published code does) or the one that the
+        tokenizer's own update used.
+      projector_upkeep: when to move the projector to the encoder's features; None never does, as in
+        the published code.
+      perceptual_images: LPIPS is the mean over this many images, the (micro-)batch's first; None
+        takes all, as the paper does.
+      micro_batches: parts of a batch whose gradients are taken one after the other and averaged
+        (`training.accumulation`). Losses are means, so the result is that of the whole batch, but
+        for the adversarial terms and the entropy regulariser: BatchNorm, the adaptive weight and
+        the histogram of words see a part at a time.
+      remat: one of `adversarial_loss.REMAT_POLICIES`; see `AdversarialLoss`.
+      ema_decay: of the moving average in `state.ema_params`, less at the start: (1 + step) / (10 +
+        step) at most.
+      spike_guard: leaves out steps with a sudden gradient; `state.spikes` remembers. None takes
+        every step.
+      state_sharding: a NamedSharding for each leaf of the state (FSDP where it splits parameters:
+        each step gathers them for its computations and scatters the gradients); None leaves all to
+        the compiler.
     """
     step = _Step(
-        players=Players(model, discriminator, lpips, weights, perceptual_images, remat),
+        adversarial_loss=AdversarialLoss(
+            model, discriminator, lpips, weights, perceptual_images, remat
+        ),
         tx=optax.with_extra_args_support(tx),
         disc_tx=optax.with_extra_args_support(disc_tx),
         k=k,
@@ -85,7 +98,10 @@ def make_train_step(
     )
     shardings = {}
     if state_sharding is not None:
-        shardings = {"in_shardings": (state_sharding, None, None), "out_shardings": (state_sharding, None)}
+        shardings = {
+            "in_shardings": (state_sharding, None, None),
+            "out_shardings": (state_sharding, None),
+        }
     return jax.jit(step.__call__, donate_argnums=0, **shardings)
 
 
@@ -93,7 +109,7 @@ def make_train_step(
 class _Step:
     """What `make_train_step` compiles; its arguments say what the fields are."""
 
-    players: Players
+    adversarial_loss: AdversarialLoss
     tx: optax.GradientTransformationExtraArgs
     disc_tx: optax.GradientTransformationExtraArgs
     k: int
@@ -104,9 +120,13 @@ class _Step:
     spike_guard: SpikeGuard | None
     state_sharding: TrainState | None
 
-    def __call__(self, state: TrainState, batch: Batch, frozen: dict[str, Any]) -> tuple[TrainState, Metrics]:
-        model, weights = self.players.model, self.players.weights
-        global_ids = model.apply({"frozen": frozen["model"]}, batch["semantic"], self.k, method="global_ids")
+    def __call__(
+        self, state: TrainState, batch: Batch, frozen: dict[str, Any]
+    ) -> tuple[TrainState, Metrics]:
+        model, weights = self.adversarial_loss.model, self.adversarial_loss.weights
+        global_ids = model.apply(
+            {"frozen": frozen["model"]}, batch["image_embedding"], self.k, method="global_ids"
+        )
         batch = {"image": batch["image"], "global_ids": global_ids}
         new, fake, metrics = self._train_tokenizer(state, batch, frozen)
         new, metrics["discriminator_loss"] = jax.lax.cond(
@@ -117,25 +137,39 @@ class _Step:
         )
         if state.ema_params is not None:
             decay = jnp.minimum(self.ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            new = new.replace(ema_params=optax.incremental_update(new.params, state.ema_params, 1.0 - decay))
+            new = new.replace(
+                ema_params=optax.incremental_update(new.params, state.ema_params, 1.0 - decay)
+            )
         if self.spike_guard is not None:
-            skip, spikes = self.spike_guard.judge(state.spikes, state.step, metrics["gradient_norm"])
-            new = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state, new).replace(spikes=spikes)
+            skip, spikes = self.spike_guard.judge(
+                state.spikes, state.step, metrics["gradient_norm"]
+            )
+            new = jax.tree.map(lambda old, new: jnp.where(skip, old, new), state, new).replace(
+                spikes=spikes
+            )
             metrics["skipped"] = skip.astype(jnp.float32)
         return new.replace(step=state.step + 1), metrics
 
-    def _train_tokenizer(self, state: TrainState, batch: Batch, frozen: Any) -> tuple[TrainState, jax.Array, Metrics]:
-        """Returns the state after the tokenizer's update, the reconstructions before it, and metrics."""
-        gathered = state.replace(params=self._whole(state.params), disc_params=self._whole(state.disc_params))
+    def _train_tokenizer(
+        self, state: TrainState, batch: Batch, frozen: Any
+    ) -> tuple[TrainState, jax.Array, Metrics]:
+        """Returns the state after the tokenizer's update, the reconstructions before it, and
+        metrics.
+        """
+        gathered = state.replace(
+            params=self._whole(state.params), disc_params=self._whole(state.disc_params)
+        )
 
         def gradients(disc_stats: Any, part: Batch) -> tuple[Any, Any, jax.Array]:
             now = gathered.replace(disc_batch_stats=disc_stats)
-            grads, disc_stats, fake, metrics = self.players.tokenizer_gradients(
+            grads, disc_stats, fake, metrics = self.adversarial_loss.tokenizer_gradients(
                 now, part["image"], part["global_ids"], frozen
             )
             return disc_stats, (grads, metrics), fake
 
-        disc_stats, (grads, metrics), fake = accumulate(gradients, state.disc_batch_stats, batch, self.micro_batches)
+        disc_stats, (grads, metrics), fake = accumulate(
+            gradients, state.disc_batch_stats, batch, self.micro_batches
+        )
         used = metrics["words_used"] > 0
         metrics |= {
             "words_used": jnp.sum(used).astype(jnp.float32),
@@ -148,7 +182,13 @@ class _Step:
         if state.used_words is not None:
             new = new.replace(used_words=state.used_words | used)
         if self.projector_upkeep is not None:
-            new = self.projector_upkeep.apply(self.players.model, new, batch["image"], frozen["model"], self.micro_batches)
+            new = self.projector_upkeep.apply(
+                self.adversarial_loss.model,
+                new,
+                batch["image"],
+                frozen["model"],
+                self.micro_batches,
+            )
         return new.replace(params=self._split_as("params", new.params)), fake, metrics
 
     def _train_discriminator(
@@ -160,21 +200,33 @@ class _Step:
         def gradients(disc_stats: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, Any, tuple]:
             part, fake = part
             if self.refresh_reconstruction:
-                fake = self.players.reconstruct(params, part["image"], part["global_ids"], frozen).image
-            loss, grads, disc_stats = self.players.discriminator_gradients(disc_params, disc_stats, part["image"], fake)
+                fake = self.adversarial_loss.reconstruct(
+                    params, part["image"], part["global_ids"], frozen
+                ).image
+            loss, grads, disc_stats = self.adversarial_loss.discriminator_gradients(
+                disc_params, disc_stats, part["image"], fake
+            )
             return disc_stats, (grads, loss), ()
 
-        disc_stats, (grads, loss), _ = accumulate(gradients, state.disc_batch_stats, (batch, fake), self.micro_batches)
+        disc_stats, (grads, loss), _ = accumulate(
+            gradients, state.disc_batch_stats, (batch, fake), self.micro_batches
+        )
         grads = self._split_as("disc_params", grads)
-        updates, opt_state = self.disc_tx.update(grads, state.disc_opt_state, state.disc_params, step=state.step)
+        updates, opt_state = self.disc_tx.update(
+            grads, state.disc_opt_state, state.disc_params, step=state.step
+        )
         disc_params = optax.apply_updates(state.disc_params, updates)
-        return state.replace(disc_params=disc_params, disc_batch_stats=disc_stats, disc_opt_state=opt_state), loss
+        return state.replace(
+            disc_params=disc_params, disc_batch_stats=disc_stats, disc_opt_state=opt_state
+        ), loss
 
     def _whole(self, tree: Any) -> Any:
         """Gathers parameters that `state_sharding` splits, for computations on every device."""
         if self.state_sharding is None:
             return tree
-        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.state_sharding.step.mesh, PartitionSpec()))
+        return jax.lax.with_sharding_constraint(
+            tree, NamedSharding(self.state_sharding.step.mesh, PartitionSpec())
+        )
 
     def _split_as(self, field: str, tree: Any) -> Any:
         """Splits gradients or parameters as that field of the state is."""

@@ -1,12 +1,16 @@
-"""Ends a process that hangs, and shows where: a collective whose partner is gone, a file system that does not answer."""
+"""Ends a process that hangs, and shows where: a collective whose partner is gone, a file system
+that does not answer.
+"""
 
 import faulthandler
 
 
 class Watchdog:
-    """A context that must be fed at least every `seconds`; else each thread's stack goes to stderr and the process ends with 1.
+    """A context that must be fed at least every `seconds`; else each thread's stack goes to stderr
+    and the process ends with 1.
 
-    It works where Python is stuck in a call that never returns. Launchers start the job again, from its last checkpoint.
+    It works where Python is stuck in a call that never returns. Launchers start the job again, from
+    its last checkpoint.
 
     Args:
       seconds: 0 never bites.

@@ -1,0 +1,262 @@
+"""Pickles of arrays → trees of numpy arrays. Nothing a pickle names is imported or called.
+
+Every global a pickle may mention is answered by a stand-in of this module that only records what it
+was given; all others are refused by name.
+"""
+
+import io
+import math
+import pathlib
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from v2l_jax.errors import AssetError
+
+# What malformed pickles make the unpickler, or the stand-ins below, raise.
+MALFORMED = (
+    pickle.UnpicklingError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    EOFError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    AssertionError,
+)
+
+
+def read_pickle(source: str | pathlib.Path | bytes) -> Any:
+    """Reads a pickle that holds dicts, lists, tuples, sets, numbers, strings, and numpy or JAX
+    arrays.
+
+    Args:
+      source: a file, or the pickle itself.
+
+    Returns:
+      The tree, with every array a numpy array and every mapping a plain dict.
+
+    Raises:
+      AssetError: the pickle names anything else ("refused: os.system"), or is truncated or
+        malformed.
+    """
+    name = "the pickle" if isinstance(source, bytes) else str(source)
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            return resolve(RestrictedUnpickler(file, name, {}).load())
+    except OSError as error:
+        raise AssetError(f"{name} cannot be read ({error.strerror})") from error
+    except MALFORMED as error:
+        raise AssetError(
+            f"{name} is truncated or not a pickle of arrays ({error!r}); download it again"
+        ) from error
+
+
+class Deferred:
+    """Stands in a pickle for an array that is built once everything is read."""
+
+    def build(self) -> np.ndarray:
+        """Returns the array."""
+        raise NotImplementedError
+
+
+class Attributes:
+    """Stands for an object of a class that is never looked up: its attributes become a dict."""
+
+    def __init__(self, *arguments: Any):
+        self.state: Any = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+# The pure-Python unpickler: a hostile memo index cannot make it allocate, and its opcodes can be
+# overridden.
+class RestrictedUnpickler(pickle._Unpickler):
+    """Knows containers, numbers, strings, numpy arrays, and the `extra` globals it is given;
+    refuses all others.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, file: io.BufferedIOBase, name: str, extra: Mapping[tuple[str, str], Any]):
+        super().__init__(file, encoding="latin1")
+        self._name = name
+        self._known = {**_GLOBALS, **extra}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Answers a global with its stand-in."""
+        if (module, name) in self._known:
+            return self._known[module, name]
+        if (
+            module.split(".")[0] == "__torch__"
+        ):  # TorchScript: code/ defines the class, and is never read
+            return Attributes
+        raise AssetError(f"{self._name} holds more than arrays; refused: {module}.{name}")
+
+    def load_build(self) -> None:
+        """Sets state on stand-ins only: state given to a class or function would outlive this
+        pickle.
+        """
+        target = self.stack[-2]
+        if isinstance(target, _OrderedDict):  # a state_dict's _metadata
+            self.stack.pop()
+        elif isinstance(target, (Deferred, Attributes, _Dtype)):
+            super().load_build()
+        else:
+            raise AssetError(
+                f"{self._name} holds more than arrays; refused: state for {type(target).__name__}"
+            )
+
+    dispatch[pickle.BUILD[0]] = load_build
+
+
+def resolve(tree: Any) -> Any:
+    """Replaces every stand-in by its array or dict; shared parts stay shared.
+
+    Raises:
+      RecursionError: the containers nest without end.
+    """
+    done: dict[int, Any] = {}
+    kept: list[Any] = []  # keeps ids unique while they are used as keys
+
+    def visit(node: Any) -> Any:
+        if id(node) in done:
+            return done[id(node)]
+        if isinstance(node, Deferred):
+            result = node.build()
+        elif isinstance(node, Attributes):
+            result = visit(node.state)
+        elif isinstance(node, Mapping):
+            result = {visit(key): visit(value) for key, value in node.items()}
+        elif isinstance(node, (list, tuple, set, frozenset)):
+            result = type(node)(visit(item) for item in node)
+        elif isinstance(node, _Dtype):
+            result = node.dtype
+        elif callable(node):
+            raise TypeError(f"a bare {getattr(node, '__name__', node)} among the arrays")
+        else:
+            return node
+        done[id(node)] = result
+        kept.append(node)
+        return result
+
+    return visit(tree)
+
+
+class _OrderedDict(dict):
+    """collections.OrderedDict; dicts keep their order."""
+
+
+class _Dtype:
+    """numpy.dtype(name, align, copy) and its state: (version, byte order, …) of a plain numeric
+    type.
+    """
+
+    def __init__(self, name: Any, align: bool = False, copy: bool = True):
+        dtype = name if isinstance(name, np.dtype) else np.dtype(str(name))
+        if not isinstance(name, np.dtype) and dtype.kind not in "biufcSU":
+            raise ValueError(f"arrays of {dtype}")
+        self.dtype = dtype
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        if state[1] in ("<", ">"):
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(Deferred):
+    """numpy.ndarray as `_reconstruct` and its state make it."""
+
+    def __init__(
+        self,
+        shape: Sequence[int] = (0,),
+        dtype: _Dtype | None = None,
+        fortran: bool = False,
+        raw: Any = b"",
+    ):
+        self.__setstate__((1, shape, dtype, fortran, raw))
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        _, self._shape, self._dtype, self._fortran, self._raw = state
+        if isinstance(self._raw, str):  # bytes of a Python 2 pickle
+            self._raw = self._raw.encode("latin1")
+
+    def build(self) -> np.ndarray:
+        """A view of the pickle's bytes."""
+        if self._dtype is None:
+            raise ValueError("an array without its contents")
+        if math.prod(self._shape) * self._dtype.dtype.itemsize != len(self._raw):
+            raise ValueError(f"an array of shape {self._shape} with {len(self._raw)} bytes")
+        flat = np.frombuffer(self._raw, self._dtype.dtype)
+        return flat.reshape(self._shape, order="F" if self._fortran else "C")
+
+
+def _reconstruct(subtype: Any, shape: Any, typecode: Any) -> _Array:
+    return _Array()
+
+
+def _from_buffer(raw: Any, dtype: _Dtype, shape: Sequence[int], order: str) -> _Array:
+    return _Array(shape, dtype, order == "F", raw)
+
+
+def _scalar(dtype: _Dtype, raw: Any) -> Any:
+    raw = raw.encode("latin1") if isinstance(raw, str) else raw
+    if len(raw) != dtype.dtype.itemsize:
+        raise ValueError("a scalar of the wrong size")
+    return np.frombuffer(raw, dtype.dtype)[0]
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise ValueError(f"text encoding {encoding}")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """How protocols below 3 write b""; `bytes` itself would allocate whatever it is told to."""
+    return b""
+
+
+def _jax_array(
+    function: Callable[..., Any], arguments: tuple, state: tuple, aval_state: Any
+) -> _Array:
+    if function is not _reconstruct:
+        raise ValueError("a JAX array that is not rebuilt from numpy")
+    array = _Array()
+    array.__setstate__(state)
+    return array
+
+
+def _dict(items: Any = ()) -> dict:
+    return dict(items)
+
+
+_GLOBALS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _OrderedDict,
+    ("builtins", "dict"): _dict,
+    ("_codecs", "encode"): _encode_latin1,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("flax.core.frozen_dict", "FrozenDict"): _dict,
+    ("jax._src.array", "_reconstruct_array"): _jax_array,
+    ("jax._src.device_array", "reconstruct_device_array"): _jax_array,
+    ("jax.interpreters.xla", "_reconstruct_device_array"): _jax_array,
+    ("jaxlib.xla_extension", "reconstruct_device_array"): _jax_array,
+}
+for _core in ("numpy.core", "numpy._core"):
+    _GLOBALS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
+    _GLOBALS[f"{_core}.multiarray", "scalar"] = _scalar
+    _GLOBALS[f"{_core}.numeric", "_frombuffer"] = _from_buffer
+for _builtins in ("builtins", "__builtin__"):
+    _GLOBALS[_builtins, "bytes"] = _no_bytes
+    _GLOBALS[_builtins, "set"] = set
+    _GLOBALS[_builtins, "frozenset"] = frozenset
+    _GLOBALS[_builtins, "complex"] = complex
+for _name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+    _GLOBALS["ml_dtypes", _name] = np.dtype(getattr(ml_dtypes, _name))

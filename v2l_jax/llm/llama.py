@@ -1,0 +1,346 @@
+"""The frozen language model: a decoder of the LLaMA family as a pure function of (params, tokens,
+cache).
+
+LLaMA 1/2/3 (arXiv 2302.13971, 2307.09288, 2407.21783), SmolLM2, Mistral (arXiv 2310.06825), Qwen2
+(arXiv 2407.10671). Parameters are frozen: nothing here makes gradients or optimizer state for them.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.gguf_files import read_gguf
+from v2l_jax.formats.safetensors_files import read_safetensors
+from v2l_jax.llm import llama_weights
+from v2l_jax.llm.llama_config import LlamaConfig, config_from_gguf, config_from_huggingface
+from v2l_jax.llm.llama_sharding import place_params
+from v2l_jax.llm.segment_attention import Segment, attention, causal_attention
+from v2l_jax.ops.matmul import einsum_in
+
+
+class KVCache(NamedTuple):
+    """Keys and values already computed; a pytree that goes in and comes out, never changed in
+    place.
+
+    Attributes:
+      keys: [layers, batch, length, kv_heads, head_dim], rotated; bits where the layers' weights are
+        (`scannable`).
+      values: [layers, batch, length, kv_heads, head_dim].
+      positions: int32 [batch, length], the position of what a slot holds; -1 for nothing.
+      cursor: int32 scalar, the slot that is written next, the same in all rows.
+    """
+
+    keys: Array
+    values: Array
+    positions: Array
+    cursor: Array
+
+
+def init_cache(
+    config: LlamaConfig, batch: int, length: int, dtype: DTypeLike = jnp.float32
+) -> KVCache:
+    """An empty cache with `length` slots a row."""
+    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    return KVCache(
+        keys=jnp.zeros(shape, dtype),
+        values=jnp.zeros(shape, dtype),
+        positions=jnp.full((batch, length), -1, jnp.int32),
+        cursor=jnp.zeros((), jnp.int32),
+    )
+
+
+def with_room(cache: KVCache, slots: int) -> KVCache:
+    """A copy of the cache with empty slots after its last one."""
+    pad = [(0, 0), (0, 0), (0, slots), (0, 0), (0, 0)]
+    return KVCache(
+        jnp.pad(cache.keys, pad),
+        jnp.pad(cache.values, pad),
+        jnp.pad(cache.positions, pad[1:3], constant_values=-1),
+        cache.cursor,
+    )
+
+
+class Llama(nn.Module):
+    """Decoder stack; layers are scanned, their parameters carry a leading layer axis.
+
+    Attributes:
+      config: sizes.
+      dtype: of the inputs of every matrix product; products accumulate, and norms, softmax and
+        logits run, in float32.
+      residual_dtype: of the residual stream.
+    """
+
+    config: LlamaConfig
+    dtype: DTypeLike = jnp.float32
+    residual_dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        c, normal = self.config, nn.initializers.normal(0.02)
+        self.embedding = self.param("embedding", normal, (c.vocab_size, c.hidden_size), self.dtype)
+        self.layers = self.param("layers", self._init_layers)
+        self.final_norm = self.param(
+            "final_norm", nn.initializers.ones, (c.hidden_size,), jnp.float32
+        )
+        if not c.tied_embeddings:
+            self.output = self.param("output", normal, (c.hidden_size, c.vocab_size), self.dtype)
+
+    def _init_layers(self, key: Array) -> dict[str, Array]:
+        c = self.config
+        heads = (c.num_kv_heads, c.queries_per_kv + 2, c.head_dim)
+        matrices = {
+            "qkv": (c.hidden_size, *heads),  # each key/value head with its queries before it
+            "attention_output": (c.num_heads * c.head_dim, c.hidden_size),
+            "gate_up": (c.hidden_size, 2, c.intermediate_size),
+            "down": (c.intermediate_size, c.hidden_size),
+        }
+        keys = jax.random.split(key, len(matrices))
+        normal = nn.initializers.normal(0.02)
+        layers = {
+            name: normal(k, (c.num_layers, *shape), self.dtype)
+            for k, (name, shape) in zip(keys, matrices.items())
+        }
+        layers |= {
+            name: jnp.ones((c.num_layers, c.hidden_size)) for name in ("attention_norm", "mlp_norm")
+        }
+        return layers | ({"qkv_bias": jnp.zeros((c.num_layers, *heads))} if c.qkv_bias else {})
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch length"],
+        positions: Int[Array, "batch length"],
+        contexts: tuple[KVCache, ...] = (),
+        cache: KVCache | None = None,
+        keep: bool = False,
+    ) -> tuple[Float[Array, "batch length hidden"], KVCache | None]:
+        """Hidden states of new tokens.
+
+        Args:
+          tokens: ids; whatever stands at padding is ignored.
+          positions: position of each token in its own sequence, counted from 0 with contexts
+            included, ascending along a row; -1 is padding.
+          contexts: read-only caches that the tokens see beside their own. A context's batch may
+            divide that of the tokens: row r of n then serves the r-th n-th of the batch (one prefix
+            shared by many prompts).
+          cache: where the new keys and values are written, at its cursor; the tokens see what it
+            held before. Room for them is the caller's to check. None: tokens see each other and the
+            contexts.
+          keep: without a cache, return the tokens' keys and values as a full one (`with_room` makes
+            room for more).
+
+        Returns:
+          Final hidden states (after the last norm; float32, meaningless at padding), and the cache
+          with the tokens in it.
+        """
+        c, length = self.config, tokens.shape[1]
+        positions = positions.astype(jnp.int32)
+        angles = jnp.maximum(positions, 0)[..., None] * jnp.asarray(
+            c.inverse_frequencies, jnp.float32
+        )
+        rotation = (jnp.cos(angles), jnp.sin(angles))
+        held_type = cache_dtype(self.layers, self.dtype)
+        if cache is not None:
+            written = lax.dynamic_update_slice(cache.positions, positions, (0, cache.cursor))
+
+        def block(carry, xs):
+            hidden, stacked = carry
+            layer, weights, shared = xs
+            weights = {name: _floats(w) for name, w in weights.items()}
+            queries, keys, values = _project(c, weights, hidden, rotation, self.dtype)
+            segments = [
+                Segment(*map(_floats, kv), context.positions)
+                for kv, context in zip(shared, contexts)
+            ]
+            window = _window(c, layer)
+            if cache is None:
+                own = Segment(keys, values, positions)
+                mixed = causal_attention(queries, positions, segments, own, window, self.dtype)
+            else:
+                start = (layer, 0, cache.cursor, 0, 0)
+                stacked = tuple(
+                    lax.dynamic_update_slice(s, _held(x[None], s.dtype), start)
+                    for s, x in zip(stacked, (keys, values))
+                )
+                seen = (
+                    _floats(lax.dynamic_index_in_dim(s, layer, keepdims=False)) for s in stacked
+                )
+                mixed = attention(
+                    queries, positions, [*segments, Segment(*seen, written)], window, self.dtype
+                )
+            hidden = hidden + _matmul(mixed, weights["attention_output"], self.dtype).astype(
+                self.residual_dtype
+            )
+            hidden = hidden + _mlp(c, weights, hidden, self.dtype).astype(self.residual_dtype)
+            kept = keep and cache is None
+            return (hidden, stacked), (
+                _held(keys, held_type),
+                _held(values, held_type),
+            ) if kept else None
+
+        held = (
+            _held(self.embedding, jnp.uint16)
+            if self.embedding.dtype == jnp.bfloat16
+            else self.embedding
+        )
+        hidden = _floats(jnp.take(held, tokens, axis=0)).astype(self.residual_dtype)
+        xs = (
+            jnp.arange(c.num_layers),
+            dict(self.layers),
+            tuple((k.keys, k.values) for k in contexts),
+        )
+        carry = (hidden, None if cache is None else (cache.keys, cache.values))
+        # Where gradients are taken, a layer is computed again: on the CPU too, writing its
+        # activations out takes longer.
+        (hidden, stacked), kept = lax.scan(jax.checkpoint(block, prevent_cse=False), carry, xs)
+        if cache is not None:
+            cache = KVCache(*stacked, written, cache.cursor + length)
+        elif keep:
+            cache = KVCache(*kept, positions, jnp.asarray(length, jnp.int32))
+        return _rms_norm(hidden, self.final_norm, c.norm_eps), cache
+
+    def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
+        """Next-token logits, float32, of the hidden states that one wants them for."""
+        matrix = self.embedding.T if self.config.tied_embeddings else self.output
+        return _matmul(hidden, matrix, self.dtype)
+
+
+def scannable(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as `Llama` scans them fastest on this backend; numpy arrays in, numpy arrays out.
+
+    On CPU, XLA turns a whole stack of bfloat16 matrices into float32 before it takes one layer of
+    it, or writes one, so there bfloat16 layers are held as uint16 of the same bits, and `Llama`
+    holds keys and values as it finds its layers.
+    """
+    if jax.default_backend() != "cpu":
+        return dict(params)
+    bits = lambda x: x.view(np.uint16) if x.dtype == jnp.bfloat16 else x
+    return {**params, "layers": jax.tree.map(bits, params["layers"])}
+
+
+def cache_dtype(layers: Mapping[str, Array], dtype: DTypeLike) -> DTypeLike:
+    """The type of keys and values beside such layers: `dtype`, or its bits."""
+    return jnp.uint16 if any(w.dtype == jnp.uint16 for w in layers.values()) else dtype
+
+
+def _floats(x: Array) -> Array:
+    """What `_held` took; anything else as it is."""
+    return lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
+
+
+def _held(x: Array, dtype: DTypeLike) -> Array:
+    """In the type that a stack is held in: bfloat16 as its bits where that is uint16."""
+    return (
+        lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
+        if dtype == jnp.uint16
+        else x.astype(dtype)
+    )
+
+
+def _project(
+    config: LlamaConfig, weights: Mapping[str, Array], hidden: Array, rotation, dtype: DTypeLike
+) -> tuple[Array, Array, Array]:
+    """Scaled and rotated queries [batch, length, kv_heads, group, head_dim], rotated keys and
+    values without the group.
+    """
+    matrix = weights["qkv"]
+    x = _matmul(
+        _rms_norm(hidden, weights["attention_norm"], config.norm_eps),
+        matrix.reshape(config.hidden_size, -1),
+        dtype,
+    )
+    x = x.reshape(*x.shape[:2], *matrix.shape[1:])
+    if config.qkv_bias:
+        x = x + weights["qkv_bias"]
+    rotated = _rotate(x[..., :-1, :], *rotation)
+    queries = (rotated[..., :-1, :] * config.head_dim**-0.5).astype(dtype)
+    return queries, rotated[..., -1, :].astype(dtype), x[..., -1, :].astype(dtype)
+
+
+def _mlp(
+    config: LlamaConfig, weights: Mapping[str, Array], hidden: Array, dtype: DTypeLike
+) -> Array:
+    """Gated MLP (SwiGLU, arXiv 2002.05202)."""
+    x = _rms_norm(hidden, weights["mlp_norm"], config.norm_eps)
+    gate_up = _matmul(x, weights["gate_up"], dtype)
+    return _matmul(nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :], weights["down"], dtype)
+
+
+def _window(config: LlamaConfig, layer: Int[Array, ""]) -> Int[Array, ""] | None:
+    """How many latest positions a query of this layer sees; None for all."""
+    if config.sliding_window is None:
+        return None
+    return jnp.where(
+        layer >= config.first_sliding_layer, config.sliding_window, jnp.iinfo(jnp.int32).max
+    )
+
+
+def _matmul(x: Array, matrix: Array, dtype: DTypeLike) -> Array:
+    """Product over the last axis of x and the first of the matrix, inputs in `dtype`, result in
+    float32.
+    """
+    batch, out = "abcd"[: x.ndim - 1], "wxyz"[: matrix.ndim - 1]
+    return einsum_in(f"{batch}k,k{out}->{batch}{out}", x, matrix, dtype)
+
+
+def _rms_norm(x: Array, scale: Array, eps: float) -> Array:
+    x = x.astype(jnp.float32)
+    return x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * scale
+
+
+def _rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotates halves of [batch, length, kv_heads, heads, head_dim] by angles [batch, length,
+    head_dim / 2].
+    """
+    cos, sin = cos[:, :, None, None], sin[:, :, None, None]
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def load_llama(
+    path: pathlib.Path | str, dtype: DTypeLike = jnp.float32, mesh: Mesh | None = None
+) -> tuple[LlamaConfig, dict[str, Any]]:
+    """Reads a checkpoint of the LLaMA family.
+
+    Args:
+      path: a Hugging Face directory (config.json beside model.safetensors or its shards), a .gguf
+        file, or a directory with one .gguf file.
+      dtype: what matrices are stored in (see `scannable`); norm scales and biases stay float32.
+      mesh: where the parameters go, by `llama_sharding.TENSOR_RULES`; None is the default device.
+
+    Returns:
+      The sizes, and the parameters of `Llama(config, dtype)` as device arrays:
+      `Llama.apply({"params": params}, ...)`.
+
+    Raises:
+      CheckpointError: neither layout is there, or tensors are missing or misshapen.
+      ConfigError: an architecture or variant that is not supported.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        found = sorted(path.glob("*.gguf"))
+        if len(found) != 1:
+            raise CheckpointError(
+                f"{path}: expected config.json with safetensors, or one .gguf file, found {len(found)} .gguf files; check the path"
+            )
+        path = found[0]
+    if path.is_dir():
+        config = config_from_huggingface(json.loads((path / "config.json").read_text()))
+        tensors, names = read_safetensors(path), llama_weights.HUGGINGFACE_NAMES
+        interleaved = False
+    else:
+        gguf = read_gguf(path)
+        config = config_from_gguf(gguf.metadata, gguf.tensors)
+        tensors, names = gguf.tensors, llama_weights.GGUF_NAMES
+        interleaved = gguf.metadata["general.architecture"] == "llama"
+    params = llama_weights.params_from_tensors(config, tensors, names, dtype, interleaved)
+    return config, place_params(scannable(params), mesh)

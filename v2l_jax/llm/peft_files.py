@@ -1,0 +1,190 @@
+"""Adapters in the file layout of Hugging Face PEFT: adapter_config.json beside
+adapter_model.safetensors.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from v2l_jax.atomic_write import atomic_write
+from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.safetensors_files import read_safetensors
+from v2l_jax.llm.llama_config import LlamaConfig
+from v2l_jax.llm.lora import PROJECTIONS, Adapters, Lora, projection_sizes
+
+CONFIG_FILE = "adapter_config.json"
+TENSOR_FILE = "adapter_model.safetensors"
+
+_BLOCK = {
+    name: "mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+    for name in PROJECTIONS
+}
+_NAME = "base_model.model.model.layers.{layer}.{block}.{projection}.{matrix}.weight"
+_PATTERN = re.compile(
+    r"base_model\.model\.model\.layers\.\d+\.(?:self_attn|mlp)\.(\w+)\.lora_[AB]\.weight"
+)
+
+_PLAIN = {
+    "bias": "none",
+    "use_dora": False,
+    "use_rslora": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "modules_to_save": None,
+    "layers_to_transform": None,
+    "layer_replication": None,
+}
+"""Variants of LoRA that `finetuning.lora` does not compute, and their values for the plain one."""
+
+
+def save_adapters(
+    folder: str | os.PathLike, adapters: Adapters, lora: Lora, base_model: str
+) -> None:
+    """Writes a folder that `peft.PeftModel.from_pretrained` reads; each file whole or not at all.
+
+    Args:
+      folder: made if missing.
+      adapters: float32 [layers, rank, in] and [layers, out, rank] by projection.
+      lora: rank, alpha and targets.
+      base_model: what to call the network that the adapters belong to.
+    """
+    from safetensors.numpy import save_file
+
+    folder = pathlib.Path(folder)
+    tensors = {
+        _NAME.format(
+            layer=layer, block=_BLOCK[projection], projection=projection, matrix=matrix
+        ): np.ascontiguousarray(rows)
+        for projection, matrices in adapters.items()
+        for matrix, stack in matrices.items()
+        for layer, rows in enumerate(np.asarray(stack, np.float32))
+    }
+    config = _PLAIN | {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": lora.rank,
+        "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": list(lora.targets),
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    with atomic_write(folder / TENSOR_FILE) as path:
+        save_file(tensors, path, {"format": "pt"})
+    with atomic_write(folder / CONFIG_FILE) as path:
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora, Adapters]:
+    """Reads a PEFT LoRA folder, ours or another's.
+
+    Args:
+      folder: holds adapter_config.json and adapter_model.safetensors.
+      config: sizes of the network that the adapters are for.
+
+    Returns:
+      Rank, alpha and targets, and the adapters, float32.
+
+    Raises:
+      CheckpointError: files are missing or unreadable, the adapters are of another kind than plain
+        LoRA, or they do not fit the network: other targets, ranks, shapes or layers.
+    """
+    folder = pathlib.Path(folder)
+    settings = _read_config(folder / CONFIG_FILE)
+    if not (folder / TENSOR_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} has no {TENSOR_FILE}; adapters that PEFT saved as .bin must be saved as safetensors"
+        )
+    tensors = read_safetensors(folder / TENSOR_FILE)
+    lora = _lora(folder, settings, tensors)
+    adapters = {
+        target: {
+            matrix: _stack(folder, tensors, config, target, matrix, lora.rank)
+            for matrix in ("lora_A", "lora_B")
+        }
+        for target in lora.targets
+    }
+    expected = 2 * len(lora.targets) * config.num_layers
+    if len(tensors) != expected:
+        raise CheckpointError(
+            f"{folder / TENSOR_FILE} has {len(tensors)} tensors, but {config.num_layers} layers need {expected}; they are for another LLM"
+        )
+    return lora, adapters
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        kind, _ = (
+            settings["peft_type"],
+            (settings["r"], settings["lora_alpha"], settings["target_modules"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is not a readable PEFT adapter config ({error!r}); name a folder that PEFT saved"
+        ) from error
+    if kind != "LORA":
+        raise CheckpointError(f"{path}: adapters of kind {kind!r}; only LORA is supported")
+    for key, plain in _PLAIN.items():
+        if (settings.get(key) or plain) != plain:
+            raise CheckpointError(
+                f"{path}: {key}={settings[key]!r} is not supported; save plain LoRA adapters"
+            )
+    return settings
+
+
+def _lora(
+    folder: pathlib.Path, settings: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> Lora:
+    """Targets are read from the tensors: PEFT also lets a config name them by a pattern."""
+    matches = {name: _PATTERN.fullmatch(name) for name in tensors}
+    found = {match[1] for match in matches.values() if match}
+    foreign = sorted(
+        [name for name, match in matches.items() if not match] or found - set(PROJECTIONS)
+    )
+    if foreign or not found:
+        raise CheckpointError(
+            f"{folder / TENSOR_FILE}: {foreign[0] if foreign else 'no tensor'} is no LoRA of {', '.join(PROJECTIONS)}"
+        )
+    named = settings["target_modules"]
+    if isinstance(named, list) and set(named) != found:
+        raise CheckpointError(
+            f"{folder}: the config names targets {sorted(named)}, but the tensors are of {sorted(found)}; save it again"
+        )
+    return Lora(
+        settings["r"],
+        float(settings["lora_alpha"]),
+        tuple(name for name in PROJECTIONS if name in found),
+    )
+
+
+def _stack(
+    folder: pathlib.Path,
+    tensors: Mapping[str, np.ndarray],
+    config: LlamaConfig,
+    target: str,
+    matrix: str,
+    rank: int,
+) -> jnp.ndarray:
+    out, width = projection_sizes(config, target)
+    shape = (rank, width) if matrix == "lora_A" else (out, rank)
+    rows = []
+    for layer in range(config.num_layers):
+        name = _NAME.format(layer=layer, block=_BLOCK[target], projection=target, matrix=matrix)
+        if name not in tensors:
+            raise CheckpointError(
+                f"{folder / TENSOR_FILE} lacks {name}; the adapters are for another LLM, or the file is incomplete"
+            )
+        rows.append(np.asarray(tensors[name], np.float32))
+        if rows[-1].shape != shape:
+            raise CheckpointError(
+                f"{folder / TENSOR_FILE}: {name} has shape {rows[-1].shape}, but this LLM at rank {rank} needs {shape}"
+            )
+    return jnp.asarray(np.stack(rows))

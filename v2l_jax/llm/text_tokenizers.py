@@ -1,0 +1,214 @@
+"""LLM tokenizers: a GGUF's own vocabulary, or a Hugging Face directory → one small interface."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+
+from v2l_jax.errors import AssetError
+from v2l_jax.llm import gguf_tokenizers
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTokenizer:
+    """Text ⇄ token ids of one LLM. Plain text only: special tokens are neither produced nor
+    recognised by `encode`.
+
+    Attributes:
+      backend: the `tokenizers` pipeline that splits text.
+      token_bytes: id → the UTF-8 bytes that token stands for (possibly a fragment of a character).
+      special_ids: control tokens (begin, end, chat marks, unused); they decode to nothing.
+      bos_id: the token that begins a sequence, if the model has one.
+      eos_id: the token that ends a sequence.
+      adds_bos: whether the model was trained on sequences that begin with `bos_id`.
+      adds_space: whether `encode` puts a space before the text and `decode` takes it away (LLaMA
+        1/2, Mistral).
+      fingerprint: identifies the vocabulary: SHA-256 over every token's bytes in order of id, 16
+        hex digits.
+    """
+
+    backend: tokenizers.Tokenizer
+    token_bytes: tuple[bytes, ...]
+    special_ids: frozenset[int]
+    bos_id: int | None
+    eos_id: int
+    adds_bos: bool
+    adds_space: bool
+    fingerprint: str
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens and gaps included."""
+        return len(self.token_bytes)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a text that begins a sequence: `encode`, after the begin token where the
+        model expects one.
+        """
+        return ([self.bos_id] if self.adds_bos else []) + self.encode(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Splits text into token ids; no special token is added or recognised.
+
+        Characters for which the vocabulary has neither a token nor bytes (SmolLM2: six control
+        characters) get lost.
+        """
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Joins the tokens' bytes into text; fragments that form no character become U+FFFD,
+        special tokens nothing.
+        """
+        joined = b"".join(self.token_bytes[i] for i in ids if i not in self.special_ids)
+        text = joined.decode("utf-8", errors="replace")
+        return text.removeprefix(" ") if self.adds_space else text
+
+    def token_text(self, token_id: int) -> str:
+        """One token's text with its leading space (" dog"); a special token's name ("<|im_end|>")."""
+        return self.token_bytes[token_id].decode("utf-8", errors="replace")
+
+    def token_texts(self) -> list[str]:
+        """`token_text` of every id, in order."""
+        return [self.token_text(i) for i in range(self.vocab_size)]
+
+
+def load_text_tokenizer(path: str | pathlib.Path) -> TextTokenizer:
+    """Loads the tokenizer of a GGUF file, or of a Hugging Face directory (tokenizer.json, or what
+    transformers reads).
+
+    Raises:
+      AssetError: no tokenizer there, or one of a kind that cannot be reproduced exactly.
+    """
+    path = pathlib.Path(path)
+    if path.is_file() and path.suffix == ".gguf":
+        return _from_gguf(path)
+    if path.is_file() and path.name == "tokenizer.json":
+        path = path.parent
+    if not path.is_dir():
+        raise AssetError(
+            f"{path}: no tokenizer there; give a .gguf file or a directory with tokenizer.json"
+        )
+    return _from_directory(path)
+
+
+def _from_gguf(path: pathlib.Path) -> TextTokenizer:
+    from v2l_jax.formats.gguf_files import read_gguf
+
+    metadata = read_gguf(path).metadata
+    try:
+        backend, token_bytes, special_ids, adds_space = gguf_tokenizers.build(metadata)
+    except AssetError as error:
+        raise AssetError(f"{path}: {error}") from error
+    except Exception as error:  # `tokenizers` raises bare Exception
+        raise AssetError(
+            f"{path}: its tokenizer metadata is inconsistent ({error!r}); download it again"
+        ) from error
+    bos, eos = (
+        metadata.get("tokenizer.ggml.bos_token_id"),
+        metadata.get("tokenizer.ggml.eos_token_id"),
+    )
+    begins_by_default = (
+        metadata["tokenizer.ggml.model"] == "llama"
+        or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+    )
+    adds_bos = bos is not None and bool(
+        metadata.get("tokenizer.ggml.add_bos_token", begins_by_default)
+    )
+    return _assemble(path, backend, token_bytes, special_ids, bos, eos, adds_bos, adds_space)
+
+
+def _from_directory(folder: pathlib.Path) -> TextTokenizer:
+    backend = _hugging_face_backend(folder)
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True  # "<|im_end|>" typed in a text is text
+    pipeline = json.loads(backend.to_str())
+    added = {token["id"]: token for token in pipeline.get("added_tokens", [])}
+    decoder = json.dumps(pipeline.get("decoder"))
+    if '"ByteLevel"' in decoder:
+        to_bytes = gguf_tokenizers.byte_level_bytes
+    elif '"ByteFallback"' in decoder or '"Metaspace"' in decoder:
+        to_bytes = gguf_tokenizers.sentencepiece_bytes
+    else:
+        raise AssetError(
+            f"{folder}: not the tokenizer of an LLM (neither byte-level nor SentencePiece)"
+        )
+    pieces = {i: piece for piece, i in backend.get_vocab(with_added_tokens=True).items()}
+    token_bytes = tuple(
+        added[i]["content"].encode() if i in added else to_bytes(pieces.get(i, ""))
+        for i in range(max(pieces) + 1)
+    )
+    special_ids = frozenset(i for i, token in added.items() if token["special"])
+    adds_space = '"Strip"' in decoder or ('"Metaspace"' in decoder and '"never"' not in decoder)
+    bos, eos = (_named_token(folder, kind, pieces) for kind in ("bos_token", "eos_token"))
+    adds_bos = bos is not None and backend.encode("a").ids[:1] == [bos]
+    return _assemble(folder, backend, token_bytes, special_ids, bos, eos, adds_bos, adds_space)
+
+
+def _hugging_face_backend(folder: pathlib.Path) -> tokenizers.Tokenizer:
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        import transformers
+
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        ).backend_tokenizer
+    except Exception as error:  # `tokenizers` raises bare Exception
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise AssetError(
+            f"{folder}: no readable tokenizer ({reason}); it needs tokenizer.json"
+        ) from error
+
+
+def _named_token(folder: pathlib.Path, kind: str, pieces: Mapping[int, str]) -> int | None:
+    """The id of "bos_token" or "eos_token", from whichever of the directory's files names it."""
+    ids = {piece: i for i, piece in pieces.items()}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = _json(folder / name).get(kind)
+        content = token.get("content") if isinstance(token, dict) else token
+        if content in ids:
+            return ids[content]
+    for name in ("generation_config.json", "config.json"):
+        token_id = _json(folder / name).get(f"{kind}_id")
+        if token_id is not None:
+            return token_id[0] if isinstance(token_id, list) else token_id
+    return None
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AssetError(f"{path} is not valid JSON ({error}); download it again") from error
+
+
+def _assemble(
+    path: pathlib.Path,
+    backend: tokenizers.Tokenizer,
+    token_bytes: tuple[bytes, ...],
+    special_ids: frozenset[int],
+    bos_id: int | None,
+    eos_id: int | None,
+    adds_bos: bool,
+    adds_space: bool,
+) -> TextTokenizer:
+    if eos_id is None:
+        raise AssetError(f"{path}: the tokenizer names no end-of-sequence token")
+    digest = hashlib.sha256()
+    for token in token_bytes:
+        digest.update(len(token).to_bytes(4, "little") + token)
+    return TextTokenizer(
+        backend=backend,
+        token_bytes=token_bytes,
+        special_ids=special_ids | {i for i in (bos_id, eos_id) if i is not None},
+        bos_id=bos_id,
+        eos_id=eos_id,
+        adds_bos=adds_bos,
+        adds_space=adds_space,
+        fingerprint=digest.hexdigest()[:16],
+    )

@@ -1,0 +1,181 @@
+"""2-D convolution with a backward pass that is also fast on CPU.
+
+XLA's CPU compiler runs convolutions well forward and badly backward: the kernel's gradient at a
+fifth of the forward speed, and anything but a plain NHWC·HWIO convolution inside `lax.cond` a
+hundred times slower. On CPU the gradients are therefore written as plain convolutions and matrix
+products; elsewhere they are XLA's own.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def conv_general_dilated(
+    inputs: Float[Array, "batch height width channel"],
+    kernel: Float[Array, "kh kw channel out"],
+    strides: tuple[int, int],
+    padding: Any,
+    **settings: Any,
+) -> Float[Array, "batch h w out"]:
+    """Stands in for `lax.conv_general_dilated` in `nn.Conv`.
+
+    Args:
+      inputs: images.
+      kernel: weights, of the same type.
+      strides: 1 or more, the same both ways.
+      padding: (before, after) for height and width.
+      **settings: what else `nn.Conv` passes; dilation and groups are not supported and must be
+        trivial.
+    """
+    dilation = (*(settings.get("lhs_dilation") or ()), *(settings.get("rhs_dilation") or ()))
+    if (
+        any(d != 1 for d in dilation)
+        or settings.get("feature_group_count", 1) != 1
+        or strides[0] != strides[1]
+    ):
+        raise ValueError("only plain convolutions, of the same stride both ways")
+    return _conv(inputs, kernel, strides[0], tuple(map(tuple, padding)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
+    )
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
+) -> tuple[jax.Array, Any]:
+    return _conv(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(
+    stride: int, padding: Padding, residuals: Any, gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+
+    def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+        to_kernel = kernel_gradient(x, gradient, kernel.shape[:2], stride, padding)
+        return _input_gradient(x.shape, kernel, gradient, stride, padding), to_kernel.astype(
+            kernel.dtype
+        )
+
+    def elsewhere(
+        x: jax.Array, kernel: jax.Array, gradient: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        convolve = functools.partial(
+            jax.lax.conv_general_dilated,
+            window_strides=(stride, stride),
+            padding=padding,
+            dimension_numbers=_LAYOUT,
+        )
+        return jax.vjp(convolve, x, kernel)[1](gradient)
+
+    return jax.lax.platform_dependent(x, kernel, gradient, cpu=on_cpu, default=elsewhere)
+
+
+_conv.defvjp(_forward, _backward)
+
+
+def _input_gradient(
+    shape: tuple[int, ...], kernel: jax.Array, gradient: jax.Array, stride: int, padding: Padding
+) -> jax.Array:
+    """Plain convolutions of the gradient with the kernel turned around, one for each place that a
+    pixel has between strides.
+
+    A pixel meets only every `stride`-th tap. The gradient dilated by the stride would meet all
+    taps, most of them with zeros, and XLA's CPU compiler is slow at dilation besides.
+    """
+    turned = kernel.swapaxes(2, 3)
+    counts = [-(-size // stride) for size in shape[1:3]]
+
+    def at(row: int, column: int) -> jax.Array:
+        taps, pads = [], []
+        for place, (before, _), count, out, length in zip(
+            (row, column), padding, counts, gradient.shape[1:3], kernel.shape
+        ):
+            first = (place + before) % stride
+            reach, taken = (place + before) // stride, len(range(first, length, stride))
+            taps.append(slice(first, None, stride))
+            pads.append((taken - 1 - reach, count + reach - out))
+        here = turned[tuple(taps)]
+        if 0 in here.shape:
+            return jnp.zeros((shape[0], *counts, shape[3]), gradient.dtype)
+        return jax.lax.conv_general_dilated(
+            gradient, here[::-1, ::-1], (1, 1), pads, dimension_numbers=_LAYOUT
+        )
+
+    if stride == 1:
+        return at(0, 0)
+    places = range(stride)
+    pixels = jnp.stack(
+        [jnp.stack([at(row, column) for column in places], axis=3) for row in places], axis=2
+    )
+    return pixels.reshape(shape[0], stride * counts[0], stride * counts[1], shape[3])[
+        :, : shape[1], : shape[2]
+    ]
+
+
+def kernel_gradient(
+    x: Float[Array, "batch height width channel"],
+    gradient: Float[Array, "batch h w out"],
+    size: tuple[int, int],
+    stride: int,
+    padding: Padding,
+) -> Float[Array, "kh kw channel out"]:
+    """Gradient of a convolution's kernel by matrix products, an image at a time so that its patches
+    stay in cache.
+
+    Patches hold the horizontal taps only. With stride 1 the vertical taps are shifts of the
+    gradient, and one product of (kw · channel) × (kh · out) gives all taps; otherwise there is one
+    product for each vertical tap.
+
+    Args:
+      x: the convolution's input.
+      gradient: at its output.
+      size: of the kernel.
+      stride: the same both ways.
+      padding: (before, after) for height and width.
+    """
+    (top, bottom), sides = padding
+    (height, width), (rows, columns) = size, gradient.shape[1:3]
+    contract = functools.partial(
+        jax.lax.dot_general,
+        dimension_numbers=(((0,), (0,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+
+    def horizontal_taps(image: jax.Array) -> jax.Array:
+        end = stride * (columns - 1) + 1
+        return jnp.concatenate([image[:, j : j + end : stride] for j in range(width)], axis=-1)
+
+    def shifted(image: jax.Array, gradient: jax.Array) -> jax.Array:
+        taps = horizontal_taps(jnp.pad(image, ((0, 0), sides, (0, 0))))
+        gradient = jnp.pad(gradient, ((height - 1 - top, height - 1 - bottom), (0, 0), (0, 0)))
+        shifts = [gradient[i : i + len(image)] for i in reversed(range(height))]
+        shifts = jnp.concatenate(shifts, axis=-1).reshape(-1, height * gradient.shape[-1])
+        product = contract(taps.reshape(-1, taps.shape[-1]), shifts)
+        return product.reshape(taps.shape[-1], height, -1).swapaxes(0, 1)
+
+    def strided(image: jax.Array, gradient: jax.Array) -> jax.Array:
+        taps = horizontal_taps(jnp.pad(image, ((top, bottom), sides, (0, 0))))
+        gradient, end = gradient.reshape(-1, gradient.shape[-1]), stride * (rows - 1) + 1
+        rows_of = [taps[i : i + end : stride].reshape(-1, taps.shape[-1]) for i in range(height)]
+        return jnp.stack([contract(patches, gradient) for patches in rows_of])
+
+    of_image = shifted if stride == 1 else strided
+
+    def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + of_image(*pair), None
+
+    start = jnp.zeros((height, width * x.shape[-1], gradient.shape[-1]))
+    total, _ = jax.lax.scan(add, start, (x, gradient))
+    return total.reshape(height, width, x.shape[-1], -1)

@@ -1,0 +1,200 @@
+"""Which of a photo's nearest words the language model gets to see, and in what order its examples
+come.
+
+The paper shows the nearest words as they are (Zhu et al. 2024, section 3.2); often they are one
+word five times (" Dog", " dog", " dogs").
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.data.episodes import Episode
+
+_WORD = re.compile(r"[^\W_]+")
+_FUNCTION_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "is",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "to",
+        "with",
+    ]
+)
+_SIBILANTS = ("sses", "xes", "zzes", "ches", "shes")  # followed by es in the plural
+_IRREGULAR = {
+    "children": "child", "feet": "foot", "geese": "goose", "leaves": "leaf", "loaves": "loaf", "men": "man", "mice": "mouse",
+    "people": "person", "teeth": "tooth", "wolves": "wolf", "women": "woman", "calves": "calf", "knives": "knife",
+    "shelves": "shelf", "halves": "half", "lives": "life", "wives": "wife", "oxen": "ox", "buses": "bus", "gases": "gas",
+    "lenses": "lens",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenChoice:
+    """How an image's words are picked; the defaults are the paper's way, the nearest words.
+
+    Attributes:
+      tokens: words an image, at most.
+      merge: never show two words of one lemma: letter case, punctuation, function words and number
+        are ignored.
+      mmr: λ of maximal marginal relevance (Carbonell & Goldstein 1998): each further word maximises
+        λ · relevance − (1 − λ) · similarity to the most similar word already picked; 1 is relevance
+        alone.
+      adaptive: end the list before the first word whose relevance is below this share of the first
+        one's; 0 keeps all.
+    """
+
+    tokens: int = 5
+    merge: bool = False
+    mmr: float = 1.0
+    adaptive: float = 0.0
+
+
+def choose_words(
+    vectors: Float[np.ndarray, "images dim"],
+    embeddings: Float[np.ndarray, "words dim"],
+    texts: Sequence[str],
+    choice: TokenChoice,
+    batch_size: int = 256,
+) -> list[tuple[str, ...]]:
+    """The words of each image, in the order they were picked.
+
+    Similarity of two vectors is 1 − ½·(Euclidean distance)², which is the cosine where both have
+    length one; so relevance alone gives the paper's order, nearest first.
+
+    Args:
+      vectors: the tower's image vectors, of length one.
+      embeddings: the codebook's vectors; need not have length one.
+      texts: the codebook's texts.
+      choice: how to pick.
+      batch_size: images compared at once; memory is `batch_size · words` floats.
+    """
+    groups = lemma_groups(texts) if choice.merge else np.arange(len(texts), dtype=np.int32)
+    count = min(choice.tokens, int(groups.max()) + 1)
+    words, of_lemma = jnp.asarray(embeddings, jnp.float32), jnp.asarray(groups)
+    chosen = []
+    for start in range(0, len(vectors), batch_size):
+        block = np.asarray(vectors[start : start + batch_size], np.float32)
+        padded = jnp.asarray(np.pad(block, ((0, batch_size - len(block)), (0, 0))))
+        ids, relevance = map(
+            np.asarray, _pick(padded, words, of_lemma, jnp.float32(choice.mmr), count)
+        )
+        for row, scores in zip(ids[: len(block)], relevance):
+            weak = (
+                np.flatnonzero(scores[1:] < choice.adaptive * scores[0])
+                if choice.adaptive > 0
+                else ()
+            )
+            chosen.append(tuple(texts[i] for i in row[: weak[0] + 1 if len(weak) else None]))
+    return chosen
+
+
+def single_words(book: Codebook) -> Codebook:
+    """The codebook's unigrams, words of one token."""
+    return book.take(np.flatnonzero([len(ids) == 1 for ids in book.token_ids]))
+
+
+@partial(jax.jit, static_argnames="count")
+def _pick(
+    images: Float[Array, "batch dim"],
+    words: Float[Array, "words dim"],
+    groups: Int[Array, " words"],
+    mmr: Float[Array, ""],
+    count: int,
+) -> tuple[Int[Array, "batch count"], Float[Array, "batch count"]]:
+    """Greedy picks and their relevance."""
+    half_norms = 0.5 * jnp.sum(words**2, axis=1)
+
+    def similarity(to):
+        return (
+            1
+            - 0.5 * jnp.sum(to**2, axis=1, keepdims=True)
+            + jnp.dot(to, words.T, precision="highest")
+            - half_norms
+        )
+
+    relevance = similarity(images)
+
+    def pick(best, allowed, redundancy):
+        """Takes a word: its group is used up, and what resembles it becomes redundant."""
+        allowed &= groups[None] != groups[best][:, None]
+        score = jnp.take_along_axis(relevance, best[:, None], axis=1)[:, 0]
+        return (allowed, jnp.maximum(redundancy, similarity(words[best]))), (best, score)
+
+    def step(state, _):
+        allowed, redundancy = state
+        return pick(
+            jnp.argmax(
+                jnp.where(allowed, mmr * relevance - (1 - mmr) * redundancy, -jnp.inf), axis=1
+            ),
+            *state,
+        )
+
+    nothing = jnp.ones(relevance.shape, bool), jnp.full(relevance.shape, -jnp.inf)
+    state, first = pick(jnp.argmax(relevance, axis=1), *nothing)
+    _, rest = jax.lax.scan(step, state, None, length=count - 1)
+    ids, scores = (jnp.concatenate([one[None], more]).T for one, more in zip(first, rest))
+    return ids, scores
+
+
+def lemma_groups(texts: Sequence[str]) -> Int[np.ndarray, " words"]:
+    """A number for each text, equal for texts of one lemma; counted from 0 in order of appearance."""
+    numbers: dict[str, int] = {}
+    return np.asarray([numbers.setdefault(lemma(text), len(numbers)) for text in texts], np.int32)
+
+
+def lemma(text: str) -> str:
+    """The text in lower case without punctuation and function words, its words in the singular."""
+    words = [
+        word
+        for word in _WORD.findall(text.casefold().replace("'s", ""))
+        if word not in _FUNCTION_WORDS
+    ]
+    return " ".join(map(_singular, words)) or text.strip()
+
+
+def _singular(word: str) -> str:
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    return word[:-2] if word.endswith(_SIBILANTS) else word[:-1]
+
+
+def nearest_last(
+    episodes: Sequence[Episode], vectors: Float[np.ndarray, "images dim"]
+) -> list[Episode]:
+    """The episodes with their shots sorted so that the one most similar to the query comes last.
+
+    Models weigh the end of a prompt most (Lu et al. 2022); similarity is the inner product of the
+    images' vectors.
+    """
+    likeness = lambda shot, episode: float(vectors[shot.index] @ vectors[episode.query.index])
+    return [
+        dataclasses.replace(
+            episode,
+            shots=tuple(sorted(episode.shots, key=lambda shot, e=episode: likeness(shot, e))),
+        )
+        for episode in episodes
+    ]

@@ -1,0 +1,213 @@
+"""Config → the frozen networks, photos and mesh that jobs work with."""
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from v2l_jax.assets import fetch as assets
+from v2l_jax.assets import registry
+from v2l_jax.data.sources import (
+    Concatenated,
+    ImageFolder,
+    Remembered,
+    Source,
+    Subset,
+    SyntheticSource,
+    TfdsSource,
+)
+from v2l_jax.data.splits import split_held_out
+from v2l_jax.llm.engine import LLMEngine
+from v2l_jax.llm.llama import Llama, load_llama
+from v2l_jax.llm.text_tokenizers import TextTokenizer, load_text_tokenizer
+from v2l_jax.ops.cpu import cpu_has
+from v2l_jax.parallel.mesh import make_mesh
+from v2l_jax.towers.clip import load_clip
+from v2l_jax.towers.conse import load_conse
+from v2l_jax.towers.image_text import ImageTextTower
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """A frozen LLM, its parameters, its tokenizer, and what to call it."""
+
+    name: str
+    model: Llama
+    params: Any
+    tokenizer: TextTokenizer
+
+    def engine(self, mesh: Mesh, token_budget: int) -> LLMEngine:
+        """The in-context engine over this model."""
+        return LLMEngine(
+            self.model, self.params, mesh=mesh if mesh.size > 1 else None, token_budget=token_budget
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    """The images of a run.
+
+    Attributes:
+      train: what the tokenizer trains on, the global codebook is filtered by, and shots are drawn
+        from.
+      held_out: what reconstruction is measured on and queries are drawn from; disjoint from
+        `train`.
+      skipped: (path, reason) of each file that could not be read.
+      dataset: name for results.
+    """
+
+    train: Source
+    held_out: Source
+    skipped: tuple[tuple[str, str], ...]
+    dataset: str
+
+
+def mesh(config: ConfigDict) -> Mesh:
+    """The devices that this process works on alone: all, or its own where several processes run the
+    job.
+
+    Then only their "tensor" axis is as in `config.mesh`, if it divides.
+    """
+    if jax.process_count() == 1:
+        return shared_mesh(config)
+    tensor = math.gcd(max(config.mesh.tensor, 1), jax.local_device_count())
+    return make_mesh({"data": -1, "tensor": tensor}, jax.local_devices())
+
+
+def shared_mesh(config: ConfigDict) -> Mesh:
+    """The devices of all processes, arranged by `config.mesh`."""
+    return make_mesh(dict(config.mesh))
+
+
+def matmul_dtype(name: str) -> Any:
+    """ "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it faster."""
+    if name != "auto":
+        return jnp.dtype(name)
+    fast = jax.default_backend() != "cpu" or cpu_has("amx_bf16")
+    return jnp.dtype(jnp.bfloat16 if fast else jnp.float32)
+
+
+def locate(path: str) -> pathlib.Path:
+    """A path, an hf:// address, or a registered asset with a folder inside it
+    ("dogs-cats/training").
+    """
+    name, _, inside = path.partition("/")
+    return assets.fetch(name) / inside if name in registry.ASSETS and inside else assets.fetch(path)
+
+
+def language_model(config: ConfigDict) -> LanguageModel:
+    """Loads `config.llm`, a registered asset, hf://organisation/model, or a local path, each leaf
+    straight to its shards.
+    """
+    dtype, devices = matmul_dtype(config.llm_options.dtype), mesh(config)
+    sizes, params = load_llama(locate(config.llm), dtype, devices if devices.size > 1 else None)
+    return LanguageModel(config.llm, Llama(sizes, dtype), params, text_tokenizer(config))
+
+
+def text_tokenizer(config: ConfigDict) -> TextTokenizer:
+    """Loads the tokenizer of `config.llm` alone; once a process."""
+    return _text_tokenizer(locate(config.llm_options.tokenizer or config.llm))
+
+
+@functools.lru_cache(maxsize=2)
+def _text_tokenizer(path: pathlib.Path) -> TextTokenizer:
+    return load_text_tokenizer(path)
+
+
+def image_text_tower(config: ConfigDict) -> ImageTextTower:
+    """Loads `config.tower`: "clip:" and its weights, or "conse", from a classifier and a sentence
+    encoder.
+    """
+    c = config.tower_options
+    dtype = matmul_dtype(c.dtype)
+    kind, _, weights = config.tower.partition(":")
+    if kind == "clip":
+        return load_clip(locate(weights), matmul_dtype=dtype)
+    return load_conse(
+        locate(c.classifier),
+        locate(c.sentence_encoder),
+        locate(c.synsets),
+        locate(c.lemmas),
+        num_top_classes=c.top_classes,
+        template=c.class_template,
+        matmul_dtype=dtype,
+    )
+
+
+def photos(config: ConfigDict) -> Photos:
+    """Opens the images of `config.data`, held-out ones apart; folders are scanned once a process."""
+    return _photos(config.data.to_json(sort_keys=True), config.seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _photos(data: str, seed: int) -> Photos:
+    c = ConfigDict(json.loads(data))
+    if c.kind == "synthetic":
+        make = lambda seed: SyntheticSource(c.synthetic_length, c.synthetic_size, seed)
+        return Photos(make(0), make(1), (), c.name)
+    if c.kind == "tfds":
+        open_split = lambda split: TfdsSource(c.name, split, c.tfds_dir or None)
+        return Photos(open_split("train"), open_split("validation"), (), c.name)
+    labelled = _folder(c.labelled, dict(c.rename_classes))
+    kept, held_out = split_held_out(labelled.labels, c.held_out, seed, labelled.content_hashes)
+    train: Source = Subset(labelled, kept)
+    skipped = labelled.skipped
+    if c.unlabelled:
+        unlabelled = _folder(c.unlabelled, {}, labelled=False)
+        train, skipped = Concatenated([train, unlabelled]), skipped + unlabelled.skipped
+    if c.get("short_side"):
+        train = Remembered(train, c.short_side)
+    return Photos(train, Subset(labelled, held_out), skipped, c.name)
+
+
+def report_photos(config: ConfigDict) -> ImageFolder | None:
+    """Further pictures, for the report's eyes only."""
+    return _folder(config.data.report, {}) if config.data.report else None
+
+
+def _folder(paths: Sequence[str], rename: dict[str, str], labelled: bool = True) -> ImageFolder:
+    return ImageFolder([locate(path) for path in paths], rename=rename or None, labelled=labelled)
+
+
+def encode_images(
+    tower: ImageTextTower, source: Source, batch_size: int, description: str
+) -> np.ndarray:
+    """The tower's vectors of all images of a source, float32 [images, dim]."""
+    from v2l_jax.data.loader import make_loader
+    from v2l_jax.progress import progress_bar
+
+    encode = jax.jit(tower.encode_image)
+    params = jax.device_put(tower.params)
+    loader = make_loader(
+        source,
+        _Preprocess(tower.preprocess),
+        batch_size,
+        seed=0,
+        shuffle=False,
+        num_epochs=1,
+        drop_remainder=False,
+    )
+    rows = []
+    for batch in progress_bar(loader, description, "batch", total=-(-len(source) // batch_size)):
+        images = batch["image"]
+        padded = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
+        rows.append(np.asarray(encode(params, padded))[: len(images)])
+    return np.concatenate(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preprocess:
+    preprocess: Any
+
+    def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        del rng
+        return {"image": self.preprocess(record["image"])}

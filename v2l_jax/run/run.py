@@ -1,0 +1,194 @@
+"""A run as its jobs see it: photos, networks, words and files, each loaded when it is first needed."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.data.sources import Source
+from v2l_jax.errors import ConfigError
+from v2l_jax.jobs import codebook, tokenize
+from v2l_jax.llm.engine import LLMEngine
+from v2l_jax.metrics.results import Result, Scalar, merge_results
+from v2l_jax.run import building, features, loading
+from v2l_jax.tokenizers.quantizer import nearest_global_words
+from v2l_jax.tokenizers.v2l import ImageTokens
+from v2l_jax.towers import vgg
+from v2l_jax.towers.image_text import ImageTextTower
+
+_IMAGES_A_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A config and the folder of its run; everything else is loaded on first use and kept.
+
+    Attributes:
+      config: the whole experiment.
+      workdir: the run's folder.
+    """
+
+    config: ConfigDict
+    workdir: pathlib.Path
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        """The devices."""
+        return loading.mesh(self.config)
+
+    @functools.cached_property
+    def photos(self) -> loading.Photos:
+        """The run's images, held-out ones apart."""
+        return loading.photos(self.config)
+
+    @functools.cached_property
+    def llm(self) -> loading.LanguageModel:
+        """The frozen language model."""
+        return loading.language_model(self.config)
+
+    @functools.cached_property
+    def engine(self) -> LLMEngine:
+        """The in-context engine over the language model."""
+        return self.llm.engine(self.mesh, self.config.llm_options.token_budget)
+
+    @functools.cached_property
+    def tower(self) -> ImageTextTower:
+        """The image-text tower that made the codebooks.
+
+        Raises:
+          ConfigError: the codebooks are another tower's.
+        """
+        tower = loading.image_text_tower(self.config)
+        if tower.name != self.global_words.tower:
+            raise ConfigError(
+                f"the codebooks in {self.workdir} were made with the tower {self.global_words.tower}, not {tower.name}; "
+                "name another --workdir"
+            )
+        return tower
+
+    @functools.cached_property
+    def local_words(self) -> Codebook:
+        """The local codebook, checked to be in this language model's tokens."""
+        return self._codebook(codebook.local_path(self.workdir))
+
+    @functools.cached_property
+    def global_words(self) -> Codebook:
+        """The global codebook, checked to be in this language model's tokens."""
+        return self._codebook(codebook.global_path(self.workdir))
+
+    @functools.cached_property
+    def trained(self) -> building.TrainedTokenizer:
+        """The trained tokenizer: model, variables on every device, and codebooks."""
+        return building.trained_tokenizer(
+            self.config, self.workdir, len(self.photos.train), self.mesh
+        )
+
+    @functools.cached_property
+    def lpips(self) -> Any:
+        """LPIPS parameters, or None where `train.perceptual` names none."""
+        c = self.config.train
+        return vgg.load_lpips(loading.locate(c.perceptual)) if c.perceptual else None
+
+    def features(self, name: str, source: Source) -> Float[np.ndarray, "images dim"]:
+        """The tower's unit vectors of all images of a source, kept in the workdir.
+
+        Args:
+          name: "train" and "held_out" are the run's own photos; another name may stand for other
+            images in another run of a task, so its file is also keyed by them.
+          source: the images.
+        """
+        if name not in tokenize.SPLITS:
+            paths = (
+                [source[i]["path"] for i in range(len(source))]
+                if not hasattr(source, "paths")
+                else source.paths
+            )
+            name = f"{name}-{hashlib.sha256(json.dumps(list(paths)).encode()).hexdigest()[:12]}"
+        return features.cached(self.config, self.workdir, name, source)
+
+    def split_features(self, split: str) -> Float[np.ndarray, "images dim"]:
+        """The tower's unit vectors of the run's own photos; `split` is "train" or "held_out"."""
+        return self.features(split, self.photos.train if split == "train" else self.photos.held_out)
+
+    def words(self, split: str, k: int) -> list[tuple[str, ...]]:
+        """The k nearest global words of each photo of a split, nearest first."""
+        return self.nearest_words(self.split_features(split), k)
+
+    def nearest_words(
+        self, vectors: Float[np.ndarray, "images dim"], k: int, book: Codebook | None = None
+    ) -> list[tuple[str, ...]]:
+        """The k words of a codebook, the global one by default, nearest to each of the tower's
+        image vectors, nearest first.
+        """
+        book = book or self.global_words
+        return [tuple(book.texts[i] for i in row) for row in self.nearest_ids(vectors, k, book)]
+
+    def nearest_ids(
+        self, vectors: Float[np.ndarray, "images dim"], k: int, book: Codebook | None = None
+    ) -> np.ndarray:
+        """Rows of a codebook, the global one by default, nearest to each image vector: int32
+        [images, k], nearest first.
+        """
+        table = jnp.asarray((book or self.global_words).embeddings)
+        nearest = jax.jit(nearest_global_words, static_argnums=2)
+        parts = [vectors[i : i + _IMAGES_A_BATCH] for i in range(0, len(vectors), _IMAGES_A_BATCH)]
+        return np.concatenate([np.asarray(nearest(jnp.asarray(part), table, k)) for part in parts])
+
+    def tokens(self, split: str) -> ImageTokens:
+        """The words of a split as the tokenize job left them: global ids [images,
+        model.global_tokens], local ids [images, h, w].
+        """
+        return tokenize.read(self.workdir, split)
+
+    def folder(self, task: str) -> pathlib.Path:
+        """Where a task keeps pictures and examples for the report; made if it is not there."""
+        path = self.workdir / "evaluate" / task
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def record(self, task: str, setting: Mapping[str, Scalar], results: Sequence[Result]) -> None:
+        """Writes one row set to results.json, and logs it.
+
+        Every row gets the task, the setting, the language model, the tower and the dataset; what a
+        row says of itself stands.
+        """
+        common = {
+            "task": task,
+            "llm": self.config.llm,
+            "tower": self.global_words.tower,
+            "dataset": self.config.data.name,
+            **setting,
+        }
+        rows = [
+            dataclasses.replace(result, measured_on=common | dict(result.measured_on))
+            for result in results
+        ]
+        for row in rows:
+            interval = (
+                ""
+                if row.ci95 is None
+                else f" (95 % interval {row.ci95[0]:.4g} to {row.ci95[1]:.4g})"
+            )
+            shown = ", ".join(f"{key} {value}" for key, value in setting.items())
+            logging.info(
+                "%s, %s: %s %.4g%s, n = %d", task, shown, row.metric, row.value, interval, row.count
+            )
+        key = json.dumps({"llm": self.config.llm, **setting}, sort_keys=True, default=str)
+        merge_results(self.workdir / "results.json", rows, f"evaluate/{task}/{key}")
+
+    def _codebook(self, path: pathlib.Path) -> Codebook:
+        book = Codebook.load(path)
+        book.check_made_for(loading.text_tokenizer(self.config).fingerprint)
+        return book

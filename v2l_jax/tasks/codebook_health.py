@@ -1,0 +1,180 @@
+"""What keeps a codebook in use, and what the GAN's start does to it: an ablation of the remedies of
+`config.train`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from v2l_jax.atomic_write import atomic_write
+from v2l_jax.data.loader import make_loader
+from v2l_jax.data.sources import WithVectors
+from v2l_jax.errors import ConfigError
+from v2l_jax.jobs import train, validation
+from v2l_jax.metrics.results import Result, Scalar, read_results
+from v2l_jax.option_rules import POSITIVE, Rule
+from v2l_jax.parallel.mesh import local_rows
+from v2l_jax.report.curves import curves_from_rows
+from v2l_jax.report.data import TaskSection
+from v2l_jax.run import building
+from v2l_jax.run.run import Run
+from v2l_jax.tasks.codebook_health_plots import Bands, Groups, bands, health_figure
+from v2l_jax.tasks.codebook_health_tables import (
+    METRICS,
+    codebook_health_section,
+    codebook_health_tables,
+)
+from v2l_jax.training.loop import fit
+from v2l_jax.training.metric_log import FILE_NAME, MetricLog, read_metrics
+
+_TASK = "codebook_health"
+
+
+def _is_variant(value: object) -> bool:
+    """Whether `value` is (name, ((key, value), …))."""
+    is_pair = lambda v: (
+        isinstance(v, (tuple, list)) and len(v) == 2 and isinstance(v[0], str) and bool(v[0])
+    )
+    return is_pair(value) and isinstance(value[1], (tuple, list)) and all(map(is_pair, value[1]))
+
+
+_VARIANTS = Rule(
+    "a tuple of names, each with a tuple of keys of config.train and values, such as (('none', ()), ('late', (('disc_start', 9),)))",
+    lambda v: isinstance(v, (tuple, list)) and bool(v) and all(map(_is_variant, v)),
+)
+
+RULES: dict[str, Rule] = {"starts": _VARIANTS, "remedies": _VARIANTS, "seeds": POSITIVE}
+
+
+def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
+    """One row set for each start, remedy and seed; all of a seed before the next."""
+    c = config.evaluate.codebook_health
+    return [
+        {"start": start, "remedy": remedy, "seed": seed, "changes": _written(changes + others)}
+        for seed in range(c.seeds)
+        for start, changes in c.starts
+        for remedy, others in c.remedies
+    ]
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError where a variant is no valid config.train, or several processes run the
+    job.
+    """
+    if jax.process_count() > 1:
+        raise ConfigError(f"the task {_TASK} runs on one host; start it without --distributed")
+    for setting in settings(config):
+        validation.check(_variant(config, setting))
+
+
+def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
+    """Trains each variant from the start; records what its last evaluation says. Curves stay in the
+    task's folder.
+    """
+    steps: dict[str, Callable] = {}  # seeds share a compiled step
+    for number, setting in enumerate(missing):
+        logging.info("%s: %d of %d", _TASK, number + 1, len(missing))
+        found = _train(run, setting, steps)
+        rows = [
+            Result(metric, found[metric], 1, None, setting) for metric in METRICS if metric in found
+        ]
+        run.record(_TASK, setting, rows)
+        with atomic_write(run.folder(_TASK) / "curves.png") as draft:
+            health_figure(_curves(run), run.config.train.disc_start).savefig(
+                draft, format="png", dpi=110
+            )
+    results = [
+        result
+        for result in read_results(run.workdir / "results.json")
+        if result.measured_on.get("task") == _TASK
+    ]
+    for table in codebook_health_tables(results):
+        rows = (" | ".join(row).replace("\n", " ") for row in (table.head, *table.rows))
+        logging.info("%s\n%s", table.caption, "\n".join(rows))
+
+
+def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
+    """The tables, and the curves around the GAN's start."""
+    return codebook_health_section(results, _curves(run), run.config.train.disc_start)
+
+
+def _train(run: Run, setting: dict[str, Scalar], steps: dict[str, Callable]) -> dict[str, float]:
+    """The metrics after the last step."""
+    config = _variant(run.config, setting)
+    photos = WithVectors(run.photos.train, run.split_features("train"))
+    held_out = WithVectors(run.photos.held_out, run.split_features("held_out"))
+    model = building.tokenizer_for(config, run.local_words, run.global_words)
+    state = building.placed_state(config, model, len(photos), run.mesh)
+    frozen = building.placed_frozen(
+        config, building.frozen_words(run.local_words, run.global_words), run.mesh
+    )
+    if setting["changes"] not in steps:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        steps[setting["changes"]] = building.train_step(config, model, len(photos), shardings)
+    size = config.train.batch_size
+    found: dict[str, float] = {}
+    evaluate = train.evaluator(config, model, frozen, held_out, run.mesh)
+    fit(
+        state,
+        steps[setting["changes"]],
+        make_loader(
+            photos,
+            building.image_transform(config, augment=True),
+            size,
+            config.seed,
+            rows=local_rows(run.mesh, size),
+        ),
+        frozen,
+        num_steps=building.total_steps(config, len(photos)),
+        mesh=run.mesh,
+        metric_log=MetricLog(run.folder(_TASK) / _name(setting), tensorboard=False),
+        log_every=config.train.log_every,
+        eval_every=config.train.eval_every,
+        evaluate=lambda state: found.update(evaluate(state)) or found,
+        show=("loss", "reconstruction_loss", "words_used"),
+        description=_name(setting),
+    )
+    return found
+
+
+def _variant(config: ConfigDict, setting: dict[str, Scalar]) -> ConfigDict:
+    """The config that one row set trains."""
+    c = config.evaluate.codebook_health
+    config = config.copy_and_resolve_references()
+    config.seed = int(setting["seed"])
+    for key, value in (*dict(c.starts)[setting["start"]], *dict(c.remedies)[setting["remedy"]]):
+        if key not in config.train:
+            raise ConfigError(
+                f"config.evaluate.{_TASK} changes train.{key}, which is no key of config.train"
+            )
+        config.train[key] = value
+    return config
+
+
+def _curves(run: Run) -> Groups:
+    """By remedy and start, the curves of the seeds that are there."""
+    c = run.config.evaluate.codebook_health
+    groups: dict[str, dict[str, Bands]] = {}
+    for remedy, _ in c.remedies:
+        for start, _ in c.starts:
+            names = [
+                _name({"start": start, "remedy": remedy, "seed": seed}) for seed in range(c.seeds)
+            ]
+            paths = [
+                path for name in names if (path := run.folder(_TASK) / name / FILE_NAME).exists()
+            ]
+            if paths:
+                groups.setdefault(remedy, {})[start] = bands(
+                    [curves_from_rows(read_metrics(path)) for path in paths]
+                )
+    return groups
+
+
+def _name(setting: dict[str, Scalar]) -> str:
+    return f"{setting['start']}, {setting['remedy']}, seed {setting['seed']}"
+
+
+def _written(changes: Sequence[tuple[str, Scalar]]) -> str:
+    return " ".join(f"{key}={value}" for key, value in changes)

@@ -1,0 +1,91 @@
+"""How well photos come back from their words (Zhu et al. 2024, Table 3), and how much of the local
+codebook is used.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from v2l_jax.data.sources import WithVectors
+from v2l_jax.metrics.fid import frechet_inception_distance
+from v2l_jax.metrics.inception_score import inception_score
+from v2l_jax.metrics.results import Result, Scalar, mean
+from v2l_jax.option_rules import TEXT, Rule
+from v2l_jax.report.data import TaskSection
+from v2l_jax.run import loading
+from v2l_jax.run.reconstruction import inception_of_pairs, score
+from v2l_jax.run.run import Run
+from v2l_jax.towers.inception import load_inception
+
+RULES: dict[str, Rule] = {"inception": TEXT}
+
+_SPLITS = 10
+
+
+def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
+    """One row set: the held-out photos at the model's size."""
+    inception = config.evaluate.reconstruction.inception
+    return [
+        {"split": "held-out", "image_size": config.model.image_size}
+        | ({"inception": inception} if inception else {})
+    ]
+
+
+def check(config: ConfigDict) -> None:
+    """Everything it needs, other jobs make."""
+    del config
+
+
+def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
+    """PSNR, SSIM, LPIPS (where `train.perceptual` names its weights), FID and IS (where an
+    Inception is), codebook usage, perplexity.
+    """
+    photos, trained = run.photos.held_out, run.trained
+    held_out = WithVectors(photos, run.split_features("held_out"))
+    scores = score(run.config, trained.model, trained.variables, held_out, run.mesh, run.lpips)
+    usage = scores.usage
+    setting = missing[0] | {
+        "local_tokens": usage.tokens // len(held_out),
+        "global_tokens": run.config.model.global_tokens,
+    }
+    rows = [mean(metric, values, **setting) for metric, values in scores.per_image.items()]
+    rows.append(
+        Result(
+            "codebook_usage", usage.fraction, usage.tokens, None, setting | {"words": usage.words}
+        )
+    )
+    rows.append(
+        Result(
+            "codebook_perplexity",
+            usage.perplexity,
+            usage.tokens,
+            None,
+            setting | {"words": usage.words},
+        )
+    )
+    if run.config.evaluate.reconstruction.inception:
+        rows += _inception_rows(run, held_out, setting)
+    run.record("reconstruction", missing[0], rows)
+
+
+def _inception_rows(run: Run, held_out: WithVectors, setting: Mapping[str, Scalar]) -> list[Result]:
+    """FID of the reconstructions; their IS too where the weights go on to Inception's logits, and
+    there are enough of them.
+    """
+    params = load_inception(loading.locate(run.config.evaluate.reconstruction.inception))
+    trained = run.trained
+    photos, pictures = inception_of_pairs(
+        run.config, trained.model, trained.variables, held_out, run.mesh, params
+    )
+    rows = [frechet_inception_distance(photos.features, pictures.features, paired=True, **setting)]
+    if pictures.logits is not None and len(pictures.logits) >= _SPLITS:
+        order = np.random.default_rng(run.config.seed).permutation(len(pictures.logits))
+        rows.append(inception_score(pictures.logits[order], _SPLITS, **setting))
+    return rows
+
+
+def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
+    """None: the page has a place of its own for reconstruction."""
+    del run, results
+    return None

@@ -1,0 +1,121 @@
+"""How many steps the local tokenizer needs to one and the same quality at each batch size: the
+critical batch size.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from v2l_jax.data.loader import make_loader
+from v2l_jax.data.sources import WithVectors
+from v2l_jax.errors import ConfigError
+from v2l_jax.jobs import train
+from v2l_jax.metrics.results import Result, Scalar
+from v2l_jax.option_rules import POSITIVE, Rule, each, number
+from v2l_jax.parallel.mesh import local_rows, shard_batch
+from v2l_jax.progress import progress_bar
+from v2l_jax.report.data import TaskSection
+from v2l_jax.run import building
+from v2l_jax.run.run import Run
+from v2l_jax.tasks.scaling_tables import scaling_section
+from v2l_jax.training.optimizer import scaled_rate
+
+RULES: dict[str, Rule] = {
+    "batch_sizes": each(POSITIVE, least=3),
+    "seeds": POSITIVE,
+    "target_psnr": number(0),
+    "max_steps": POSITIVE,
+    "eval_every": POSITIVE,
+}
+
+
+def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
+    """One row a batch size and seed, for this target and these optimizer settings."""
+    c = config.train
+    common = {
+        "target_psnr": config.evaluate.scaling.target_psnr,
+        "optimizer": c.optimizer,
+        "learning_rate_scaling": c.learning_rate_scaling,
+    }
+    pairs = [
+        (size, seed)
+        for size in config.evaluate.scaling.batch_sizes
+        for seed in range(config.evaluate.scaling.seeds)
+    ]
+    return [{"batch_size": size, "seed": seed, **common} for size, seed in pairs]
+
+
+def check(config: ConfigDict) -> None:
+    """Raises ConfigError where a batch does not divide into the config's micro-batches, or several
+    processes run the job.
+    """
+    if jax.process_count() > 1:
+        raise ConfigError("the task scaling runs on one host; start it without --distributed")
+    for size in config.evaluate.scaling.batch_sizes:
+        if size % config.train.micro_batches:
+            raise ConfigError(
+                f"config.evaluate.scaling.batch_sizes has {size}, no multiple of train.micro_batches"
+            )
+
+
+def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
+    """Trains from the start at each batch size until held-out PSNR reaches the target; records the
+    steps, NaN where it never does.
+    """
+    for setting in missing:
+        steps = _steps_to_target(run, int(setting["batch_size"]), int(setting["seed"]))
+        if math.isnan(steps):
+            logging.warning(
+                "batch %d: the target was not reached in max_steps", setting["batch_size"]
+            )
+        run.record("scaling", setting, [Result("steps_to_target", steps, 1, None, setting)])
+
+
+def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
+    """Steps and images by batch size, with the fitted law."""
+    del run
+    return scaling_section(results)
+
+
+def _steps_to_target(run: Run, batch_size: int, seed: int) -> float:
+    """Steps until the target, between two evaluations in proportion to PSNR."""
+    c = run.config.evaluate.scaling
+    config = run.config.copy_and_resolve_references()
+    config.seed, config.train.batch_size, config.train.steps, config.train.epochs = (
+        seed,
+        batch_size,
+        c.max_steps,
+        0.0,
+    )
+    photos = WithVectors(run.photos.train, run.split_features("train"))
+    held_out = WithVectors(run.photos.held_out, run.split_features("held_out"))
+    model = building.tokenizer_for(config, run.local_words, run.global_words)
+    state = building.placed_state(config, model, len(photos), run.mesh)
+    frozen = building.placed_frozen(
+        config, building.frozen_words(run.local_words, run.global_words), run.mesh
+    )
+    step_fn = building.train_step(
+        config, model, len(photos), jax.tree.map(lambda leaf: leaf.sharding, state)
+    )
+    evaluate = train.evaluator(config, model, frozen, held_out, run.mesh)
+    transform = building.image_transform(config, augment=True)
+    loader = make_loader(photos, transform, batch_size, seed, rows=local_rows(run.mesh, batch_size))
+    t = config.train
+    rate = scaled_rate(t.learning_rate, t.learning_rate_scaling, batch_size, t.base_batch_size)
+    before = -np.inf
+    for step in progress_bar(
+        range(1, c.max_steps + 1), f"batch {batch_size}, rate {rate:.2g}", "step"
+    ):
+        state, _ = step_fn(state, shard_batch(next(loader), run.mesh), frozen)
+        if step % c.eval_every:
+            continue
+        psnr = evaluate(state)["psnr"]
+        if psnr >= c.target_psnr:
+            share = (c.target_psnr - before) / (psnr - before) if np.isfinite(before) else 1.0
+            return step - c.eval_every * (1.0 - share)
+        before = psnr
+    return math.nan

@@ -1,0 +1,138 @@
+"""How near words are to their photos: CLIP score and CLIP-R (Zhu et al. 2024, Table 2), and photos
+ringed by words (Figure 6).
+"""
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict
+
+from v2l_jax.atomic_write import atomic_write
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.errors import ConfigError, DataError
+from v2l_jax.jobs import codebook
+from v2l_jax.metrics.clip_score import (
+    VocabularyScores,
+    normalized_scores,
+    relative_scores,
+    unit_rows,
+    vocabulary_scores,
+    word_scores,
+)
+from v2l_jax.metrics.results import Result, Scalar, mean
+from v2l_jax.option_rules import COUNT, POSITIVE, Rule, each, one_of
+from v2l_jax.report.data import TaskSection
+from v2l_jax.run import loading
+from v2l_jax.run.run import Run
+from v2l_jax.tasks.classification import derangement
+from v2l_jax.tasks.semantic_quality_tables import semantic_quality_lead, semantic_quality_tables
+from v2l_jax.tasks.word_ring import word_ring
+
+RULES: dict[str, Rule] = {
+    "tokens": each(POSITIVE, least=1),
+    "controls": each(one_of("shuffled", "random")),
+    "rings": COUNT,
+    "ring_words": POSITIVE,
+}
+
+
+def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
+    """A row set for each number of words and control; any word, on average, is the same for all
+    numbers.
+    """
+    c = config.evaluate.semantic_quality
+    pairs = [
+        (k, control) for k in c.tokens for control in ("none", *c.controls) if control != "random"
+    ]
+    pairs += [(1, "random")] * ("random" in c.controls)
+    return [{"tokens": k, "control": control, "split": "held-out"} for k, control in pairs]
+
+
+def check(config: ConfigDict) -> None:
+    """Raises DataError where there are too few photos for the shuffled control."""
+    if (
+        "shuffled" in config.evaluate.semantic_quality.controls
+        and len(loading.photos(config).held_out) < 2
+    ):
+        raise DataError(
+            "the control with another photo's words needs at least two held-out photos; raise config.data.held_out"
+        )
+
+
+def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
+    """Scores of the held-out photos, relative to all n-grams of the language model's vocabulary."""
+    c = run.config.evaluate.semantic_quality
+    most = max(*c.tokens, c.ring_words)
+    if most > len(run.global_words):
+        raise ConfigError(
+            f"{most} words a photo are asked, but the global codebook has {len(run.global_words)}"
+        )
+    vectors, kind = run.split_features("held_out"), run.config.tower.partition(":")[0]
+    candidates = Codebook.load(codebook.candidates_path(run.workdir))
+    bounds = vocabulary_scores(vectors, np.asarray(candidates.embeddings))
+    nearest = run.nearest_ids(vectors, most)
+    _write_rings(run, vectors, nearest)
+    for setting in missing:
+        ids = nearest[:, : setting["tokens"]]
+        if setting["control"] == "shuffled":
+            ids = ids[derangement(len(ids), run.config.seed)]
+        scores = (
+            bounds.mean
+            if setting["control"] == "random"
+            else word_scores(vectors, run.global_words.embeddings, ids)
+        )
+        run.record("semantic_quality", setting, _rows(scores, bounds, kind, len(candidates)))
+
+
+def _rows(
+    scores: Float[np.ndarray, " images"], bounds: VocabularyScores, kind: str, vocabulary: int
+) -> list[Result]:
+    return [
+        mean(f"{kind}_score", scores, vocabulary=vocabulary),
+        mean(f"{kind}_r", relative_scores(scores, bounds), vocabulary=vocabulary),
+        mean(f"{kind}_r_min_max", normalized_scores(scores, bounds), vocabulary=vocabulary),
+    ]
+
+
+def _folder(run: Run) -> pathlib.Path:
+    """Figures of this language model's words."""
+    return run.folder("semantic_quality") / re.sub(r"[^\w.]+", "-", run.config.llm)
+
+
+def _rings(run: Run) -> list[pathlib.Path]:
+    return sorted(_folder(run).glob("ring_*.svg"))
+
+
+def _write_rings(
+    run: Run, vectors: Float[np.ndarray, "images dim"], nearest: Int[np.ndarray, "images k"]
+) -> None:
+    """Draws the first photos of each class, class by class in turn."""
+    c, photos, words = run.config.evaluate.semantic_quality, run.photos.held_out, run.global_words
+    for ring in _rings(run):
+        ring.unlink()
+    labels = np.asarray(photos.labels)
+    turn = [(np.sum(labels[:i] == label), label, i) for i, label in enumerate(labels)]
+    for number, (_, label, i) in enumerate(sorted(turn)[: c.rings]):
+        ids = nearest[i, : c.ring_words]
+        cosines = unit_rows(np.asarray(words.embeddings)[ids]) @ unit_rows(vectors[i : i + 1])[0]
+        caption = f"class: {photos.class_names[label]}" if label >= 0 else ""
+        svg = word_ring(
+            photos[i]["image"], [words.texts[j] for j in ids], cosines.tolist(), caption
+        )
+        with atomic_write(_folder(run) / f"ring_{number:03}.svg") as draft:
+            draft.write_text(svg, encoding="utf-8")
+
+
+def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
+    """Table 2 with controls and the paper's rows, and photos ringed by their words."""
+    kind = results[0].metric.partition("_")[0]
+    return TaskSection(
+        "semantic_quality",
+        "How near words are to their photos",
+        semantic_quality_lead(kind),
+        tables=semantic_quality_tables(results, kind),
+        figures=[ring.read_text(encoding="utf-8") for ring in _rings(run)],
+    )
