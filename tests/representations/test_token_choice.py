@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from v2l_jax.data.episodes import draw_episodes
+from v2l_jax.ops.nearest import nearest_rows
 from v2l_jax.representations.token_choice import (
     TokenChoice,
     choose_words,
@@ -14,7 +15,6 @@ from v2l_jax.representations.token_choice import (
     lemma_groups,
     nearest_last,
 )
-from v2l_jax.tokenizers.quantizer import nearest_global_words
 
 FORMS = [" {}", "{}", " {}s", "{},", " A {} of", "{}\n"]
 
@@ -91,7 +91,7 @@ def test_words_are_those_of_the_definition(space, choice):
 
 def test_the_default_is_the_papers_way(space):
     vectors, embeddings, texts = space
-    nearest = np.asarray(nearest_global_words(jnp.asarray(vectors), jnp.asarray(embeddings), 21))
+    nearest = np.asarray(nearest_rows(jnp.asarray(vectors), jnp.asarray(embeddings), 21))
     assert choose_words(vectors, embeddings, texts, TokenChoice(21)) == [
         tuple(texts[i] for i in row) for row in nearest
     ]

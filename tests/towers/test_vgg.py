@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from v2l_jax.errors import AssetError
-from v2l_jax.towers.vgg import _halve, load_lpips, lpips, lpips_params_from_torch, unit_length
+from v2l_jax.ops.convolution import max_pool_halves
+from v2l_jax.towers.vgg import load_lpips, lpips, lpips_params_from_torch, unit_length
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 _SHIFT, _SCALE = [-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]
@@ -115,7 +116,7 @@ def test_halving_equals_max_pooling_after_a_relu():
     x = jnp.asarray(random.randn(2, 7, 6, 5), jnp.float32)
     gradient = jnp.asarray(random.randn(2, 3, 3, 5), jnp.float32)
     expected, pull_expected = jax.vjp(lambda x: nn.max_pool(nn.relu(x), (2, 2), (2, 2)), x)
-    found, pull_found = jax.vjp(lambda x: _halve(nn.relu(x)), x)
+    found, pull_found = jax.vjp(lambda x: max_pool_halves(nn.relu(x)), x)
     assert jnp.any(expected == 0)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(pull_found(gradient)[0], pull_expected(gradient)[0])

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from v2l_jax.ops.nearest import top_products
 
 _WORD = re.compile(r"[^\W_]+")
 _FUNCTION_WORDS = frozenset(
@@ -32,13 +32,6 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
-@partial(jax.jit, static_argnames="top")
-def _nearest(
-    images: Float[Array, "batch dim"], words: Float[Array, "words dim"], top: int
-) -> Int[Array, "batch top"]:
-    return jax.lax.top_k(jnp.dot(images, words.T, precision="highest"), top)[1]
-
-
 def count_hits(
     image_features: Float[np.ndarray, "images dim"],
     embeddings: Float[np.ndarray, "words dim"],
@@ -59,7 +52,7 @@ def count_hits(
     for start in range(0, len(image_features), batch_size):
         block = image_features[start : start + batch_size]
         padded = np.pad(block, ((0, batch_size - len(block)), (0, 0)))
-        nearest = np.asarray(_nearest(jnp.asarray(padded), words, top))[: len(block)]
+        nearest = np.asarray(top_products(jnp.asarray(padded), words, top))[: len(block)]
         counts += np.bincount(nearest.ravel(), minlength=len(counts))
     return counts
 

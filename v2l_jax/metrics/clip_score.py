@@ -6,13 +6,13 @@ space of a tower that is not a CLIP the same numbers must go by another name.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
+from v2l_jax.ops.nearest import extreme_products
 from v2l_jax.progress import progress_bar
 
 
@@ -82,7 +82,7 @@ def vocabulary_scores(
     ):
         block = vectors[start : start + image_block]
         filled = np.pad(block, ((0, image_block - len(block)), (0, 0)))
-        ends.append(np.asarray(_extremes(jnp.asarray(filled), padded))[:, : len(block)])
+        ends.append(np.asarray(extreme_products(jnp.asarray(filled), padded))[:, : len(block)])
     best, worst = np.concatenate(ends, axis=1)
     return VocabularyScores(best, worst, vectors @ words.mean(axis=0))
 
@@ -108,20 +108,3 @@ def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows
     vectors = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
-
-
-@jax.jit
-def _extremes(
-    images: Float[Array, "images dim"], words: Float[Array, "blocks size dim"]
-) -> Float[Array, "2 images"]:
-    """Highest and lowest product of each image with the words, a block at a time."""
-
-    def visit(ends: tuple[Any, Any], block: Any) -> tuple[tuple[Any, Any], None]:
-        cosines = jnp.dot(images, block.T, precision="highest")
-        return (
-            jnp.maximum(ends[0], cosines.max(axis=1)),
-            jnp.minimum(ends[1], cosines.min(axis=1)),
-        ), None
-
-    infinite = jnp.full(images.shape[:1], jnp.inf)
-    return jnp.stack(jax.lax.scan(visit, (-infinite, infinite), words)[0])

@@ -22,8 +22,8 @@ from v2l_jax.errors import ConfigError
 from v2l_jax.jobs import codebook, tokenize
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.metrics.results import Result, Scalar, merge_results
+from v2l_jax.ops.nearest import nearest_rows
 from v2l_jax.run import building, features, loading
-from v2l_jax.tokenizers.quantizer import nearest_global_words
 from v2l_jax.tokenizers.v2l import ImageTokens
 from v2l_jax.towers import vgg
 from v2l_jax.towers.image_text import ImageTextTower
@@ -142,7 +142,7 @@ class Run:
         [images, k], nearest first.
         """
         table = jnp.asarray((book or self.global_words).embeddings)
-        nearest = jax.jit(nearest_global_words, static_argnums=2)
+        nearest = jax.jit(nearest_rows, static_argnums=2)
         parts = [vectors[i : i + _IMAGES_A_BATCH] for i in range(0, len(vectors), _IMAGES_A_BATCH)]
         return np.concatenate([np.asarray(nearest(jnp.asarray(part), table, k)) for part in parts])
 

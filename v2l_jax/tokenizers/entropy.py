@@ -33,7 +33,7 @@ def entropy_loss(
       features: float32, what the quantizer sees.
       words: float32, projected.
       temperature: of the soft assignment, in squared distance.
-      mesh: as in `nearest_word`: tokens are split over its batch axes, words over "tensor", sums go
+      mesh: as in `ops.nearest.nearest_row`: tokens are split over its batch axes, words over "tensor", sums go
         over both.
       tokens_at_once: at most so many at a time, and at least one a picture.
     """

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from v2l_jax.tokenizers.quantizer import nearest_word
+from v2l_jax.ops.nearest import nearest_row
 
 _SMALLEST = 1e-6
 _MOST_TARGETS = 8192
@@ -90,7 +90,7 @@ def revive_words(
     features = features[:: -(-len(features) // _MOST_TARGETS)]
     projected = _product(words, projector["kernel"]) + projector["bias"]
     wishes = jnp.where(
-        used[:, None], 0.0, features[nearest_word(projected, features, block_size=1024)] - projected
+        used[:, None], 0.0, features[nearest_row(projected, features, block_size=1024)] - projected
     )
     inputs = jnp.concatenate([words, jnp.ones_like(words[:, :1])], axis=1)
     moments = _product(inputs.T, inputs)

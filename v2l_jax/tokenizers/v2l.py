@@ -14,14 +14,10 @@ from flax.typing import Dtype
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from v2l_jax.ops.nearest import in_latent_space, nearest_row, nearest_rows
 from v2l_jax.tokenizers.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
 from v2l_jax.tokenizers.entropy import entropy_loss
-from v2l_jax.tokenizers.quantizer import (
-    in_latent_space,
-    nearest_global_words,
-    nearest_word,
-    quantize,
-)
+from v2l_jax.tokenizers.quantizer import quantize
 
 
 @struct.dataclass
@@ -80,7 +76,7 @@ class V2LTokenizer(nn.Module):
       cross_attention_heads: heads of the decoder's attention to the global words.
       codebook_weight: weight of the quantizer loss's term that moves the projector.
       block_size: local words compared at a time.
-      mesh: devices that share the search for local words (see `nearest_word`); None searches where
+      mesh: devices that share the search for local words (see `nearest_row`); None searches where
         the features are.
       semantic_tower: `(tower_params, images [b, s, s, 3]) -> embeddings [b, word_dim]`; None where
         those are given.
@@ -186,7 +182,7 @@ class V2LTokenizer(nn.Module):
         features, words, lengths = in_latent_space(
             flat, scale, to_words["kernel"], to_words["bias"], words
         )
-        return nearest_word(features, words, self.block_size, self.mesh, lengths).reshape(
+        return nearest_row(features, words, self.block_size, self.mesh, lengths).reshape(
             latents.shape[:-1]
         )
 
@@ -219,7 +215,7 @@ class V2LTokenizer(nn.Module):
             )
         embeddings = image_embedding.astype(jnp.float32)
         embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
-        return nearest_global_words(embeddings, self.global_words.value, k)
+        return nearest_rows(embeddings, self.global_words.value, k)
 
     def decode_features(
         self, vectors: Float[Array, "batch h w d"], global_ids: Int[Array, "batch k"]

@@ -4,7 +4,6 @@ al. 2018).
 Images are NHWC in [-1, 1]. Parameters are the plain tree of the `LPIPS` module; they never train.
 """
 
-import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from v2l_jax.errors import AssetError
+from v2l_jax.ops.convolution import conv_of_few_pixels, max_pool_halves
 
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _TORCHVISION_INDICES = (
@@ -34,49 +34,8 @@ _TORCHVISION_INDICES = (
     26,
     28,
 )  # Convolutions within `features.*`.
-_FEW_PIXELS = 16 * 16
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
-
-
-def _convolve(
-    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **settings: Any
-) -> jax.Array:
-    """`lax.conv_general_dilated`, but where few pixels meet large kernels on a CPU: there one
-    matrix product, twice as fast or more, backward too.
-    """
-    plain = functools.partial(
-        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **settings
-    )
-    if x.shape[1] * x.shape[2] > _FEW_PIXELS:
-        return plain(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=_product_of_patches, default=plain)
-
-
-def _product_of_patches(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
-) -> Float[Array, "b h w d"]:
-    """A 3×3 convolution of stride 1 that keeps the size."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate(
-        [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1
-    )
-    return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
-
-
-def _halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """2×2 max pooling as a maximum of an axis, whose gradient XLA's CPU compiler gives in a tenth
-    of the time of a window's.
-
-    Between equal pixels the gradient is shared, where torch gives it to the first: after a ReLU
-    these are zeros, which pass none on, or lie in flat areas.
-    """
-    batch, height, width, channels = x.shape
-    x = x[:, : height // 2 * 2, : width // 2 * 2].reshape(
-        batch, height // 2, 2, width // 2, 2, channels
-    )
-    return jnp.max(x, axis=(2, 4))
 
 
 class VGG16(nn.Module):
@@ -95,13 +54,13 @@ class VGG16(nn.Module):
         x, features, index = image.astype(self.dtype), [], 0
         for stage, widths in enumerate(_WIDTHS):
             if stage:
-                x = _halve(x)
+                x = max_pool_halves(x)
             for width in widths:
                 convolution = nn.Conv(
                     width,
                     (3, 3),
                     dtype=self.dtype,
-                    conv_general_dilated=_convolve,
+                    conv_general_dilated=conv_of_few_pixels,
                     name=f"conv_{index}",
                 )
                 x = nn.relu(convolution(x))
