@@ -16,12 +16,12 @@ JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
 	@touch $@
 
 # lpips' own code needs torchvision, which the comparison does not: it reads the published heads from the package.
 $(PARITY): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,parity]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint,parity]'
 	$(BIN)/python -m pip install --quiet --no-deps lpips==0.1.4
 	@touch $@
 

@@ -4,8 +4,8 @@ controls, files, Table 1.
 
 import pytest
 from ml_collections import ConfigDict
-from tests.tasks.reading_run import WORDS, reading_run
 
+from tests.tasks.reading_run import WORDS, reading_run
 from tests.tiny_config import get_config
 from v2l_jax.data.sources import SyntheticSource
 from v2l_jax.errors import ConfigError, DataError

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from tests.tasks.reading_run import reading_run
 
+from tests.tasks.reading_run import reading_run
 from tests.tiny_config import get_config
 from v2l_jax.jobs import evaluate, validation
 from v2l_jax.metrics.results import read_results
