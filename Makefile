@@ -1,4 +1,5 @@
 # make quickstart   the whole road on real weights and real photos; ends with a page to open
+# make lint         format, lint, types, and the direction of imports: no test of behaviour
 # make test         the tests (those that compare with PyTorch skip, by name, where it is missing)
 # make test-parity  installs CPU PyTorch and runs the comparisons with it
 # make test-processes  several processes as one job: wants the machine for itself
@@ -12,7 +13,7 @@ PARITY := $(VENV)/.installed-parity
 TPU_COMPILER := .venv-tpu
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: quickstart test test-parity test-processes test-tpu tpu-compiler clean
+.PHONY: quickstart lint test test-parity test-processes test-tpu tpu-compiler clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +29,12 @@ $(PARITY): $(INSTALLED)
 quickstart: $(INSTALLED)
 	$(BIN)/python -m v2l_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
 	@echo "Open $(WORKDIR)/report.html"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_links.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not processes" tests

@@ -255,15 +255,11 @@ def report(engines: Engines, kinds: Sequence[str], random_weights: bool) -> None
     head = ["task", "engine", "a second", "over the peer", "bound", "of the bound", "same answers"]
     tasks: list[Workload] = []
     if "few_shot" in kinds:
-        tasks += [
-            FewShot.make(tokenizer, ways, shots, _EPISODES.value, vocabulary)
-            for ways, shots in ((2, 1), (5, 3))
-        ]
+        for ways, shots in ((2, 1), (5, 3)):
+            tasks.append(FewShot.make(tokenizer, ways, shots, _EPISODES.value, vocabulary))
     corruptions = [kind for kind in kinds if kind in ("deblurring", "inpainting", "outpainting")]
-    tasks += [
-        Denoising.make(tokenizer, kind, _IMAGES.value, _GRID.value, vocabulary)
-        for kind in corruptions
-    ]
+    for kind in corruptions:
+        tasks.append(Denoising.make(tokenizer, kind, _IMAGES.value, _GRID.value, vocabulary))
     if tasks:
         print(markdown(head, []), flush=True)
     for task in tasks:

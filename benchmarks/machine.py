@@ -37,7 +37,7 @@ def matmul_peak(dtype: str, size: int | None = None) -> float:
 
 
 def _torch_product(dtype: str, size: int) -> Callable[[], object]:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     on_cpu = jax.default_backend() == "cpu"
     a = torch.ones((size, size), dtype=getattr(torch, dtype), device="cpu" if on_cpu else "cuda")

@@ -263,7 +263,8 @@ def engines_of(
             trainer.wait,
         )
     ours = Ours(sizes, dtype, gan, peer(sizes, dtype, gan).arrays())
-    placed, last = jax.device_put(batch), [None]
+    placed = jax.device_put(batch)
+    last: list[Any] = [None]
 
     def call_ours() -> Any:
         last[0] = (ours.train if training else ours.tokenize)(placed)

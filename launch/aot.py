@@ -110,7 +110,7 @@ class Estimate:
     def bound(self) -> str:
         """What takes longest: "compute", "memory" or "network"."""
         seconds = self.costs.seconds(self.chip)
-        return max(seconds, key=seconds.get)
+        return max(seconds, key=lambda resource: seconds[resource])
 
     @property
     def step_seconds(self) -> float:

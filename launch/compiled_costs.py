@@ -181,7 +181,8 @@ def collectives_of(hlo: str, num_devices: int) -> tuple[Collective, ...]:
                     _group_size(line, num_devices),
                 ] += times
             for body in _BODY.findall(line):
-                visit(body, times * _trips(computations, _CONDITION.search(line)[1]))
+                condition = _CONDITION.findall(line)[0]
+                visit(body, times * _trips(computations, condition))
             for callee in _CALLS.findall(line):
                 visit(callee, times)
 

@@ -144,7 +144,8 @@ def llama_decode(name: str, mesh: Mesh, batch: int, length: int) -> Program:
     def decode(params, cache, tokens):
         positions = jnp.broadcast_to(cache.cursor, tokens.shape)
         hidden, cache = model.apply({"params": params}, tokens, positions, cache=cache)
-        return model.apply({"params": params}, hidden[:, 0], method="logits").argmax(-1), cache
+        logits = model.apply({"params": params}, hidden[:, 0], method="logits")
+        return jnp.argmax(logits, -1), cache
 
     held = {"parameters": _bytes(params), "cache": _bytes(cache)}
     return Program(jax.jit(decode, donate_argnums=1).trace(params, cache, tokens), held)

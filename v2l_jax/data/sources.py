@@ -11,7 +11,7 @@ import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from absl import logging
@@ -39,6 +39,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
+
+    if TYPE_CHECKING:
+        # Hidden from isinstance, which would read it: a whole split, for some sources.
+        @property
+        def labels(self) -> Any: ...
 
 
 class ImageFolder:
@@ -232,7 +237,7 @@ class TfdsSource:
 
         where = f"in {data_dir or 'the default TFDS folder'}"
         try:
-            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            builder: Any = tfds.builder(name, data_dir=data_dir, file_format="array_record")
             self._records = builder.as_data_source(
                 split=split, decoders={"image": tfds.decode.SkipDecoding()}
             )
@@ -253,7 +258,8 @@ class TfdsSource:
                 )
             ) from error
         self._name = f"{name}/{split}"
-        self.class_names = tuple(builder.info.features["label"].names)
+        features: Any = builder.info.features
+        self.class_names = tuple(features["label"].names)
 
     @functools.cached_property
     def labels(self) -> np.ndarray:

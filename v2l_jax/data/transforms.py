@@ -83,8 +83,8 @@ def normalise(
     image: UInt8[np.ndarray, "*batch h w 3"], mean: Sequence[float], std: Sequence[float]
 ) -> Float32[np.ndarray, "*batch h w 3"]:
     """(x / 255 - mean) / std, a channel at a time."""
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    return (image.astype(np.float32) / np.float32(255) - mean) / std
+    unit = image.astype(np.float32) / np.float32(255)
+    return (unit - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
 def to_signed(image: UInt8[np.ndarray, "*batch h w 3"]) -> Float32[np.ndarray, "*batch h w 3"]:

@@ -104,11 +104,12 @@ class RestrictedUnpickler(pickle._Unpickler):
         """Sets state on stand-ins only: state given to a class or function would outlive this
         pickle.
         """
-        target = self.stack[-2]
+        stack: list[Any] = self.stack  # pyright: ignore[reportAttributeAccessIssue]
+        target = stack[-2]
         if isinstance(target, _OrderedDict):  # a state_dict's _metadata
-            self.stack.pop()
+            stack.pop()
         elif isinstance(target, (Deferred, Attributes, _Dtype)):
-            super().load_build()
+            super().load_build()  # pyright: ignore[reportAttributeAccessIssue]
         else:
             raise AssetError(
                 f"{self._name} holds more than arrays; refused: state for {type(target).__name__}"

@@ -106,7 +106,7 @@ def feature_distance(
     x, y = ((x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((a, b), means))
     shift = means[0] - means[1]
     return float(
-        shift @ shift
+        np.dot(shift, shift)
         + np.sum(x**2)
         + np.sum(y**2)
         - 2 * np.linalg.svd(x @ y.T, compute_uv=False).sum()

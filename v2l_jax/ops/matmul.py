@@ -62,11 +62,14 @@ def _einsum_forward(spec, x, y, dtype):
     return einsum_in(spec, x, y, dtype), (x, y)
 
 
-def _einsum_backward(spec, dtype, operands, cotangent):
+def _einsum_backward(
+    spec: str, dtype: DTypeLike, operands: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
     lhs, rhs, out = spec.replace("->", ",").split(",")
     x, y = operands
-    dx = einsum_in(f"{out},{rhs}->{lhs}", cotangent, y, dtype)
-    return dx.astype(x.dtype), einsum_in(f"{lhs},{out}->{rhs}", x, cotangent, dtype).astype(y.dtype)
+    dx: Array = einsum_in(f"{out},{rhs}->{lhs}", cotangent, y, dtype)
+    dy: Array = einsum_in(f"{lhs},{out}->{rhs}", x, cotangent, dtype)
+    return dx.astype(x.dtype), dy.astype(y.dtype)
 
 
 einsum_in.defvjp(_einsum_forward, _einsum_backward)

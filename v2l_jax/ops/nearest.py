@@ -156,7 +156,7 @@ def _search(
 
     def on_cpu(queries: jax.Array, *table: jax.Array) -> tuple[jax.Array, jax.Array]:
         one = lambda query: jax.tree.map(
-            jnp.squeeze, _search_blocks(query[None], *table, block_size)
+            jnp.squeeze, _search_blocks(query[None], *table, block_size=block_size)
         )
         return jax.lax.map(one, queries, batch_size=_CPU_QUERIES)
 

@@ -156,7 +156,7 @@ def _table(facts: CardFacts, photos: str, about: str) -> str:
             rows.get((method, "codebook_perplexity")),
         )
         used = (
-            f"{usage.value * usage.measured_on['words']:,.0f} ({100 * usage.value:.0f} %)"
+            f"{usage.value * int(usage.measured_on['words']):,.0f} ({100 * usage.value:.0f} %)"
             if usage
             else ""
         )

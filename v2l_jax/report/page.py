@@ -149,7 +149,11 @@ def _visible(text: str, keep: str = "") -> Markup:
 
 
 def _interval(measure: tables.Measure) -> str:
-    return "" if measure.low is None else f"{100 * measure.low:.1f}–{100 * measure.high:.1f}"
+    return (
+        ""
+        if measure.low is None or measure.high is None
+        else f"{100 * measure.low:.1f}–{100 * measure.high:.1f}"
+    )
 
 
 def _duration(seconds: float) -> str:

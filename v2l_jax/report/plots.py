@@ -68,7 +68,7 @@ def accuracy_plot(group: FewShotGroup, identifier: str) -> str:
         for place, measure in enumerate(measures):
             if measure is None or math.isnan(measure.value):
                 continue
-            if measure.low is not None:
+            if measure.low is not None and measure.high is not None:
                 axes.plot(
                     [place + offset] * 2,
                     [100 * measure.low, 100 * measure.high],

@@ -49,7 +49,7 @@ def _pass(
     image_embedding: jax.Array,
     k: int,
 ) -> Any:
-    result = model.apply(variables, image, image_embedding, k)
+    result: Any = model.apply(variables, image, image_embedding, k)
     decoded = jnp.clip(result.image, -1.0, 1.0)
     scores = {"psnr": psnr(image, decoded), "ssim": ssim(image, decoded)}
     if lpips is not None:

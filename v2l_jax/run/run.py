@@ -110,11 +110,9 @@ class Run:
           source: the images.
         """
         if name not in tokenize.SPLITS:
-            paths = (
-                [source[i]["path"] for i in range(len(source))]
-                if not hasattr(source, "paths")
-                else source.paths
-            )
+            paths = getattr(source, "paths", None)
+            if paths is None:
+                paths = [source[i]["path"] for i in range(len(source))]
             name = f"{name}-{hashlib.sha256(json.dumps(list(paths)).encode()).hexdigest()[:12]}"
         return features.cached(self.config, self.workdir, name, source)
 

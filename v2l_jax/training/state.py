@@ -10,8 +10,7 @@ from flax import struct
 from v2l_jax.training.spikes import SpikeState
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Parameters, statistics and optimizer states of the tokenizer and its discriminator.
 
     Fields are pytrees of arrays; the same structure also carries shardings or abstract shapes, so

@@ -197,8 +197,10 @@ class _Step:
         """Returns the state after the discriminator's update, and its loss."""
         params, disc_params = self._whole(state.params), self._whole(state.disc_params)
 
-        def gradients(disc_stats: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, Any, tuple]:
-            part, fake = part
+        def gradients(
+            disc_stats: Any, micro_batch: tuple[Batch, jax.Array]
+        ) -> tuple[Any, Any, tuple]:
+            part, fake = micro_batch
             if self.refresh_reconstruction:
                 fake = self.adversarial_loss.reconstruct(
                     params, part["image"], part["global_ids"], frozen
