@@ -3,7 +3,8 @@
 import re
 import xml.etree.ElementTree
 
-from v2l_jax.report import plots, tables
+from v2l_jax.report import plots
+from v2l_jax.report import rows as tables
 from v2l_jax.tasks import few_shot_tables
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from v2l_jax.metrics import results
-from v2l_jax.report.tables import Measure, as_rows
+from v2l_jax.report.rows import Measure, as_rows
 from v2l_jax.tasks.few_shot_tables import few_shot_tables, headline
 
 

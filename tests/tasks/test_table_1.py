@@ -2,7 +2,7 @@
 
 import pytest
 
-from v2l_jax.report.tables import as_rows
+from v2l_jax.report.rows import as_rows
 from v2l_jax.tasks.table_1 import PUBLISHED, TABLE_1, table_1, table_text
 
 

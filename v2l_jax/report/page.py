@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from v2l_jax.report import images, plots, tables
+from v2l_jax.report import images, plots
+from v2l_jax.report import rows as tables
 from v2l_jax.report.curves import Curves, curve_plots
 from v2l_jax.report.data import PhotoRow, ReportData, TaskSection
 from v2l_jax.report.visible_text import visible_pieces, visible_text

@@ -39,7 +39,7 @@ from v2l_jax.option_rules import (
     one_or_more,
 )
 from v2l_jax.report.data import TaskSection
-from v2l_jax.report.tables import as_rows
+from v2l_jax.report.rows import as_rows
 from v2l_jax.representations.token_choice import (
     TokenChoice,
     choose_words,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from v2l_jax.report.tables import FEW_SHOT, Measure, by_setting, measure
+from v2l_jax.report.rows import FEW_SHOT, Measure, by_setting, measure
 
 _CONTROL_LABELS = {"shuffled": "Words shuffled", "no_tokens": "No words"}
 

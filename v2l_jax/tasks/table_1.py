@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from v2l_jax.report.data import Table
-from v2l_jax.report.tables import Measure, by_setting, measure
+from v2l_jax.report.rows import Measure, by_setting, measure
 from v2l_jax.tasks.few_shot_tables import control_label, control_of, is_few_shot, is_plain
 
 
