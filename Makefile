@@ -1,9 +1,9 @@
 # make quickstart   the whole road on real weights and real photos; ends with a page to open
 # make lint         format, lint, types, and the direction of imports: no test of behaviour
-# make test         the tests (those that compare with PyTorch skip, by name, where it is missing)
+# make test         make lint, then the tests (those that compare with PyTorch skip where it is missing)
 # make test-parity  installs CPU PyTorch and runs the comparisons with it
 # make test-processes  several processes as one job: wants the machine for itself
-# make test-tpu     brings the TPU compiler (no TPU needed) and compiles for one
+# make test-tpu     brings the TPU compiler (no TPU needed) and compiles for one; SELECT='-k four_chips': one quick test
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,7 +36,7 @@ lint: $(INSTALLED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_links.py
 
-test: $(INSTALLED)
+test: lint
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not processes" tests
 
 test-parity: $(PARITY)
@@ -50,7 +50,7 @@ tpu-compiler: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(TPU_COMPILER) --constraint constraints.txt libtpu
 
 test-tpu: tpu-compiler
-	PYTHONPATH=$(TPU_COMPILER) $(BIN)/python -m pytest -q tests/launch/test_aot.py
+	PYTHONPATH=$(TPU_COMPILER) $(BIN)/python -m pytest -q tests/launch/test_aot.py $(SELECT)
 
 clean:
 	rm -rf $(VENV) $(TPU_COMPILER) runs
