@@ -27,7 +27,7 @@ $(PARITY): $(INSTALLED)
 	@touch $@
 
 quickstart: $(INSTALLED)
-	$(BIN)/python -m v2l_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
+	$(BIN)/python -m launch.environment $(BIN)/python -m v2l_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
 	@echo "Open $(WORKDIR)/report.html"
 
 lint: $(INSTALLED)

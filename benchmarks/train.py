@@ -1,7 +1,7 @@
 """The tokenizer's training step and tokenization: ours, peer, ratio and bound, all measured in one
 run.
 
-python -m benchmarks.train [--config.train.batch_size=…]    (make test-parity installs the peer)
+python -m launch.environment python -m benchmarks.train [--config.train.batch_size=…]    (make test-parity installs the peer)
 python -m benchmarks.train --config=configs/imagenet.py --word_dim=768 --local_words=32000 --photos=False --dtypes=bfloat16    on a GPU
 
 The peer is the same architecture in plain torch (`torch_tokenizer`), with the same weights, batch
@@ -31,7 +31,7 @@ from ml_collections import ConfigDict, config_flags
 from benchmarks import machine, torch_tokenizer
 from launch.compiled_costs import flops_of
 from v2l_jax.data.loader import make_loader
-from v2l_jax.ops.cpu import choose_convolutions, with_huge_pages
+from v2l_jax.ops import cpu_settings
 from v2l_jax.run import building, loading
 from v2l_jax.run.workdir import environment
 from v2l_jax.tokenizers.v2l import tokenize
@@ -358,7 +358,7 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     """Prints the machine and the table."""
     del argv
-    choose_convolutions()
+    cpu_settings.apply()
     given = flags.FLAGS
     known, config = environment(), given.config
     print(
@@ -381,6 +381,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    with_huge_pages()
     define_flags()
     app.run(main)

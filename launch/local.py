@@ -23,6 +23,8 @@ import sys
 import tempfile
 import time
 
+from v2l_jax.ops import cpu_settings
+
 PREEMPTED = 128 + signal.SIGTERM
 GRACE_SECONDS = 60
 """How long the others may go on after the first has saved and stopped."""
@@ -89,6 +91,10 @@ def _start(options: argparse.Namespace, index: int, coordinator: str) -> subproc
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": f"{environment.get('XLA_FLAGS', '')} {flag}".strip(),
         }
+    settings = cpu_settings.recommended(environment)
+    if settings and not index:
+        print(cpu_settings.described(settings), file=sys.stderr)
+    environment |= settings
     if options.gpus_per_process:
         first = index * options.gpus_per_process
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(

@@ -19,7 +19,6 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from v2l_jax.errors import V2LError
-from v2l_jax.ops.cpu import with_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -95,7 +94,6 @@ if __name__ == "__main__":
         names = ("config", "workdir", "distributed", "coordinator", "num_processes", "process_id")
         print("\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in names))
         sys.exit(0)
-    with_huge_pages()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     app.run(main, flags_parser=_parse_flags)

@@ -1,5 +1,6 @@
 """PSNR and SSIM against scikit-image and closed forms."""
 
+import jax
 import numpy as np
 import pytest
 from skimage import metrics
@@ -65,3 +66,15 @@ def test_values_outside_the_range_are_clipped(pairs):
     ones = np.ones_like(pairs[0])
     assert np.isinf(image_quality.psnr(ones, ones * 1.7)).all()
     np.testing.assert_allclose(image_quality.ssim(ones, ones * 1.7), 1.0, atol=1e-6)
+
+
+def test_all_metrics_by_name(pairs):
+    """What a compiled function holds for the perceptual distance are its weights, not its code."""
+    distance = jax.tree_util.Partial(lambda weight, a, b: weight * abs(a - b).mean((1, 2, 3)), 2.0)
+    scores = image_quality.image_quality(*pairs, distance)
+    assert list(scores) == ["lpips", "psnr", "ssim"]
+    np.testing.assert_array_equal(scores["psnr"], image_quality.psnr(*pairs))
+    np.testing.assert_array_equal(scores["ssim"], image_quality.ssim(*pairs))
+    expected = 2 * np.abs(pairs[0] - pairs[1]).mean((1, 2, 3))
+    np.testing.assert_allclose(scores["lpips"], expected, rtol=1e-5)
+    assert set(image_quality.image_quality(*pairs)) == {"psnr", "ssim"}

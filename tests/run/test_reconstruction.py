@@ -7,11 +7,10 @@ import pytest
 
 from tests import synthetic_config
 from v2l_jax.data.sources import SyntheticSource, WithVectors
-from v2l_jax.metrics.fid import inception_outputs
 from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.run import building
 from v2l_jax.run.reconstruction import inception_of_pairs, reconstruct
-from v2l_jax.towers.inception import load_inception
+from v2l_jax.towers.inception import inception_outputs, load_inception
 
 IMAGES = 5
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from v2l_jax.errors import AssetError
+from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.towers import inception as tower
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "inception_pool3.npz"
@@ -119,3 +120,12 @@ def test_other_files_are_refused(monkeypatch):
     monkeypatch.setattr(tower, "read_torch", lambda path: {"features.0.weight": np.zeros(3)})
     with pytest.raises(AssetError, match="vgg.pth is not FID's InceptionV3"):
         tower.load_inception("vgg.pth")
+
+
+def test_devices_and_batches_do_not_change_features(params):
+    images = np.random.default_rng(0).integers(0, 256, (11, 40, 48, 3), dtype=np.uint8)
+    sharded = tower.inception_outputs(params, images, make_mesh({"data": 8}), batch_size=8)
+    assert sharded.features.shape == (11, 2048) and sharded.logits is None
+    assert jax.device_count() == 8
+    alone = tower.inception_outputs(params, images, batch_size=11)
+    np.testing.assert_allclose(sharded.features, alone.features, atol=2e-5)

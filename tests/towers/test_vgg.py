@@ -11,7 +11,8 @@ import pytest
 
 from v2l_jax.errors import AssetError
 from v2l_jax.ops.convolution import max_pool_halves
-from v2l_jax.towers.vgg import load_lpips, lpips, lpips_params_from_torch, unit_length
+from v2l_jax.ops.unit_vectors import unit_features
+from v2l_jax.towers.vgg import load_lpips, lpips, lpips_params_from_torch
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 _SHIFT, _SCALE = [-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]
@@ -93,7 +94,7 @@ def test_equal_images_are_at_distance_zero(params, images):
 
 def test_gradient_is_finite_where_all_features_vanish():
     """Dead pixels (every ReLU at 0) must not give NaN."""
-    gradient = jax.grad(lambda x: unit_length(x)[0, 0, 0, 0])(jnp.zeros((1, 1, 2, 4)))
+    gradient = jax.grad(lambda x: unit_features(x)[0, 0, 0, 0])(jnp.zeros((1, 1, 2, 4)))
     assert np.isfinite(gradient).all()
 
 

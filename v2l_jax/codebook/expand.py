@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 
 from v2l_jax.llm.llama import KVCache, Llama, cache_dtype, init_cache
 from v2l_jax.llm.text_tokenizers import TextTokenizer
-from v2l_jax.progress import progress_bar
+from v2l_jax.ops.batches import in_batches
 
 PREFIX = "a photo of"
 
@@ -60,16 +60,12 @@ def expand(
     first = prompt_ids(tokenizer, subwords)
     continuation = jax.jit(_continuation, static_argnums=0)
     shared = jax.jit(_prefill, static_argnums=0)(model, params, prefix)
-    rows = []
-    for start in progress_bar(
-        range(0, len(first), batch_size), "expanding the vocabulary", "batch"
-    ):
-        batch = first[start : start + batch_size]
-        padded = np.pad(batch, (0, batch_size - len(batch)))
-        rows.append(
-            np.asarray(continuation(model, params, shared, jnp.asarray(padded)))[: len(batch)]
-        )
-    return np.concatenate(rows)
+    return in_batches(
+        lambda batch: continuation(model, params, shared, batch),
+        first,
+        size=batch_size,
+        description="expanding the vocabulary",
+    )
 
 
 def _prefill(model: Llama, params: Any, prefix: Int[Array, "1 length"]) -> KVCache:

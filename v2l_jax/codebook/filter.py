@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from v2l_jax.ops.batches import in_batches
 from v2l_jax.ops.nearest import top_products
 
 _WORD = re.compile(r"[^\W_]+")
@@ -48,13 +49,10 @@ def count_hits(
     """
     words = jnp.asarray(embeddings)
     top = min(top, len(embeddings))
-    counts = np.zeros(len(embeddings), np.int64)
-    for start in range(0, len(image_features), batch_size):
-        block = image_features[start : start + batch_size]
-        padded = np.pad(block, ((0, batch_size - len(block)), (0, 0)))
-        nearest = np.asarray(top_products(jnp.asarray(padded), words, top))[: len(block)]
-        counts += np.bincount(nearest.ravel(), minlength=len(counts))
-    return counts
+    nearest = in_batches(
+        lambda block: top_products(block, words, top), image_features, size=batch_size
+    )
+    return np.bincount(nearest.ravel(), minlength=len(embeddings))
 
 
 def keep_frequent(counts: Int[np.ndarray, " words"], min_hits: int = 1) -> Int[np.ndarray, " kept"]:

@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +15,7 @@ from v2l_jax.data.sources import Source, WithVectors
 from v2l_jax.data.transforms import to_signed, to_uint8
 from v2l_jax.metrics.codebook_usage import CodebookUsage
 from v2l_jax.metrics.codecs import Codec, codecs, compress
-from v2l_jax.metrics.image_quality import psnr, ssim
+from v2l_jax.metrics.image_quality import image_quality
 from v2l_jax.metrics.results import Result, mean, read_results
 from v2l_jax.option_rules import NAME, Rule, one_of
 from v2l_jax.report.data import AssetNote
@@ -26,7 +25,7 @@ from v2l_jax.run.reconstruction import full_batches, reconstruct, score
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json
 from v2l_jax.tokenizers.released import DTYPES, ReleasedTokenizer, load_tokenizer, save_tokenizer
-from v2l_jax.towers import vgg
+from v2l_jax.towers.vgg import lpips_with
 
 RULES: dict[str, Rule] = {"name": NAME, "dtype": one_of(*DTYPES)}
 
@@ -149,12 +148,6 @@ def _record(
     run.record("release", setting, rows)
 
 
-@jax.jit
-def _quality(lpips: Any, image: jax.Array, decoded: jax.Array) -> dict[str, jax.Array]:
-    values = {"psnr": psnr(image, decoded), "ssim": ssim(image, decoded)}
-    return values | ({} if lpips is None else {"lpips": vgg.lpips(lpips, image, decoded)})
-
-
 def _score_codec(
     run: Run, source: Source, codec: Codec, budget: float
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -164,11 +157,8 @@ def _score_codec(
             compress(picture, codec, budget) for picture in to_uint8(np.asarray(batch["image"]))
         ]
         decoded = np.stack([to_signed(picture) for picture, _ in pictures])
-        values.append(
-            jax.tree.map(
-                lambda x: np.asarray(x)[:count], _quality(run.lpips, batch["image"], decoded)
-            )
-        )
+        scores = image_quality(batch["image"], decoded, lpips_with(run.lpips))
+        values.append(jax.tree.map(lambda x: np.asarray(x)[:count], scores))
         sizes += [size for _, size in pictures][:count]
     return jax.tree.map(lambda *x: np.concatenate(x), *values), np.array(sizes)
 

@@ -11,16 +11,16 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax.jobs import evaluate, validation
-from v2l_jax.ops.cpu import choose_convolutions
+from v2l_jax.ops import cpu_settings
 from v2l_jax.parallel.processes import barrier, broadcast, is_primary
 from v2l_jax.run import workdir as workdirs
 
 
 def start() -> None:
-    """Before JAX's first computation: the faster of XLA's convolutions on this CPU, and a compile
-    cache that outlives the process.
+    """Prepares the process before JAX's first computation: XLA's flags for this CPU, with a line
+    that says so, and a compile cache that outlives the process.
     """
-    choose_convolutions()
+    cpu_settings.apply()
     cache = (
         pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         / "v2l_jax"

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from v2l_jax.ops.batches import in_batches
 from v2l_jax.ops.nearest import extreme_products
-from v2l_jax.progress import progress_bar
+from v2l_jax.ops.unit_vectors import unit_vectors
 
 
 class VocabularyScores(NamedTuple):
@@ -76,14 +77,12 @@ def vocabulary_scores(
             blocks, size, -1
         )
     )
-    ends = []
-    for start in progress_bar(
-        range(0, len(vectors), image_block), "comparing with the vocabulary", "block"
-    ):
-        block = vectors[start : start + image_block]
-        filled = np.pad(block, ((0, image_block - len(block)), (0, 0)))
-        ends.append(np.asarray(extreme_products(jnp.asarray(filled), padded))[:, : len(block)])
-    best, worst = np.concatenate(ends, axis=1)
+    best, worst = in_batches(
+        lambda block: extreme_products(block, padded),
+        vectors,
+        size=image_block,
+        description="comparing with the vocabulary",
+    )
     return VocabularyScores(best, worst, vectors @ words.mean(axis=0))
 
 
@@ -105,6 +104,4 @@ def normalized_scores(
 
 def unit_rows(vectors: Float[np.ndarray, "rows dim"]) -> Float[np.ndarray, "rows dim"]:
     """Rows divided by their length, float32; a row of zeros stays one."""
-    vectors = np.asarray(vectors, np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return unit_vectors(np.asarray(vectors, np.float32), float(np.finfo(np.float32).tiny))

@@ -3,21 +3,16 @@
 """
 
 import dataclasses
-import functools
-from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
-from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from v2l_jax.errors import DataError
 from v2l_jax.metrics.results import Result, Scalar
-from v2l_jax.parallel.mesh import batch_sharding, replicate
 from v2l_jax.progress import progress_bar
-from v2l_jax.towers.inception import FEATURES, InceptionOutput, inception
 
+_FEATURES = 2048  # Of InceptionV3's pool3.
 _Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
@@ -145,11 +140,11 @@ def frechet_inception_distance(
             f"{len(real)} real and {len(generated)} generated images cannot be pairs; pass paired=False"
         )
     fewest = min(len(real), len(generated))
-    if fewest < FEATURES:
+    if fewest < _FEATURES:
         logging.warning(
             "FID of %d images is biased upwards: compare it with FIDs of as many images, or use %d",
             fewest,
-            FEATURES,
+            _FEATURES,
         )
     value = feature_distance(real, generated)
     rng = np.random.default_rng(seed)
@@ -162,34 +157,3 @@ def frechet_inception_distance(
     return Result(
         "fid", value, len(generated), (value - half, value + half) if draws else None, measured_on
     )
-
-
-def inception_outputs(
-    params: Any,
-    images: UInt8[np.ndarray, "images height width 3"],
-    mesh: Mesh | None = None,
-    batch_size: int = 32,
-    description: str = "Inception features",
-) -> InceptionOutput:
-    """InceptionV3 on all images, in batches of one shape, each image by itself.
-
-    Args:
-      params: from `towers.inception.load_inception`.
-      images: 0 to 255; `data.transforms.to_uint8` makes them of images in [-1, 1].
-      mesh: batches are split over its batch axes; its batch devices must divide `batch_size`.
-      batch_size: images at a time.
-      description: for the progress bar.
-
-    Returns:
-      numpy arrays: features [images, 2048] and, from weights that have them, logits [images, 1008].
-    """
-    params = params if mesh is None else replicate(params, mesh)
-    place = functools.partial(jax.device_put, device=None if mesh is None else batch_sharding(mesh))
-    outputs = []
-    for start in progress_bar(range(0, len(images), batch_size), description, "batch"):
-        batch = images[start : start + batch_size]
-        filled = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
-        outputs.append(
-            jax.tree.map(lambda x: np.asarray(x)[: len(batch)], inception(params, place(filled)))
-        )
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)

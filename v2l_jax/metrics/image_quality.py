@@ -1,10 +1,30 @@
-"""PSNR and SSIM of reconstructions, an image at a time."""
+"""PSNR, SSIM and a perceptual distance of reconstructions, an image at a time."""
+
+from collections.abc import Callable
 
 import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+
+@jax.jit
+def image_quality(
+    images: Float[Array | np.ndarray, "batch height width 3"],
+    reconstructions: Float[Array | np.ndarray, "batch height width 3"],
+    lpips: Callable | None = None,
+) -> dict[str, Float[Array, "batch"]]:
+    """The metrics of each pair by their names in results: "psnr", "ssim" and, where given, "lpips".
+
+    Args:
+      images: in [-1, 1].
+      reconstructions: in [-1, 1]; values outside are clipped for PSNR and SSIM.
+      lpips: `(images, reconstructions) -> [batch]`, a `jax.tree_util.Partial` that holds its
+        weights (`towers.vgg.lpips_with`); None leaves this metric out.
+    """
+    scores = {"psnr": psnr(images, reconstructions), "ssim": ssim(images, reconstructions)}
+    return scores if lpips is None else scores | {"lpips": lpips(images, reconstructions)}
 
 
 @jax.jit

@@ -104,6 +104,7 @@ def in_latent_space(
     return queries, rows_there, jnp.sum(centered * (rows + mean), axis=-1)
 
 
+@functools.partial(jax.jit, static_argnames="count")
 def nearest_rows(
     queries: Float[Array, "query d"], rows: Float[Array, "row d"], count: int
 ) -> Int[Array, "query count"]:
@@ -130,7 +131,7 @@ def top_products(
 @jax.jit
 def extreme_products(
     queries: Float[Array, "query d"], blocks: Float[Array, "block row d"]
-) -> Float[Array, "2 query"]:
+) -> tuple[Float[Array, " query"], Float[Array, " query"]]:
     """The largest and the smallest inner product of each query with any row, a block at a time."""
 
     def visit(ends: tuple[Any, Any], block: Any) -> tuple[tuple[Any, Any], None]:
@@ -141,7 +142,7 @@ def extreme_products(
         ), None
 
     infinite = jnp.full(queries.shape[:1], jnp.inf)
-    return jnp.stack(jax.lax.scan(visit, (-infinite, infinite), blocks)[0])
+    return jax.lax.scan(visit, (-infinite, infinite), blocks)[0]
 
 
 def _search(

@@ -29,7 +29,8 @@ from v2l_jax.data.splits import split_held_out
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import Llama, load_llama
 from v2l_jax.llm.text_tokenizers import TextTokenizer, load_text_tokenizer
-from v2l_jax.ops.cpu import cpu_has
+from v2l_jax.ops.batches import fill
+from v2l_jax.ops.cpu_settings import cpu_has
 from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.towers.clip import load_clip
 from v2l_jax.towers.conse import load_conse
@@ -198,9 +199,8 @@ def encode_images(
     )
     rows = []
     for batch in progress_bar(loader, description, "batch", total=-(-len(source) // batch_size)):
-        images = batch["image"]
-        padded = np.pad(images, ((0, batch_size - len(images)), (0, 0), (0, 0), (0, 0)))
-        rows.append(np.asarray(encode(params, padded))[: len(images)])
+        images, count = fill(batch["image"], batch_size)
+        rows.append(np.asarray(encode(params, images))[:count])
     return np.concatenate(rows)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.transforms import to_uint8
-from v2l_jax.metrics.fid import frechet_inception_distance, inception_outputs
+from v2l_jax.metrics.fid import frechet_inception_distance
 from v2l_jax.metrics.image_quality import psnr, ssim
 from v2l_jax.metrics.results import Result, mean
 from v2l_jax.parallel.mesh import shard_batch
@@ -22,7 +22,7 @@ from v2l_jax.run import loading
 from v2l_jax.run.run import Run
 from v2l_jax.tokenizers.v2l import ImageTokens, decode, tokenize
 from v2l_jax.towers import vgg
-from v2l_jax.towers.inception import load_inception
+from v2l_jax.towers.inception import inception_outputs, load_inception
 
 
 def in_batches(run: Run, function: Callable, *arrays: np.ndarray) -> Any:

@@ -16,13 +16,12 @@ from v2l_jax.data.loader import make_loader
 from v2l_jax.data.sources import Source
 from v2l_jax.data.transforms import to_uint8
 from v2l_jax.metrics.codebook_usage import CodebookUsage, count_words, summarise
-from v2l_jax.metrics.fid import inception_outputs
 from v2l_jax.metrics.image_quality import psnr, ssim
 from v2l_jax.parallel.mesh import shard_batch
 from v2l_jax.run import building
 from v2l_jax.tokenizers.v2l import ImageTokens, V2LTokenizer
 from v2l_jax.towers import vgg
-from v2l_jax.towers.inception import InceptionOutput
+from v2l_jax.towers.inception import InceptionOutput, inception_outputs
 
 
 @dataclasses.dataclass(frozen=True)

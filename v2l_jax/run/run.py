@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -22,6 +21,7 @@ from v2l_jax.errors import ConfigError
 from v2l_jax.jobs import codebook, tokenize
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.metrics.results import Result, Scalar, merge_results
+from v2l_jax.ops.batches import in_batches
 from v2l_jax.ops.nearest import nearest_rows
 from v2l_jax.run import building, features, loading
 from v2l_jax.tokenizers.v2l import ImageTokens
@@ -140,9 +140,7 @@ class Run:
         [images, k], nearest first.
         """
         table = jnp.asarray((book or self.global_words).embeddings)
-        nearest = jax.jit(nearest_rows, static_argnums=2)
-        parts = [vectors[i : i + _IMAGES_A_BATCH] for i in range(0, len(vectors), _IMAGES_A_BATCH)]
-        return np.concatenate([np.asarray(nearest(jnp.asarray(part), table, k)) for part in parts])
+        return in_batches(lambda part: nearest_rows(part, table, k), vectors, size=_IMAGES_A_BATCH)
 
     def tokens(self, split: str) -> ImageTokens:
         """The words of a split as the tokenize job left them: global ids [images,

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.ops.nearest import in_latent_space, nearest_row, nearest_rows
+from v2l_jax.ops.unit_vectors import reciprocal_lengths, unit_vectors
 from v2l_jax.tokenizers.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
 from v2l_jax.tokenizers.entropy import entropy_loss
 from v2l_jax.tokenizers.quantizer import quantize
@@ -167,7 +168,7 @@ class V2LTokenizer(nn.Module):
     def features(self, latents: Float[Array, "batch h w z"]) -> Float[Array, "batch h w d"]:
         """Unit vectors in word space, float32."""
         features = self.to_words(latents).astype(jnp.float32)
-        return features * _inverse_length(features)
+        return features * reciprocal_lengths(features)
 
     def encode(self, image: Float[Array, "batch height width 3"]) -> Float[Array, "batch h w d"]:
         """`features` of the `latents` of images in [-1, 1]."""
@@ -176,7 +177,7 @@ class V2LTokenizer(nn.Module):
     def local_ids(self, latents: Float[Array, "batch h w z"]) -> Int[Array, "batch h w"]:
         """The projected local word nearest to the features of each latent."""
         words = self.projector(jax.lax.stop_gradient(self.local_words.value))
-        scale = _inverse_length(self.to_words(latents).astype(jnp.float32)).reshape(-1)
+        scale = reciprocal_lengths(self.to_words(latents).astype(jnp.float32)).reshape(-1)
         flat = latents.astype(jnp.float32).reshape(-1, latents.shape[-1])
         to_words = self.to_words.variables["params"]
         features, words, lengths = in_latent_space(
@@ -213,8 +214,7 @@ class V2LTokenizer(nn.Module):
             image_embedding = self.semantic_tower(
                 self.get_variable("frozen", "tower"), image_embedding
             )
-        embeddings = image_embedding.astype(jnp.float32)
-        embeddings /= jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
+        embeddings = unit_vectors(image_embedding.astype(jnp.float32))
         return nearest_rows(embeddings, self.global_words.value, k)
 
     def decode_features(
@@ -247,10 +247,6 @@ class V2LTokenizer(nn.Module):
         return self.to_image(
             self.decode_features(self.local_vectors(tokens.local_ids), tokens.global_ids)
         )
-
-
-def _inverse_length(features: Float[Array, "batch h w d"]) -> Float[Array, "batch h w 1"]:
-    return jax.lax.rsqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-12)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "k"))

@@ -21,6 +21,7 @@ from v2l_jax.errors import CheckpointError
 from v2l_jax.formats.safetensors_files import read_safetensors
 from v2l_jax.ops.attention import SelfAttention
 from v2l_jax.ops.matmul import dot_general_in
+from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.towers.text_batches import BUCKETS, encode_in_buckets
 
 
@@ -124,7 +125,7 @@ def mean_pool(
     """
     mask = jnp.arange(hidden.shape[1]) < lengths[:, None]
     mean = jnp.where(mask[..., None], hidden, 0).sum(axis=1) / lengths[:, None]
-    return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
+    return unit_vectors(mean)
 
 
 @functools.partial(jax.jit, static_argnums=0)

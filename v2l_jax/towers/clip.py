@@ -20,6 +20,7 @@ from v2l_jax.data.transforms import clip_preprocess
 from v2l_jax.errors import CheckpointError
 from v2l_jax.ops.attention import SelfAttention
 from v2l_jax.ops.matmul import dot_general_in
+from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.towers.image_text import ImageTextTower
 from v2l_jax.towers.text_batches import encode_in_buckets
 
@@ -190,18 +191,13 @@ class ClipText(nn.Module):
         )
 
 
-def l2_normalise(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """Scales vectors to length 1."""
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
 def encode_image(
     model: ClipImage,
     params: dict[str, Any],
     images: Float[Array | np.ndarray, "batch height width 3"],
 ) -> Float[Array, "batch dim"]:
     """CLIP's image embedding, L2-normalised."""
-    return l2_normalise(model.apply({"params": params}, jnp.asarray(images))[0])
+    return unit_vectors(model.apply({"params": params}, jnp.asarray(images))[0])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -212,7 +208,7 @@ def encode_token_ids(
     lengths: Int[Array, "batch"],
 ) -> Float[Array, "batch dim"]:
     """CLIP's text embedding, L2-normalised."""
-    return l2_normalise(model.apply({"params": params}, ids, lengths))
+    return unit_vectors(model.apply({"params": params}, ids, lengths))
 
 
 def encode_texts(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from v2l_jax.data.transforms import EFFICIENTNET_LITE_MEAN, EFFICIENTNET_LITE_STD, clip_preprocess
 from v2l_jax.errors import CheckpointError, DataError
+from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.towers import efficientnet
 from v2l_jax.towers.bert import load_sentence_encoder
 from v2l_jax.towers.image_text import ImageTextTower
@@ -61,7 +62,7 @@ def embed_classes(
     vectors = encode_texts([template.format(name) for group in names for name in group])
     ends = np.cumsum([len(group) for group in names])
     means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit_vectors(means)
 
 
 def conse_embedding(
@@ -84,7 +85,7 @@ def conse_embedding(
     probabilities = jax.nn.softmax(logits.astype(jnp.float32) / temperature)
     top, classes = jax.lax.top_k(probabilities, num_top_classes)
     mean = jnp.einsum("bt,btd->bd", top, class_embeddings[classes])
-    return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
+    return unit_vectors(mean)
 
 
 def _encode_image(

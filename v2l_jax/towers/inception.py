@@ -6,6 +6,7 @@ maximum in the last block where the others average, and in its weights. Layer na
 torchvision's. Batch norm is folded into the convolutions at loading.
 """
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,13 +15,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from v2l_jax.errors import AssetError
 from v2l_jax.formats.torch_files import read_torch
+from v2l_jax.ops.batches import in_batches
+from v2l_jax.parallel.mesh import replicate
 
 IMAGE_SIZE = 299
-FEATURES = 2048
 _BATCH_NORM_EPSILON = 1e-3
 
 # Where FID's TorchScript archives, which kept TensorFlow's names, hold a block's layers: prefixes
@@ -245,6 +248,30 @@ def inception(
     x = resize_bilinear(jnp.asarray(images, jnp.float32), IMAGE_SIZE)
     model = InceptionV3(params["fc"]["kernel"].shape[-1] if "fc" in params else 0)
     return model.apply({"params": params}, (x - 128) / 128)
+
+
+def inception_outputs(
+    params: Any,
+    images: UInt8[np.ndarray, "images height width 3"],
+    mesh: Mesh | None = None,
+    batch_size: int = 32,
+    description: str = "Inception features",
+) -> InceptionOutput:
+    """InceptionV3 on all images, in batches of one shape, each image by itself.
+
+    Args:
+      params: from `load_inception`.
+      images: 0 to 255; `data.transforms.to_uint8` makes them of images in [-1, 1].
+      mesh: batches are split over its batch axes.
+      batch_size: images at a time; over a mesh, rounded up to a multiple of its devices.
+      description: for the progress bar.
+
+    Returns:
+      numpy arrays: features [images, 2048] and, from weights that have them, logits [images, 1008].
+    """
+    params = params if mesh is None else replicate(params, mesh)
+    outputs = functools.partial(inception, params)
+    return in_batches(outputs, images, size=batch_size, mesh=mesh, description=description)
 
 
 def resize_bilinear(

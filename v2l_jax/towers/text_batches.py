@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from v2l_jax.ops.batches import fill
 from v2l_jax.progress import progress_bar
 
 BUCKETS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -47,12 +48,11 @@ def encode_in_buckets(
         progress_bar(batches, description, "batch") if len(batches) > 8 else batches
     ):
         size = min(batch_size, 1 << (len(rows) - 1).bit_length())
-        ids = np.zeros((size, length), dtype=np.int32)
+        ids = np.zeros((len(rows), length), dtype=np.int32)
         for i, row in enumerate(rows):
             ids[i, : lengths[row]] = token_ids[row]
-        padded_lengths = np.ones(size, dtype=np.int32)
-        padded_lengths[: len(rows)] = lengths[rows]
-        encoded = np.asarray(encode(ids, padded_lengths), dtype=np.float32)[: len(rows)]
+        batch, count = fill((ids, lengths[rows]), size)
+        encoded = np.asarray(encode(*batch), dtype=np.float32)[:count]
         if features is None:
             features = np.empty((len(token_ids), encoded.shape[1]), dtype=np.float32)
         features[rows] = encoded

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from v2l_jax.errors import AssetError
 from v2l_jax.ops.convolution import conv_of_few_pixels, max_pool_halves
+from v2l_jax.ops.unit_vectors import unit_features
 
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _TORCHVISION_INDICES = (
@@ -90,20 +91,11 @@ class LPIPS(nn.Module):
         distance = jnp.zeros(image.shape[0])
         for stage, (a, b) in enumerate(zip(*features)):
             head = self.param(f"head_{stage}", nn.initializers.ones, (a.shape[-1],))
-            difference = (unit_length(a) - unit_length(b)) ** 2
+            difference = (unit_features(a) - unit_features(b)) ** 2
             distance += jnp.mean(
                 jnp.dot(difference, head, precision=jax.lax.Precision.HIGHEST), axis=(1, 2)
             )
         return distance
-
-
-def unit_length(features: Float[Array, "batch h w c"]) -> Float[Array, "batch h w c"]:
-    """Scales each pixel's features to length 1, in float32; zero stays zero, with a zero gradient."""
-    features = features.astype(jnp.float32)
-    squared = jnp.sum(features**2, axis=-1, keepdims=True)
-    return features / (
-        jnp.sqrt(jnp.maximum(squared, 1e-30)) + 1e-10
-    )  # A square root of 0 has no gradient.
 
 
 def lpips(
@@ -121,6 +113,11 @@ def lpips(
       dtype: type of the convolutions.
     """
     return LPIPS(dtype).apply({"params": params}, image, other)
+
+
+def lpips_with(params: Any) -> jax.tree_util.Partial | None:
+    """`lpips` with its parameters, as a pytree that passes through jit; None where they are None."""
+    return None if params is None else jax.tree_util.Partial(lpips, params)
 
 
 def load_lpips(path: str | pathlib.Path) -> Any:
