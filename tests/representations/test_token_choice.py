@@ -8,13 +8,7 @@ import pytest
 
 from v2l_jax.data.episodes import draw_episodes
 from v2l_jax.ops.nearest import nearest_rows
-from v2l_jax.representations.token_choice import (
-    TokenChoice,
-    choose_words,
-    lemma,
-    lemma_groups,
-    nearest_last,
-)
+from v2l_jax.representations.token_choice import TokenChoice, choose_words, nearest_last
 
 FORMS = [" {}", "{}", " {}s", "{},", " A {} of", "{}\n"]
 
@@ -106,47 +100,6 @@ def test_an_image_gets_its_words_whatever_is_beside_it(space):
         choose_words(vectors[5:9], embeddings, texts, choice, 3)
         == choose_words(vectors, embeddings, texts, choice)[5:9]
     )
-
-
-@pytest.mark.parametrize(
-    "forms",
-    [
-        (" Dog", "dogs", "dog's", " a dog,", "DOGS\n"),
-        ("box", " boxes", "The Boxes of"),
-        ("city", " cities"),
-        ("mouse", "Mice"),
-        (" dish of", "dishes"),
-        ("German Shepherd", " german shepherds"),
-        ("horse", "horses"),
-        ("bus", "buses"),
-        ("vase", "vases"),
-        ("bass",),
-        ("octopus",),
-        ("iris",),
-    ],
-)
-def test_forms_of_one_word_have_its_lemma(forms):
-    assert {lemma(form) for form in forms} == {forms[0].strip().lower().removesuffix(" of")}
-
-
-def test_different_words_keep_their_lemmas():
-    texts = [
-        "bed",
-        "bee",
-        "glass",
-        "gas",
-        "pan",
-        "pants",
-        "cat",
-        "cattle",
-        ",",
-        " .",
-        " of",
-        "the",
-        "dog house",
-        "dog",
-    ]
-    assert len(set(lemma_groups(texts).tolist())) == len(texts)
 
 
 def test_the_most_similar_shot_comes_last():

@@ -1,4 +1,6 @@
-"""Stage 3 of the codebook: keep the words that some training image is near to (SPEC 1.1)."""
+"""Stage 3 of the codebook: keep the words that some training image is near to (Zhu et al. 2024,
+section 3.1, global codebook filtering).
+"""
 
 import re
 from collections.abc import Sequence
@@ -11,26 +13,7 @@ from v2l_jax.ops.batches import in_batches
 from v2l_jax.ops.nearest import top_products
 
 _WORD = re.compile(r"[^\W_]+")
-_FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "is",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "to",
-        "with",
-    ]
-)
+_FUNCTION_WORDS = frozenset("a an and at by for from in is of on or that the to with".split())
 
 
 def count_hits(
@@ -39,7 +22,7 @@ def count_hits(
     top: int = 5,
     batch_size: int = 256,
 ) -> Int[np.ndarray, " words"]:
-    """How many images have each word among their `top` by inner product (SPEC 1.1, stage 3).
+    """How many images have each word among their `top` by inner product (Zhu et al. 2024, section 3.1).
 
     Args:
       image_features: L2-normalised tower features of the training images.
@@ -63,20 +46,29 @@ def keep_frequent(counts: Int[np.ndarray, " words"], min_hits: int = 1) -> Int[n
 
 
 def first_spellings(texts: Sequence[str]) -> Int[np.ndarray, " kept"]:
-    """Indices of the first text of each spelling; letter case, punctuation, function words and
-    plural s are ignored.
+    """Indices of the first text of each `spelling`, in order.
 
-    An LLM's vocabulary holds " Dog", " dog" and "dogs", its bigrams " dog,"; to a text tower they
+    An LLM's vocabulary holds " Dog", " dog" and "dogs", its bigrams " dog,". To a text tower they
     are one word, and would fill an image's five nearest words with one. The published code keeps
     them all.
     """
-    first: dict[str, int] = {}
-    for index, text in enumerate(texts):
-        first.setdefault(_spelling(text), index)
-    return np.asarray(sorted(first.values()), np.int64)
+    return np.unique(spelling_groups(texts), return_index=True)[1]
 
 
-def _spelling(text: str) -> str:
+def spelling_groups(texts: Sequence[str]) -> Int[np.ndarray, " words"]:
+    """A number for each text, equal for texts of one `spelling`; counted in order of appearance."""
+    numbers: dict[str, int] = {}
+    return np.asarray(
+        [numbers.setdefault(spelling(text), len(numbers)) for text in texts], np.int32
+    )
+
+
+def spelling(text: str) -> str:
+    """The text in lower case, without punctuation, function words and a word's last s.
+
+    Words of up to three letters, and those that end in ss, keep their s. Text without another word
+    stands for itself, without the white space around it.
+    """
     words = [word for word in _WORD.findall(text.casefold()) if word not in _FUNCTION_WORDS]
     singular = [
         word.removesuffix("s") if len(word) > 3 and not word.endswith("ss") else word

@@ -6,7 +6,6 @@ word five times (" Dog", " dog", " dogs").
 """
 
 import dataclasses
-import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,36 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.codebook.filter import spelling_groups
 from v2l_jax.data.episodes import Episode
-
-_WORD = re.compile(r"[^\W_]+")
-_FUNCTION_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "is",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "to",
-        "with",
-    ]
-)
-_SIBILANTS = ("sses", "xes", "zzes", "ches", "shes")  # followed by es in the plural
-_IRREGULAR = {
-    "children": "child", "feet": "foot", "geese": "goose", "leaves": "leaf", "loaves": "loaf", "men": "man", "mice": "mouse",
-    "people": "person", "teeth": "tooth", "wolves": "wolf", "women": "woman", "calves": "calf", "knives": "knife",
-    "shelves": "shelf", "halves": "half", "lives": "life", "wives": "wife", "oxen": "ox", "buses": "bus", "gases": "gas",
-    "lenses": "lens",
-}  # fmt: skip
+from v2l_jax.ops.batches import in_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +26,7 @@ class TokenChoice:
 
     Attributes:
       tokens: words an image, at most.
-      merge: never show two words of one lemma: letter case, punctuation, function words and number
-        are ignored.
+      merge: never show two words of one spelling, see `codebook.filter.spelling`.
       mmr: λ of maximal marginal relevance (Carbonell & Goldstein 1998): each further word maximises
         λ · relevance − (1 − λ) · similarity to the most similar word already picked; 1 is relevance
         alone.
@@ -88,23 +59,15 @@ def choose_words(
       choice: how to pick.
       batch_size: images compared at once; memory is `batch_size · words` floats.
     """
-    groups = lemma_groups(texts) if choice.merge else np.arange(len(texts), dtype=np.int32)
+    groups = spelling_groups(texts) if choice.merge else np.arange(len(texts), dtype=np.int32)
     count = min(choice.tokens, int(groups.max()) + 1)
-    words, of_lemma = jnp.asarray(embeddings, jnp.float32), jnp.asarray(groups)
+    words, group_of = jnp.asarray(embeddings, jnp.float32), jnp.asarray(groups)
     chosen = []
-    for start in range(0, len(vectors), batch_size):
-        block = np.asarray(vectors[start : start + batch_size], np.float32)
-        padded = jnp.asarray(np.pad(block, ((0, batch_size - len(block)), (0, 0))))
-        ids, relevance = map(
-            np.asarray, _pick(padded, words, of_lemma, jnp.float32(choice.mmr), count)
-        )
-        for row, scores in zip(ids[: len(block)], relevance):
-            weak = (
-                np.flatnonzero(scores[1:] < choice.adaptive * scores[0])
-                if choice.adaptive > 0
-                else ()
-            )
-            chosen.append(tuple(texts[i] for i in row[: weak[0] + 1 if len(weak) else None]))
+    pick = lambda block: _pick(block, words, group_of, jnp.float32(choice.mmr), count)
+    found = in_batches(pick, np.asarray(vectors, np.float32), size=batch_size)
+    for row, scores in zip(*found, strict=True):
+        weak = np.flatnonzero((scores[1:] < choice.adaptive * scores[0]) & (choice.adaptive > 0))
+        chosen.append(tuple(texts[i] for i in row[: weak[0] + 1 if len(weak) else None]))
     return chosen
 
 
@@ -154,32 +117,6 @@ def _pick(
     _, rest = jax.lax.scan(step, state, None, length=count - 1)
     ids, scores = (jnp.concatenate([one[None], more]).T for one, more in zip(first, rest))
     return ids, scores
-
-
-def lemma_groups(texts: Sequence[str]) -> Int[np.ndarray, " words"]:
-    """A number for each text, equal for texts of one lemma; counted from 0 in order of appearance."""
-    numbers: dict[str, int] = {}
-    return np.asarray([numbers.setdefault(lemma(text), len(numbers)) for text in texts], np.int32)
-
-
-def lemma(text: str) -> str:
-    """The text in lower case without punctuation and function words, its words in the singular."""
-    words = [
-        word
-        for word in _WORD.findall(text.casefold().replace("'s", ""))
-        if word not in _FUNCTION_WORDS
-    ]
-    return " ".join(map(_singular, words)) or text.strip()
-
-
-def _singular(word: str) -> str:
-    if word in _IRREGULAR:
-        return _IRREGULAR[word]
-    if len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):
-        return word
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    return word[:-2] if word.endswith(_SIBILANTS) else word[:-1]
 
 
 def nearest_last(
