@@ -39,21 +39,21 @@ def test_clip_preprocess_follows_torchvisions_rules(height, width, size, resized
     np.testing.assert_allclose(transforms.clip_preprocess(image, size), expected, atol=1e-5)
 
 
-def test_tokenizer_image_equals_torchs_interpolate(torch):
+def test_resampled_crop_equals_torchs_interpolate(torch):
     crop = transforms.crop_square(SMOOTH, 224)
     x = torch.from_numpy(crop.astype(np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
     for size in (128, 64, 300):
         expected = torch.nn.functional.interpolate(
             x, size=(size, size), mode="bilinear", align_corners=False
         )
-        actual = transforms.tokenizer_image(SMOOTH, size, 224)
+        actual = transforms.resample_crop(crop, size, antialias=False)
         np.testing.assert_allclose(actual, expected[0].permute(1, 2, 0).numpy(), atol=1e-5)
 
 
 def test_antialias_suppresses_a_checkerboard():
     board = np.indices((64, 64)).sum(0) % 2 * 255
     board = np.stack([board] * 3, -1).astype(np.uint8)
-    assert np.abs(transforms.tokenizer_image(board, 16, 64, antialias=True)).max() < 0.1
+    assert np.abs(transforms.resample_crop(board, 16, antialias=True)).max() < 0.1
 
 
 def test_interpolation_keeps_a_linear_ramp():
@@ -128,7 +128,8 @@ def test_flip_mirrors_half():
 def test_image_transform_follows_the_papers_pipeline_and_is_deterministic():
     record = {"image": SMOOTH, "label": 3, "path": "x", "image_embedding": np.ones(4, np.float32)}
     plain = transforms.ImageTransform(16, crop_size=32)(record, np.random.default_rng(0))
-    np.testing.assert_array_equal(plain["image"], transforms.tokenizer_image(SMOOTH, 16, 32))
+    expected = transforms.resample_crop(transforms.crop_square(SMOOTH, 32), 16, antialias=False)
+    np.testing.assert_array_equal(plain["image"], expected)
     np.testing.assert_array_equal(plain["image_embedding"], np.ones(4))
     assert plain["label"] == 3
 

@@ -1,4 +1,4 @@
-"""Takes one file or folder out of a wheel, zip or tar archive, and nothing else."""
+"""Extracts one file or folder from a wheel, zip, tar or Debian archive."""
 
 import fnmatch
 import io

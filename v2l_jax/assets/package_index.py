@@ -250,7 +250,7 @@ def _find(index: str, asset: Asset, context: ssl.SSLContext) -> str | None:
 
 
 def _with_login_of(page: str, url: str) -> str:
-    """The index's account is sent for its own files too, to no other host."""
+    """Adds the index's login to an address on the index's own host, and to no other."""
     login, at, host = urllib.parse.urlsplit(page).netloc.rpartition("@")
     parts = urllib.parse.urlsplit(_without_password(url))
     return (

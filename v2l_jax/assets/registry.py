@@ -1,6 +1,4 @@
-"""The weights and photos a fresh machine can get: what each is, where it comes from, and what it
-must hash to.
-"""
+"""The weights and images that can be fetched: what each is, where it comes from, and its digest."""
 
 import dataclasses
 

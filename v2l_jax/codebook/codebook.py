@@ -51,8 +51,13 @@ class Codebook:
         )
 
     def check_made_for(self, llm: str) -> None:
-        """Raises ConfigError when the token ids belong to another language model's tokenizer than
-        `llm`, a fingerprint.
+        """Checks that the token ids belong to a language model's tokenizer.
+
+        Args:
+          llm: the tokenizer's fingerprint.
+
+        Raises:
+          ConfigError: they belong to another tokenizer.
         """
         if self.llm != llm:
             raise ConfigError(
@@ -61,7 +66,7 @@ class Codebook:
             )
 
     def save(self, path: str | os.PathLike[str], dtype: Any = np.float32) -> None:
-        """Writes one safetensors file, whole or not at all; vectors as `dtype`."""
+        """Writes one safetensors file atomically, with the vectors as `dtype`."""
         lengths = [len(ids) for ids in self.token_ids]
         tensors = {
             "embeddings": np.ascontiguousarray(self.embeddings, dtype),

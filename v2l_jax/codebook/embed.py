@@ -1,5 +1,5 @@
 """Stage 2 of the codebook: the text tower's vector of each word, averaged over prompt templates
-(SPEC 1.1).
+(Zhu et al. 2024, section 3.2).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ EncodeTexts = Callable[[Sequence[str]], Float[np.ndarray, "texts dim"]]
 def embed_texts(
     encode_texts: EncodeTexts, texts: Sequence[str], templates: Sequence[str], chunk: int = 16384
 ) -> Float[np.ndarray, "texts dim"]:
-    """Mean over templates of the L2-normalised embeddings; the mean is not normalised again (SPEC
-    1.1, stage 2).
+    """Mean over templates of the texts' unit vectors. As in the published code, the mean is not
+    normalised again. Equal prompts are encoded once.
 
     Args:
       encode_texts: a tower's text side; returns L2-normalised float32 rows.
@@ -23,7 +23,7 @@ def embed_texts(
       chunk: texts encoded at once, to bound host memory at `chunk · len(templates)` rows.
 
     Returns:
-      float32 rows of norm at most 1. Equal prompts are encoded once.
+      float32 rows of length at most 1.
     """
     rows = []
     for start in range(0, len(texts), chunk):

@@ -1,5 +1,5 @@
-"""Stage 1 of the codebook: the LLM continues each of its subwords to a bigram and a trigram (SPEC
-1.1).
+"""Stage 1 of the codebook: the LLM continues each of its subwords to a bigram and a trigram (Zhu et
+al. 2024, section 3.2).
 """
 
 from collections.abc import Sequence
@@ -41,8 +41,7 @@ def expand(
     subwords: Sequence[int],
     batch_size: int = 1024,
 ) -> Int[np.ndarray, "subwords 2"]:
-    """Greedy next tokens t2, t3 of `a photo of {t1}` and `a photo of {t1}{t2}` for every subword t1
-    (SPEC 1.1, stage 1).
+    """Greedy next tokens t2, t3 of `a photo of {t1}` and `a photo of {t1}{t2}` for every subword t1.
 
     All prompts share the prefilled prefix "a photo of", so a subword costs two tokens of compute,
     not two prompts.

@@ -1,5 +1,5 @@
 """Stage 3 of the codebook: keep the words that some training image is near to (Zhu et al. 2024,
-section 3.1, global codebook filtering).
+section 3.2).
 """
 
 import re
@@ -22,13 +22,16 @@ def count_hits(
     top: int = 5,
     batch_size: int = 256,
 ) -> Int[np.ndarray, " words"]:
-    """How many images have each word among their `top` by inner product (Zhu et al. 2024, section 3.1).
+    """Counts the images that have each word among their `top` by inner product.
 
     Args:
       image_features: L2-normalised tower features of the training images.
       embeddings: candidate words' vectors, not normalised.
       top: words counted an image.
-      batch_size: images compared at once; memory is `batch_size · words` floats.
+      batch_size: images compared at once; memory holds `batch_size · words` floats.
+
+    Returns:
+      int64, one count for each word.
     """
     words = jnp.asarray(embeddings)
     top = min(top, len(embeddings))

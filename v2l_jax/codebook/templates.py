@@ -1,4 +1,4 @@
-"""The 80 ImageNet prompt templates of CLIP (SPEC 1.1, stage 2), written as the pattern they follow."""
+"""The 80 ImageNet prompt templates of CLIP (Radford et al. 2021), as combinations of their parts."""
 
 _BOTH_ARTICLES = (
     "a bad photo of {article} {{}}.",

@@ -1,4 +1,4 @@
-"""Damaged pictures of the five denoising tasks (Zhu et al. 2024, Table 4; SPEC 1.4): pure functions
+"""Damaged pictures of the five denoising tasks (Zhu et al. 2024, Table 4): pure functions
 of a picture and a seed.
 """
 
@@ -45,7 +45,7 @@ def corrupt(
 
 
 def hole(corruption: Corruption, height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    """What has to be restored on a grid, of words or of pixels.
+    """Mask of what has to be restored, on a grid of tokens or pixels.
 
     Returns:
       The centre half of both sides for "inpainting", the lower half for "outpainting", everything

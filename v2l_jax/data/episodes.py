@@ -105,7 +105,7 @@ def draw_episodes(
 def _pools(
     labels, class_names, query_indices, shot_indices
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Of each class: the records that may be asked about, and those that may be shown."""
+    """For each class, the records that may be queries and those that may be shots."""
     everything = np.arange(len(labels))
     if query_indices is None:
         queries = everything if shot_indices is None else np.setdiff1d(everything, shot_indices)

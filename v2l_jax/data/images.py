@@ -1,4 +1,4 @@
-"""Image files → upright 8-bit RGB arrays, whatever the file holds."""
+"""Decodes image files of any kind to upright 8-bit RGB arrays."""
 
 import contextlib
 import io

@@ -1,10 +1,10 @@
 """Batches in a reproducible order, from any number of processes and workers, resumable at any batch
 (Grain).
 
-The global order is a function of (source, seed, batch size) alone: records are shuffled anew each
-epoch, laid in one row, cut into global batches, and each process takes its rows of every batch.
-Random transforms see a generator seeded by (seed, position in that row). So a run may stop and go
-on with other processes or workers.
+The order depends only on source, seed and batch size: records are shuffled anew each epoch, the
+epochs are concatenated and cut into global batches, and each process takes its rows of every batch.
+A random transform gets a generator seeded by the seed and the record's position in that sequence.
+A run can therefore be stopped and resumed with another number of processes or workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -163,7 +163,7 @@ class Loader(Iterator[Batch]):
 
 
 class _Reader:
-    """Index of a record → the record, transformed; a corrupt one is replaced by its successor."""
+    """Reads and transforms a record; a corrupt one is replaced by the next readable record."""
 
     def __init__(self, source: Source, transform: Transform | None):
         self._source, self._transform = source, transform
@@ -183,7 +183,7 @@ class _Reader:
 
 
 class _Rows(grain.MapDataset):
-    """Of each run of `batch_size` records, those at `rows`."""
+    """The records at `rows` of every batch of `batch_size` consecutive records."""
 
     def __init__(self, parent: grain.MapDataset, batch_size: int, rows: list[int]):
         super().__init__(parent)

@@ -1,5 +1,5 @@
-"""Which photos are held out: decided by content, so that no re-ordering or renaming leaks one into
-training.
+"""Chooses the held-out images by content, so that renaming or re-ordering files moves none of them
+into training.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Images for the networks: crops, sizes and value ranges; numpy and Pillow on the host, pure
 functions.
 
-The tokenizer's training pipeline (V2L, SPEC 1.3): CLIP preprocessing, then the same crop, bilinear,
-to the tokenizer's size in [-1, 1].
+The tokenizer's input is CLIP's crop of the image, resampled bilinearly to the tokenizer's size, in
+[-1, 1] (the published code of Zhu et al. 2024).
 """
 
 import dataclasses
@@ -110,7 +110,7 @@ def interpolate_bilinear(
 
 
 def _neighbours(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each output sample: the input index before, the one after, and the weight of the latter."""
+    """For each output sample: the input index before it, the one after, and that one's weight."""
     position = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     before = np.floor(position).astype(np.int64)
     return before, np.minimum(before + 1, length - 1), (position - before).astype(np.float32)
@@ -127,26 +127,17 @@ def clip_preprocess(
     return normalise(crop_square(image, size, resample), mean, std)
 
 
-def tokenizer_image(
-    image: UInt8[np.ndarray, "h w 3"], size: int, crop_size: int = 224, antialias: bool = False
-) -> Float32[np.ndarray, "size size 3"]:
-    """Input of the V2L tokenizer: CLIP's crop at `crop_size`, resampled bilinearly to `size`, in
-    [-1, 1].
-
-    Args:
-      image: any size.
-      size: the tokenizer's image side (128 in the paper).
-      crop_size: side of the crop that the semantic tower sees.
-      antialias: filter before sampling down; the reference does not, which matters below half the
-        crop's size.
-    """
-    return resample_crop(crop_square(image, crop_size), size, antialias)
-
-
 def resample_crop(
     crop: UInt8[np.ndarray, "side side 3"], size: int, antialias: bool
 ) -> Float32[np.ndarray, "size size 3"]:
-    """A square crop at another size, in [-1, 1]; see `tokenizer_image`."""
+    """Input of the tokenizer from CLIP's crop: resampled bilinearly to `size`, in [-1, 1].
+
+    Args:
+      crop: square; of side 224 in the paper.
+      size: the tokenizer's image side; 128 in the paper.
+      antialias: filter before sampling down. The published code does not, which matters below half
+        the crop's size.
+    """
     return (
         to_signed(resize(crop, size, size, "bilinear"))
         if antialias
@@ -203,7 +194,7 @@ class ImageTransform:
       crop_scale: range of the area share of a random resized crop; None takes the centre square, as
         the paper does.
       flip: mirror half of the images.
-      antialias: see `tokenizer_image`.
+      antialias: see `resample_crop`.
     """
 
     image_size: int

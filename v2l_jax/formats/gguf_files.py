@@ -71,10 +71,11 @@ def read_gguf(path: str | pathlib.Path) -> Gguf:
 
 
 class _BoundedReader(gguf.GGUFReader):
-    """The `gguf` reader with two mends.
+    """The `gguf` package's reader with two corrections.
 
-    It slices past the end without noticing, so a hostile length would make it loop for ever; and it
-    makes several arrays for each entry of a metadata array, which takes seconds for a vocabulary.
+    The original does not notice reads past the end of the file, so that a hostile length makes it
+    loop forever. It also makes several arrays for each entry of a metadata array, which takes
+    seconds for a vocabulary.
     """
 
     def _get(self, offset, dtype, count=1, override_order=None):

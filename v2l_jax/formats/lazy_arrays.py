@@ -6,10 +6,10 @@ import numpy as np
 
 
 class LazyArrays(Mapping[str, np.ndarray]):
-    """Tensor name → array, read (and dequantized) anew at each `[name]`.
+    """A mapping of tensor names to arrays that reads, and dequantizes, an array at each access.
 
-    A 70B model never fits in host memory twice: whoever loads it takes one tensor, places it, and
-    lets it go.
+    A model's weights can be loaded one tensor at a time, without holding all of them in host
+    memory.
     """
 
     def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]]):

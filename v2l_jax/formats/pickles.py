@@ -1,7 +1,7 @@
-"""Pickles of arrays → trees of numpy arrays. Nothing a pickle names is imported or called.
+"""Reads pickles of arrays without importing or calling anything that a pickle names.
 
-Every global a pickle may mention is answered by a stand-in of this module that only records what it
-was given; all others are refused by name.
+Each global that a pickle may name is replaced by a class of this module that only records its
+arguments; every other global raises an error with its name.
 """
 
 import io
@@ -220,7 +220,7 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
 
 
 def _no_bytes() -> bytes:
-    """How protocols below 3 write b""; `bytes` itself would allocate whatever it is told to."""
+    """Stands for `bytes`, with which protocols below 3 write b""; `bytes(n)` would allocate n."""
     return b""
 
 

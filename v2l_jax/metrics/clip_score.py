@@ -60,8 +60,9 @@ def vocabulary_scores(
     image_block: int = 512,
     word_block: int = 8192,
 ) -> VocabularyScores:
-    """The bounds that relative scores need; memory holds `image_block · word_block` cosines, never
-    [images, words].
+    """The best, worst and mean cosine of each image with a vocabulary, for `relative_scores`.
+
+    Memory holds `image_block · word_block` cosines, never [images, words].
 
     Args:
       images: the tower's image vectors.
@@ -89,15 +90,15 @@ def vocabulary_scores(
 def relative_scores(
     scores: Float[np.ndarray, " images"], bounds: VocabularyScores
 ) -> Float[np.ndarray, " images"]:
-    """CLIP-R: the score over that of the best possible word, so that 1 is the bound (SPEC 1.4)."""
+    """The score divided by that of the best possible word, so that 1 is the bound (CLIP-R)."""
     return scores / bounds.best
 
 
 def normalized_scores(
     scores: Float[np.ndarray, " images"], bounds: VocabularyScores
 ) -> Float[np.ndarray, " images"]:
-    """Another reading of a relative score, by minimum and maximum: 0 is the worst possible word, 1
-    the best.
+    """The score scaled linearly so that the worst possible word has 0 and the best has 1 (CLIP-R
+    as SPAE computes it, Yu et al. 2023).
     """
     return (scores - bounds.worst) / (bounds.best - bounds.worst)
 

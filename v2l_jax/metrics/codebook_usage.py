@@ -1,4 +1,4 @@
-"""How much of a codebook a tokenizer uses: from counts that add up over batches and devices."""
+"""How much of a codebook a tokenizer uses, from counts summed over batches and devices."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Classical codecs as a yardstick: the best picture that a file of so many bytes holds."""
+"""Image codecs as baselines: the best picture that fits into a file of a given size."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ _NEEDS = {"JPEG 2000": "jpg_2000", "WebP": "webp", "AVIF": "avif"}
 
 @functools.cache
 def codecs() -> tuple[Codec, ...]:
-    """Those that this machine's Pillow writes."""
+    """The codecs that the installed Pillow can write."""
     return tuple(
         codec for codec in _KNOWN if codec.name not in _NEEDS or features.check(_NEEDS[codec.name])
     )
@@ -57,11 +57,12 @@ def codecs() -> tuple[Codec, ...]:
 def compress(
     image: UInt8[np.ndarray, "height width 3"], codec: Codec, budget: int | float
 ) -> tuple[UInt8[np.ndarray, "height width 3"], int]:
-    """The picture as it comes back from a file of at most `budget` bytes, headers included, and the
-    bytes that it took.
+    """Compresses a picture into at most `budget` bytes, headers included, at the highest quality.
 
-    The highest quality that fits is taken, by bisection; where none fits, the lowest, which is then
-    larger than the budget.
+    Finds the quality by bisection. Where none fits, takes the lowest, whose file is larger.
+
+    Returns:
+      The decoded picture and the size of its file in bytes.
     """
     low, high = 0, len(codec.qualities) - 1  # the best that fits lies between, or is the lowest
     best = codec.encode(image, codec.qualities[0])

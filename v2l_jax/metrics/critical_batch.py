@@ -12,11 +12,10 @@ from v2l_jax.errors import DataError
 
 @dataclasses.dataclass(frozen=True)
 class BatchScaling:
-    """steps(B) = least_steps · (1 + critical_batch / B): equation 2.11 of the paper in other
-    letters.
+    """The fit of steps(B) = least_steps · (1 + critical_batch / B), the paper's equation 2.11.
 
     Attributes:
-      least_steps: what an endless batch would need.
+      least_steps: steps that a batch of unlimited size would need.
       critical_batch: images a step at which twice `least_steps` are needed, and twice the fewest
         images; below it a larger batch saves nearly as many steps as it costs images, above it
         hardly any.

@@ -18,8 +18,7 @@ _Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 @dataclasses.dataclass(frozen=True)
 class FeatureStatistics:
-    """Count, mean and scatter of feature vectors; adds up over batches, devices and hosts in any
-    order.
+    """Count, mean and scatter of feature vectors, which can be merged in any order.
 
     Attributes:
       count: vectors seen.

@@ -1,5 +1,5 @@
-"""Inception Score: are images each of one class, and all classes among them (Salimans et al. 2016,
-section 4)?
+"""Inception Score: high where each image is clearly of one class and the images are of many classes
+(Salimans et al. 2016, section 4).
 """
 
 import numpy as np
@@ -23,10 +23,9 @@ def inception_score(
       **measured_on: see `Result`.
 
     Returns:
-      Metric "inception_score": the mean of the splits' scores (1 to the number of classes) and its
-        Student t interval; count
-      is the images, and the field "splits_sd" holds the splits' standard deviation, which the
-      literature quotes.
+      Metric "inception_score": the mean of the splits' scores (1 to the number of classes) with its
+      Student t interval. The count is that of the images; the field "splits_sd" holds the splits'
+      standard deviation, which the literature quotes.
 
     Raises:
       DataError: fewer images than splits.

@@ -117,15 +117,8 @@ def mean_interval(samples: Sequence[float] | np.ndarray) -> Interval | None:
     return centre - half, centre + half
 
 
-def covers(result: Result, value: float) -> bool:
-    """Whether `value`, such as chance (1/ways), lies inside the result's interval."""
-    return result.ci95 is not None and result.ci95[0] <= value <= result.ci95[1]
-
-
 def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
-    """Writes a results.json in one move: a reader sees the old list or the new one, never half of
-    it.
-    """
+    """Writes a results.json atomically."""
     _write_rows(pathlib.Path(path), [result.to_json() for result in results])
 
 

@@ -186,8 +186,7 @@ def vqa_accuracy(
 
     Returns:
       Metric "vqa_accuracy" in [0, 1]: a proportion with the Wilson interval where every question
-        has one true answer,
-      else the mean of `consensus_accuracy` with Student's t interval.
+      has one true answer, else the mean of `consensus_accuracy` with Student's t interval.
     """
     if all(len(truth) == 1 for truth in truths):
         hits = sum(

@@ -16,8 +16,8 @@ _EPSILON = 1e-6
 class GroupNorm(nn.Module):
     """GroupNorm over 32 groups, epsilon 1e-6, computed in float32.
 
-    Sums over positions come first and groups are formed from the few sums left, which XLA compiles
-    to a third of the time of Flax's own, whose sums run over a reshaped image.
+    Sums over positions first and forms groups from these few sums, on every backend. On a CPU this
+    takes a third of the time of Flax's own, which sums over a reshaped image.
 
     Attributes:
       dtype: type of the result.

@@ -14,8 +14,8 @@ from v2l_jax.errors import ConfigError
 BATCH_AXES = ("replica", "data", "fsdp")
 TENSOR_AXIS = "tensor"
 AXES = (*BATCH_AXES, TENSOR_AXIS)
-"""What a mesh is made of, slowest network first: whole copies of the job, parts of the batch, parts
-of the batch that also share out the training state (FSDP), parts of single arrays.
+"""The axes of every mesh, from the slowest network to the fastest: "replica" and "data" split the
+batch, "fsdp" splits the batch and the training state, "tensor" splits single arrays.
 """
 
 
@@ -23,10 +23,10 @@ def make_mesh(axes: Mapping[str, int], devices: Sequence[jax.Device] | None = No
     """Arranges devices in a mesh with the axes `AXES`, in that order.
 
     Args:
-      axes: axis name to size; one size may be -1: what the others leave. An axis that is not named
-        has size 1.
-      devices: which; all of all processes by default. Those of a described topology can be compiled
-        for, not run on.
+      axes: axis name to size. One size may be -1 and takes the devices that the others leave; an
+        axis that is not named has size 1.
+      devices: the devices, by default those of all processes. Devices of a described topology can
+        be compiled for, not run on.
 
     Raises:
       ConfigError: an axis is none of `AXES`, the sizes do not multiply to the number of devices, or
@@ -94,10 +94,9 @@ def batch_shards(mesh: Mesh) -> int:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Which rows of a global batch this process's devices hold: what its loader reads, in rising
-    order.
+    """Rows of a global batch that this process's devices hold and its loader reads, ascending.
 
-    Processes whose devices differ in the "tensor" axis alone hold the same rows.
+    Processes whose devices differ only along the "tensor" axis hold the same rows.
 
     Raises:
       ConfigError: the batch does not divide over the mesh's batch axes.
@@ -140,7 +139,12 @@ def shard_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Puts each leaf, which every process holds whole, straight onto its shards."""
+    """Places each leaf on the devices of its sharding.
+
+    Args:
+      tree: arrays; every process holds each of them whole.
+      shardings: a tree of shardings like `tree`.
+    """
 
     def put(leaf, sharding):
         if sharding.is_fully_addressable:

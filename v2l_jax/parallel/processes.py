@@ -1,5 +1,5 @@
-"""Several processes as one job: joining it, agreeing, waiting, and leaving so that none waits for
-ever for one that is gone.
+"""Several processes as one job: how they join, exchange values, wait for each other, and end when
+one of them fails.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from jaxtyping import PyTree
 from v2l_jax.errors import ConfigError, V2LError
 
 HEARTBEAT_SECONDS = 30
-"""A process that is silent for so long counts as dead; the coordinator then names it and ends all
-the others.
+"""After so long without a heartbeat the coordinator declares a process dead, names it and ends the
+others.
 """
 
 _WEEK = 7 * 24 * 3600
@@ -29,9 +29,9 @@ _WEEK = 7 * 24 * 3600
 def joined(coordinator: str | None, count: int | None, index: int | None) -> Iterator[None]:
     """Joins the job's other processes (`jax.distributed`) for as long as the block runs.
 
-    A block that fails ends this process at once, with one line for a V2LError and a traceback for
-    anything else: an orderly end would wait for processes that in turn wait for this one. These end
-    when its heartbeat stops.
+    If the block fails, this process exits at once, with one line for a V2LError and a traceback for
+    anything else. An orderly exit would wait for processes that are themselves waiting for this
+    one; they end when its heartbeat stops.
 
     Args:
       coordinator: "host:port" of process 0; None asks the cluster (Cloud TPU, GKE, Slurm, MPI), and
@@ -72,7 +72,7 @@ def is_primary() -> bool:
 
 
 def broadcast(value: bool) -> bool:
-    """What `value` is on the first process; every process must ask."""
+    """Returns the first process's `value` to all; every process must call it."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
@@ -87,7 +87,7 @@ def barrier(name: str) -> None:
 
 
 def whole_on_own_devices(tree: PyTree, mesh: Mesh, own: Mesh) -> PyTree:
-    """Arrays spread over all processes → the same arrays, whole on each of this process's devices.
+    """Gathers arrays that are sharded over all processes, whole, onto each of this one's devices.
 
     Args:
       tree: arrays over `mesh`.

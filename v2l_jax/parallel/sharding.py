@@ -1,4 +1,4 @@
-"""Sharding rules as data: (regex, PartitionSpec) pairs, so that no model is named here."""
+"""Sharding rules as data: pairs of a regular expression for names and a PartitionSpec."""
 
 import re
 from collections.abc import Sequence
@@ -30,10 +30,11 @@ def tree_shardings(
       tree: arrays, or anything with a shape (`jax.eval_shape`).
       mesh: the devices.
       rules: (regex, spec) pairs, in order; the first whose regex is found (`re.search`) in
-        `leaf_name` decides. A spec is a PartitionSpec or its arguments: `(None, "tensor")`;
-        `("...", "fsdp")` is the last dimension, however many there are before it. Leaves that no
-        rule matches are replicated.
-      misfits: what becomes of a leaf with a dimension that its spec does not divide.
+        `leaf_name` decides. A spec is a PartitionSpec or its arguments, such as `(None, "tensor")`;
+        `("...", "fsdp")` splits the last dimension, however many precede it. Leaves that no rule
+        matches are replicated.
+      misfits: whether a leaf with a dimension that its spec does not divide raises an error or is
+        replicated.
 
     Returns:
       A tree of NamedSharding like `tree`.

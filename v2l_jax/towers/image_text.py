@@ -1,4 +1,4 @@
-"""What a joint image–text tower offers, whichever network is behind it."""
+"""The interface of image–text towers."""
 
 import dataclasses
 from collections.abc import Callable
