@@ -26,10 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from benchmarks import machine, torch_tokenizer
 from launch.compiled_costs import flops_of
+from v2l_jax import command_line
 from v2l_jax.data.loader import make_loader
 from v2l_jax.ops import cpu_settings
 from v2l_jax.run import building, loading
@@ -337,9 +338,7 @@ def define_flags() -> None:
     """The command line's; not at import, where a test that imports another program too would define
     --config twice.
     """
-    config_flags.DEFINE_config_file(
-        "config", str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"), "Sizes."
-    )
+    command_line.define_config(str(pathlib.Path(__file__).parents[1] / "configs" / "quickstart.py"))
     flags.DEFINE_integer(
         "word_dim", 384, "Length of word vectors: MiniLM's; CLIP ViT-L/14's is 768."
     )
@@ -360,7 +359,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     cpu_settings.apply()
     given = flags.FLAGS
-    known, config = environment(), given.config
+    known, config = environment(), command_line.load_config()
     print(
         f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; torch {torch_tokenizer.torch.__version__}"
     )
@@ -382,4 +381,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse_flags)

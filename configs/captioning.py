@@ -21,22 +21,4 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.evaluate.tasks = ("captioning",)
-    config.evaluate.captioning = ConfigDict()
-    config.evaluate.captioning.source = (
-        "coco"  # or "stamps", pictures with a .txt beside each; then `annotations` is not read
-    )
-    config.evaluate.captioning.annotations = "data/coco/annotations/captions_val2017.json"
-    config.evaluate.captioning.images = "data/coco/val2017"  # the folder of the pictures
-    config.evaluate.captioning.name = "coco-captions-val2017"
-    config.evaluate.captioning.queries = 500  # pictures to caption, drawn by the seed
-    config.evaluate.captioning.examples = 200  # other pictures, which the shots are drawn from
-    config.evaluate.captioning.shots = 10  # examples a prompt
-    config.evaluate.captioning.tokens = 21  # words a picture
-    # "candidates": all the language model's n-grams, since the quickstart's photos chose words for
-    # dogs, cats and food; "global",
-    # the words that the run's photos chose, is the paper's way.
-    config.evaluate.captioning.vocabulary = "candidates"
-    config.evaluate.captioning.max_new_tokens = 24  # the longest caption, in tokens
-    config.evaluate.captioning.controls = ("no_tokens", "shuffled")
-    config.evaluate.captioning.pictures = 12  # kept for the report
     return config

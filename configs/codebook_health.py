@@ -31,7 +31,6 @@ def get_config() -> ConfigDict:
     config.train.log_every = 5
     config.train.eval_every = 25
     config.evaluate.tasks = ("codebook_health",)
-    config.evaluate.codebook_health = ConfigDict()
     # Each start with each remedy; what is compared is the first remedy. Names, and what they change
     # in config.train.
     config.evaluate.codebook_health.starts = (

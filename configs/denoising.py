@@ -17,39 +17,5 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.evaluate.tasks = ("denoising",)
-    config.evaluate.denoising = ConfigDict()
-    config.evaluate.denoising.corruptions = (
-        "inpainting",
-        "outpainting",
-        "deblurring",
-        "rotation",
-        "shift",
-    )
-    config.evaluate.denoising.controls = ("no_tokens", "shuffled")
-    config.evaluate.denoising.images = (
-        4  # held-out photos, drawn by the seed; 0 = all; the paper takes 5,000
-    )
-    config.evaluate.denoising.window = 2  # words predicted at once
-    config.evaluate.denoising.context = (
-        16  # words before the window that a prompt shows, filling a hole
-    )
-    config.evaluate.denoising.rates = (
-        0.50,
-        0.47,
-        0.44,
-        0.41,
-        0.38,
-        0.35,
-        0.32,
-        0.29,
-        0.26,
-        0.23,
-    )  # replaced, an example each
-    config.evaluate.denoising.counted_globals = (
-        21  # global words that the rates count too, as published; 0 = local words alone
-    )
-    config.evaluate.denoising.inception = (
-        ""  # weights of FID's Inception (such as "inception-v3-fid"); "" = no FID
-    )
-    config.evaluate.denoising.pictures = 4  # photos kept for the report
+    config.evaluate.denoising.images = 4
     return config

@@ -20,16 +20,9 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.evaluate.tasks = ("few_shot",)
-    options = config.evaluate.few_shot.to_dict() | {
-        "repetitions": (0, 1, 3, 5),
-        "induction": (True, False),
-        "table_1": True,
-        "tokens": (5, 21),
-        "rule": ("greedy", "likelihood"),
-        "controls": ("no_tokens", "shuffled"),
-        "control_shots": (1,),
-        "single_words": False,  # the paper's codebook has bigrams and trigrams
-        "episodes": 100,  # of each of 72 rows
-    }
-    config.evaluate.few_shot = ConfigDict(options)
+    asked = {"repetitions": (0, 1, 3, 5), "induction": (True, False), "table_1": True}
+    asked |= {"tokens": (5, 21), "rule": ("greedy", "likelihood"), "episodes": 100}  # of 72 rows
+    controls = {"controls": ("no_tokens", "shuffled"), "control_shots": (1,)}
+    # The paper's codebook has bigrams and trigrams.
+    config.evaluate.few_shot.update(asked | controls | {"single_words": False})
     return config

@@ -18,7 +18,6 @@ def get_config(at: str = "quickstart") -> ConfigDict:
     config.jobs = ("codebook", "evaluate", "report")
     config.train.learning_rate_scaling = "sqrt"  # what suits Adam
     config.evaluate.tasks = ("scaling",)
-    config.evaluate.scaling = ConfigDict()
     if at == "quickstart":
         config.codebook.local_limit, config.codebook.expand_limit = 2_048, 2_048
         config.model.image_size, config.model.channel_multipliers, config.model.z_channels = (

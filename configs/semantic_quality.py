@@ -15,12 +15,4 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.evaluate.tasks = ("semantic_quality",)
-    config.evaluate.semantic_quality = ConfigDict()
-    config.evaluate.semantic_quality.tokens = (5, 21)  # words a photo
-    config.evaluate.semantic_quality.controls = (
-        "shuffled",
-        "random",
-    )  # another photo's words; any word, on average
-    config.evaluate.semantic_quality.rings = 9  # photos drawn with their words around them
-    config.evaluate.semantic_quality.ring_words = 21
     return config

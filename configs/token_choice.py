@@ -15,19 +15,4 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.evaluate.tasks = ("token_choice",)
-    config.evaluate.token_choice = ConfigDict()
-    config.evaluate.token_choice.ways = (2, 5)
-    config.evaluate.token_choice.shots = 1
-    config.evaluate.token_choice.episodes = (
-        400  # on training photos, where the best is picked, and as many on held-out ones
-    )
-    config.evaluate.token_choice.tokens = 5
-    config.evaluate.token_choice.mmr = (
-        0.8,
-        0.65,
-    )  # λ of maximal marginal relevance; smaller is more diverse
-    config.evaluate.token_choice.adaptive = (
-        0.6,
-        0.8,
-    )  # words below this share of the first word's similarity are left out
     return config

@@ -35,20 +35,17 @@ os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 import jax
 from absl import app, flags
 from jax.experimental import topologies
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from launch import programs
 from launch.chips import Chip, chip_of
 from launch.compiled_costs import Costs, costs_of
+from v2l_jax import command_line, experiment
 from v2l_jax.errors import ConfigError, V2LError
-from v2l_jax.jobs import validation
 from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.progress import progress_bar
 from v2l_jax.run import building
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Experiment file; --config.mesh.fsdp=4 and the like override it."
-)
 _TOPOLOGY = flags.DEFINE_string(
     "topology",
     "v5e:2x4",
@@ -254,16 +251,16 @@ def _bytes(size: float) -> str:
 
 def main(argv: list[str]) -> None:
     """Prints the description or the table; an error meant for the user is one line."""
-    if len(argv) > 1 or _CONFIG.value is None:
+    if len(argv) > 1 or flags.FLAGS.config is None:
         raise app.UsageError("try --config=configs/imagenet.py --topology=v5e:16x16")
-    config = _CONFIG.value
     usual_effort = -1.0 if _SWEEP.value else 0.0
     jax.config.update(
         "jax_exec_time_optimization_effort",
         usual_effort if _EFFORT.value is None else _EFFORT.value,
     )
     try:
-        validation.check(config)
+        config = command_line.load_config()
+        experiment.check(config)
         if _SWEEP.value:
             lines = sweep(config, _TOPOLOGY.value)
         else:
@@ -281,6 +278,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    command_line.define_config()
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(__doc__)
         names = (
@@ -296,4 +294,4 @@ if __name__ == "__main__":
         )
         print("\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in names))
         sys.exit(0)
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse_flags)

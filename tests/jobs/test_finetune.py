@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.tiny_restoration import SIZES, get_config, make_workdir
+from v2l_jax import experiment
 from v2l_jax.errors import CheckpointError, ConfigError
-from v2l_jax.jobs import finetune, validation
+from v2l_jax.jobs import finetune
 from v2l_jax.llm.llama_config import config_from_huggingface
 from v2l_jax.llm.peft_files import load_adapters
 from v2l_jax.run.run import Run
@@ -97,7 +98,7 @@ def test_a_bad_setting_is_named_before_anything_runs(config, key, value):
     bad = config.copy_and_resolve_references()
     bad.finetune[key] = value
     with pytest.raises(ConfigError, match=f"config.finetune.{key} is "):
-        validation.check(bad)
+        experiment.check(bad)
 
 
 def test_settings_say_what_the_adapters_depend_on(config, workdir):

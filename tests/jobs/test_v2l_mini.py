@@ -7,9 +7,9 @@ import runpy
 
 import numpy as np
 
+from v2l_jax import experiment
 from v2l_jax.data.sources import ImageFolder
 from v2l_jax.data.transforms import ImageTransform
-from v2l_jax.jobs import validation
 from v2l_jax.run import building, loading
 from v2l_jax.tokenizers import decode, load_tokenizer, tokenize
 from v2l_jax.tokenizers.released import SHIPPED
@@ -23,7 +23,7 @@ def config_of(name):
 
 def test_words_and_split_are_the_quickstarts(asset):
     mini, quickstart = config_of("v2l_mini"), config_of("quickstart")
-    validation.check(mini)
+    experiment.check(mini)
     assert (
         mini.seed == quickstart.seed
         and mini.llm == quickstart.llm

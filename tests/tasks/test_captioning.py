@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tests.tiny_config import get_config
+from v2l_jax import experiment
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import codebook, evaluate, validation
+from v2l_jax.jobs import codebook, evaluate
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.text_tokenizers import load_text_tokenizer
 from v2l_jax.metrics.results import read_results
@@ -228,4 +229,4 @@ def test_too_few_examples_are_refused_before_anything_runs(config):
 def test_a_wrong_option_is_named(config):
     config.evaluate.captioning.source = "flickr"
     with pytest.raises(ConfigError, match="captioning.source is 'flickr'"):
-        validation.check(config)
+        experiment.check(config)

@@ -4,8 +4,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests import synthetic_config
+from v2l_jax import experiment
 from v2l_jax.errors import ConfigError
-from v2l_jax.jobs import evaluate, validation
+from v2l_jax.jobs import evaluate
 from v2l_jax.metrics.results import read_results
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
@@ -28,7 +29,7 @@ def config():
 
 
 def test_a_row_set_for_each_start_remedy_and_seed(config):
-    validation.check(config)
+    experiment.check(config)
     codebook_health.check(config)
     rows = codebook_health.settings(config)
     assert [(row["remedy"], row["seed"], row["changes"]) for row in rows] == [
@@ -56,7 +57,7 @@ def test_a_variant_that_cannot_train_is_refused_before_any_does(config, key, val
 def test_remedies_have_names_and_pairs(config, value):
     config.evaluate.codebook_health.remedies = value
     with pytest.raises(ConfigError, match="config.evaluate.codebook_health.remedies is"):
-        validation.check(config)
+        experiment.check(config)
 
 
 def test_what_is_there_is_not_trained_again(config, tmp_path, monkeypatch):

@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from configs import denoising as denoising_config
 from tests.tiny_config import get_config
+from v2l_jax import experiment
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.corruptions import gaussian_blur, hole
 from v2l_jax.data.transforms import to_signed, to_uint8
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import evaluate, tokenize, validation
+from v2l_jax.jobs import evaluate, tokenize
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
@@ -43,7 +44,7 @@ def _config():
     config.evaluate.denoising.update(
         corruptions=NAMES, images=3, pictures=2, rates=(0.5, 0.3), context=4
     )
-    validation.check(config)
+    experiment.check(config)
     return config
 
 
@@ -234,7 +235,7 @@ def test_what_cannot_work_is_said_before_anything_runs(config):
     denoising.check(config)
     config.evaluate.denoising.rates = (1.5,)
     with pytest.raises(ConfigError, match="rates"):
-        validation.check(config)
+        experiment.check(config)
 
 
 def test_the_config_has_the_published_options():

@@ -7,9 +7,10 @@ from ml_collections import ConfigDict
 
 from tests.tasks.reading_run import WORDS, reading_run
 from tests.tiny_config import get_config
+from v2l_jax import experiment
 from v2l_jax.data.sources import SyntheticSource
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import evaluate, validation
+from v2l_jax.jobs import evaluate
 from v2l_jax.metrics.results import read_results
 from v2l_jax.representations.token_choice import TokenChoice
 from v2l_jax.run import loading
@@ -55,7 +56,7 @@ def test_settings_are_all_combinations_and_controls_at_their_shots(config):
             rule=("greedy", "likelihood"),
         )
     )
-    validation.check(config)
+    experiment.check(config)
     assert len(few_shot.promptings(config.evaluate.few_shot)) == 24
     config.evaluate.few_shot.table_1 = True
     assert few_shot.promptings(config.evaluate.few_shot) == list(TABLE_1)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.tiny_restoration import GLOBAL_TOKENS, SIDE, get_config, make_workdir
+from v2l_jax import experiment
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import evaluate, finetune, validation
+from v2l_jax.jobs import evaluate, finetune
 from v2l_jax.llm.peft_files import save_adapters
 from v2l_jax.metrics.results import read_results
 from v2l_jax.run import building
@@ -200,7 +201,7 @@ def test_the_report_shows_the_table_pictures_and_text(run):
 
 
 def test_what_cannot_work_is_refused_before_anything_runs(config):
-    validation.check(config)
+    experiment.check(config)
     restoration.check(config)
     too_many = config.copy_and_resolve_references()
     too_many.evaluate.restoration.images = 21

@@ -4,8 +4,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests import synthetic_config
+from v2l_jax import experiment
 from v2l_jax.errors import ConfigError
-from v2l_jax.jobs import validation
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json
 from v2l_jax.tasks import scaling
@@ -23,7 +23,7 @@ def config():
 
 
 def test_a_row_set_for_each_size_and_seed(config):
-    validation.check(config)
+    experiment.check(config)
     rows = scaling.settings(config)
     assert [(row["batch_size"], row["seed"]) for row in rows] == [
         (8, 0),

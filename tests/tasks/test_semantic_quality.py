@@ -9,9 +9,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from tests.tiny_config import get_config
+from v2l_jax import experiment
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import ConfigError
-from v2l_jax.jobs import codebook, evaluate, validation
+from v2l_jax.jobs import codebook, evaluate
 from v2l_jax.metrics.results import read_results
 from v2l_jax.run import features, loading
 from v2l_jax.run.run import Run
@@ -125,4 +126,4 @@ def test_more_words_than_the_codebook_has_are_refused(run):
 def test_no_tokens_is_no_control_here(config):
     config.evaluate.semantic_quality.controls = ("no_tokens",)
     with pytest.raises(ConfigError, match="semantic_quality.controls"):
-        validation.check(config)
+        experiment.check(config)

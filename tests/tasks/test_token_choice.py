@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from tests.tasks.reading_run import reading_run
 from tests.tiny_config import get_config
-from v2l_jax.jobs import evaluate, validation
+from v2l_jax import experiment
+from v2l_jax.jobs import evaluate
 from v2l_jax.metrics.results import read_results
 from v2l_jax.tasks import token_choice
 
@@ -20,7 +21,7 @@ def run(asset, tmp_path, monkeypatch):
     config.evaluate.token_choice = ConfigDict(
         dict(ways=(2, 3), shots=1, episodes=30, tokens=3, mmr=(0.5,), adaptive=(0.9,))
     )
-    validation.check(config)
+    experiment.check(config)
     evaluate.check(config)
     return reading_run(config, tmp_path, monkeypatch)
 

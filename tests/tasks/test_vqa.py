@@ -11,9 +11,10 @@ import pytest
 
 from configs import vqa as vqa_config
 from tests.tiny_config import get_config
+from v2l_jax import experiment
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import evaluate, validation
+from v2l_jax.jobs import evaluate
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.metrics.results import read_results, wilson_interval, write_results
 from v2l_jax.run import features, loading
@@ -62,7 +63,7 @@ def _config(**changes):
     config.evaluate.tasks = ("vqa",)
     config.evaluate.vqa = vqa_config.get_config().evaluate.vqa
     config.evaluate.vqa.update(dict(sets=("coco_qa",), shots=3, tokens=4, pictures=2) | changes)
-    validation.check(config)
+    experiment.check(config)
     return config
 
 

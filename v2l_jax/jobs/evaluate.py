@@ -1,20 +1,14 @@
 """Numbers: every task of `config.evaluate.tasks`, measured and written to results.json row by row."""
 
-import importlib
 import pathlib
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 
 from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax.metrics.results import Result, Scalar, read_results
 from v2l_jax.run.run import Run
-
-
-def evaluator(task: str) -> ModuleType:
-    """The module of a task; see `jobs.evaluators`."""
-    return importlib.import_module(f"v2l_jax.tasks.{task}")
+from v2l_jax.tasks import tasks
 
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
@@ -29,7 +23,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     for task in config.evaluate.tasks:
         missing = _missing(config, task, read_results(workdir / "results.json"))
         if missing:
-            module = evaluator(task)
+            module = tasks()[task]
             logging.info("%s: %s", task, (module.__doc__ or "").splitlines()[0])
             module.measure(context, missing)
 
@@ -37,7 +31,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
 def check(config: ConfigDict) -> None:
     """Raises, before any job has run, for a task that cannot work."""
     for task in config.evaluate.tasks:
-        evaluator(task).check(config)
+        tasks()[task].check(config)
 
 
 def _missing(config: ConfigDict, task: str, results: Sequence[Result]) -> list[dict[str, Scalar]]:
@@ -45,7 +39,7 @@ def _missing(config: ConfigDict, task: str, results: Sequence[Result]) -> list[d
     fixed = {"task": task, "llm": config.llm}
     return [
         setting
-        for setting in evaluator(task).settings(config)
+        for setting in tasks()[task].settings(config)
         if not any(_has(row, fixed | setting) for row in rows)
     ]
 

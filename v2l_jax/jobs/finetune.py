@@ -2,6 +2,7 @@
 pictures.
 """
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from v2l_jax.llm.adapter_step import (
 )
 from v2l_jax.llm.lora import PROJECTIONS, Adapters, Lora
 from v2l_jax.llm.peft_files import CONFIG_FILE, load_adapters, save_adapters
-from v2l_jax.option_rules import COUNT, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of
+from v2l_jax.options import COUNT, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of, option
 from v2l_jax.parallel.mesh import local_rows, replicate, shard_batch
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
@@ -31,23 +32,37 @@ from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.loop import fit
 from v2l_jax.training.metric_log import MetricLog
 
-RULES: dict[str, Rule] = {
-    "masked": Rule("a number between 0 and 1", lambda v: isinstance(v, float) and 0 < v < 1),
-    "mask_text": NAME,
-    "rank": POSITIVE,
-    "alpha": number(0),
-    "targets": each(one_of(*PROJECTIONS), least=1),
-    "steps": POSITIVE,
-    "batch_size": POSITIVE,
-    "learning_rate": number(0, 1),
-    "warmup_steps": COUNT,
-    "weight_decay": WEIGHT,
-    "clip_norm": WEIGHT,
-    "log_every": POSITIVE,
-    "eval_every": POSITIVE,
-    "eval_images": POSITIVE,
-    "checkpoint_every": POSITIVE,
-}
+_BETWEEN = Rule("a number between 0 and 1", lambda v: isinstance(v, float) and 0 < v < 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of fine-tuning."""
+
+    masked: float = option(
+        0.3, "share of an image's local words that is hidden, as in the paper", _BETWEEN
+    )
+    mask_text: str = option("_", "what stands for a hidden word; one token", NAME)
+    rank: int = option(4, "LoRA's rank; rank, alpha and targets are the paper's", POSITIVE)
+    alpha: float = option(32, "LoRA's alpha", number(0))
+    targets: tuple[str, ...] = option(
+        ("q_proj", "k_proj"), "projections with adapters", each(one_of(*PROJECTIONS), least=1)
+    )
+    steps: int = option(120, "training steps", POSITIVE)
+    batch_size: int = option(4, "images a step", POSITIVE)
+    learning_rate: float = option(4e-3, "peak learning rate", number(0, 1))
+    warmup_steps: int = option(10, "steps of linear warm-up", COUNT)
+    weight_decay: float = option(0.0, "AdamW's", WEIGHT)
+    clip_norm: float = option(1.0, "largest gradient norm; 0 = none", WEIGHT)
+    log_every: int = option(
+        5, "steps between rows of metrics.jsonl", POSITIVE, changes_results=False
+    )
+    eval_every: int = option(20, "steps between evaluations", POSITIVE, changes_results=False)
+    eval_images: int = option(
+        16, "held-out images of the loss that is logged", POSITIVE, changes_results=False
+    )
+    checkpoint_every: int = option(20, "steps between checkpoints", POSITIVE, changes_results=False)
+
 
 _MAY_DIFFER = ("log_every", "eval_every", "eval_images", "checkpoint_every")
 

@@ -1,5 +1,6 @@
 """The trained tokenizer as files that others can load, measured as they are, with a model card."""
 
+import dataclasses
 import math
 import pathlib
 
@@ -17,7 +18,7 @@ from v2l_jax.metrics.codebook_usage import CodebookUsage
 from v2l_jax.metrics.codecs import Codec, codecs, compress
 from v2l_jax.metrics.image_quality import image_quality
 from v2l_jax.metrics.results import Result, mean, read_results
-from v2l_jax.option_rules import NAME, Rule, one_of
+from v2l_jax.options import NAME, one_of, option
 from v2l_jax.report.data import AssetNote
 from v2l_jax.report.model_card import CardFacts, model_card
 from v2l_jax.run import building, loading
@@ -27,7 +28,14 @@ from v2l_jax.run.workdir import read_json
 from v2l_jax.tokenizers.released import DTYPES, ReleasedTokenizer, load_tokenizer, save_tokenizer
 from v2l_jax.towers.vgg import lpips_with
 
-RULES: dict[str, Rule] = {"name": NAME, "dtype": one_of(*DTYPES)}
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of a release."""
+
+    name: str = option("v2l", "what the released tokenizer is called", NAME, changes_results=False)
+    dtype: str = option("float16", "of the stored numbers", one_of(*DTYPES))
+
 
 UNTRAINED = "untrained"
 EXAMPLES = "examples.png"

@@ -11,7 +11,6 @@ from v2l_jax.assets import registry
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.sources import Concatenated, Source, Subset, WithVectors
 from v2l_jax.jobs import tokenize
-from v2l_jax.jobs.evaluate import evaluator
 from v2l_jax.metrics.results import Result, read_results
 from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import (
@@ -27,7 +26,7 @@ from v2l_jax.run import loading
 from v2l_jax.run.reconstruction import reconstruct
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json
-from v2l_jax.tasks import TASKS
+from v2l_jax.tasks import tasks
 from v2l_jax.training.metric_log import read_metrics
 
 PHOTOS_A_CLASS = 2
@@ -78,12 +77,12 @@ def _used(config: ConfigDict) -> set[str]:
 
 
 def _sections(run: Run, results: list[Result]) -> list[TaskSection]:
-    """The parts of the page that measured tasks make, in the order of `evaluators.TASKS`."""
+    """The parts of the page that measured tasks make, in the order of their POSITION."""
     sections = []
-    for task in TASKS:
+    for task, module in tasks().items():
         rows = [result for result in results if result.measured_on.get("task") == task]
         if rows:
-            sections.append(evaluator(task).section(run, rows))
+            sections.append(module.section(run, rows))
     return [section for section in sections if section is not None]
 
 

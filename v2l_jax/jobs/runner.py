@@ -10,7 +10,8 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from v2l_jax.jobs import evaluate, validation
+from v2l_jax import experiment
+from v2l_jax.jobs import evaluate
 from v2l_jax.ops import cpu_settings
 from v2l_jax.parallel.processes import barrier, broadcast, is_primary
 from v2l_jax.run import workdir as workdirs
@@ -45,7 +46,7 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
       ConfigError: an unknown job or a bad value, before anything runs.
       V2LError: whatever stopped a job, in one line.
     """
-    validation.check(config)
+    experiment.check(config)
     if is_primary():
         workdirs.prepare(workdir, config)
     barrier("workdir")

@@ -2,6 +2,7 @@
 al. 2024, Figure 5).
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from v2l_jax.jobs import codebook
 from v2l_jax.metrics.captions import caption_results, score_captions
 from v2l_jax.metrics.clip_score import pair_scores
 from v2l_jax.metrics.results import Result, Scalar, mean
-from v2l_jax.option_rules import CONTROLS, COUNT, NAME, POSITIVE, TEXT, Rule, one_of
+from v2l_jax.options import CONTROLS, COUNT, NAME, POSITIVE, TEXT, one_of, option
 from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
@@ -36,20 +37,39 @@ from v2l_jax.tasks.captioning_tables import captioning_lead, captioning_tables
 from v2l_jax.tasks.classification import shuffle_words
 from v2l_jax.tasks.prompts import Words
 
-RULES: dict[str, Rule] = {
-    "source": one_of("coco", "stamps"),
-    "annotations": TEXT,
-    "images": NAME,
-    "name": NAME,
-    "queries": POSITIVE,
-    "examples": POSITIVE,
-    "shots": POSITIVE,
-    "tokens": POSITIVE,
-    "vocabulary": one_of("global", "candidates"),
-    "max_new_tokens": POSITIVE,
-    "controls": CONTROLS,
-    "pictures": COUNT,
-}
+POSITION = 50
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of captioning."""
+
+    source: str = option(
+        "coco",
+        "'coco', or 'stamps': pictures with a .txt beside each, and no annotations file",
+        one_of("coco", "stamps"),
+    )
+    annotations: str = option(
+        "data/coco/annotations/captions_val2017.json", "COCO's caption JSON", TEXT
+    )
+    images: str = option("data/coco/val2017", "the folder of the images", NAME)
+    name: str = option("coco-captions-val2017", "what results call the data set", NAME)
+    queries: int = option(500, "images to caption, drawn by the seed", POSITIVE)
+    examples: int = option(200, "other images, which the shots are drawn from", POSITIVE)
+    shots: int = option(10, "examples a prompt", POSITIVE)
+    tokens: int = option(21, "words an image", POSITIVE)
+    vocabulary: str = option(
+        "candidates",
+        "'global': the words that the run's images chose, the paper's way; 'candidates': all of the language model's n-grams",
+        one_of("global", "candidates"),
+    )
+    max_new_tokens: int = option(24, "the longest caption, in tokens", POSITIVE)
+    controls: tuple[str, ...] = option(
+        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS
+    )
+    pictures: int = option(12, "images kept for the report", COUNT, changes_results=False)
+
 
 _PICTURE_SIDE = 320
 _WITHOUT_LLM = ("nearest_word", "reference")

@@ -2,19 +2,21 @@
 `config.train`.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from v2l_jax import experiment
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.loader import make_loader
 from v2l_jax.data.sources import WithVectors
 from v2l_jax.errors import ConfigError
-from v2l_jax.jobs import train, validation
+from v2l_jax.jobs import train
 from v2l_jax.metrics.results import Result, Scalar, read_results
-from v2l_jax.option_rules import POSITIVE, Rule
+from v2l_jax.options import POSITIVE, Rule, option
 from v2l_jax.parallel.mesh import local_rows
 from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import TaskSection
@@ -45,7 +47,23 @@ _VARIANTS = Rule(
     lambda v: isinstance(v, (tuple, list)) and bool(v) and all(map(_is_variant, v)),
 )
 
-RULES: dict[str, Rule] = {"starts": _VARIANTS, "remedies": _VARIANTS, "seeds": POSITIVE}
+POSITION = 100
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the study of codebook health."""
+
+    starts: tuple = option(
+        (("published start", ()),), "names, each with (key of config.train, value) pairs", _VARIANTS
+    )
+    remedies: tuple = option(
+        (("none", ()),),
+        "names, each with such pairs; the first is what others are compared with",
+        _VARIANTS,
+    )
+    seeds: int = option(3, "seeds of each", POSITIVE)
 
 
 def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
@@ -66,7 +84,7 @@ def check(config: ConfigDict) -> None:
     if jax.process_count() > 1:
         raise ConfigError(f"the task {_TASK} runs on one host; start it without --distributed")
     for setting in settings(config):
-        validation.check(_variant(config, setting))
+        experiment.check(_variant(config, setting))
 
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from v2l_jax.data.corruptions import CORRUPTIONS, Corruption, corrupt, hole
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.metrics.results import Result, Scalar, mean, proportion
-from v2l_jax.option_rules import CONTROLS, COUNT, POSITIVE, SHARE, TEXT, Rule, each, one_of
+from v2l_jax.options import CONTROLS, COUNT, POSITIVE, SHARE, TEXT, each, one_of, option
 from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
 from v2l_jax.run import building, loading
 from v2l_jax.run.pictures import PictureQuality, from_words, read_pictures, save_pictures, to_words
@@ -42,17 +42,38 @@ from v2l_jax.tasks.denoising_windows import (
 )
 from v2l_jax.tokenizers.v2l import ImageTokens
 
-RULES: dict[str, Rule] = {
-    "corruptions": each(one_of(*CORRUPTIONS), least=1),
-    "controls": CONTROLS,
-    "images": COUNT,
-    "window": POSITIVE,
-    "context": POSITIVE,
-    "rates": each(SHARE, least=1),
-    "counted_globals": COUNT,
-    "inception": TEXT,
-    "pictures": COUNT,
-}
+POSITION = 70
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of denoising."""
+
+    corruptions: tuple[str, ...] = option(
+        CORRUPTIONS, "which corruptions are restored", each(one_of(*CORRUPTIONS), least=1)
+    )
+    controls: tuple[str, ...] = option(
+        ("no_tokens", "shuffled"), "no examples' words, and another image's examples", CONTROLS
+    )
+    images: int = option(5_000, "held-out images, drawn by the seed; 0 = all", COUNT)
+    window: int = option(2, "words predicted at once", POSITIVE)
+    context: int = option(
+        16, "words before the window that a prompt shows, filling a hole", POSITIVE
+    )
+    rates: tuple[float, ...] = option(
+        (0.50, 0.47, 0.44, 0.41, 0.38, 0.35, 0.32, 0.29, 0.26, 0.23),
+        "share of words replaced, an example each",
+        each(SHARE, least=1),
+    )
+    counted_globals: int = option(
+        21, "global words that the rates count too, as published; 0 = local words alone", COUNT
+    )
+    inception: str = option(
+        "", "weights of FID's Inception (such as inception-v3-fid); '' = no FID", TEXT
+    )
+    pictures: int = option(4, "images kept for the report", COUNT, changes_results=False)
+
 
 _CAPTIONS = {
     "corrupted": "damaged",

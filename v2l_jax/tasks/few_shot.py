@@ -2,6 +2,7 @@
 (Zhu et al. 2024, Table 1).
 """
 
+import dataclasses
 import itertools
 import pathlib
 import re
@@ -24,7 +25,7 @@ from v2l_jax.data.episodes import (
 )
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.metrics.results import Result, Scalar, proportion, read_results
-from v2l_jax.option_rules import (
+from v2l_jax.options import (
     CONTROLS,
     COUNT,
     FLAG,
@@ -32,11 +33,12 @@ from v2l_jax.option_rules import (
     POSITIVE,
     SHARE,
     TEXT,
-    Rule,
     each,
+    entries,
     number,
     one_of,
     one_or_more,
+    option,
 )
 from v2l_jax.report.data import TaskSection
 from v2l_jax.report.rows import as_rows
@@ -59,27 +61,70 @@ from v2l_jax.tasks.classification import (
 )
 from v2l_jax.tasks.table_1 import TABLE_1, Prompting, table_1, table_text
 
-RULES: dict[str, Rule] = {
-    "ways": each(number(2, integer=True), least=1),
-    "shots": each(POSITIVE, least=1),
-    "repetitions": one_or_more(COUNT),
-    "induction": one_or_more(FLAG),
-    "table_1": FLAG,
-    "tokens": one_or_more(POSITIVE),
-    "rule": one_or_more(one_of("likelihood", "greedy", "constrained")),
-    "calibrate": FLAG,
-    "single_words": FLAG,
-    "selection": one_of("nearest", "diverse"),
-    "mmr": SHARE,
-    "adaptive": SHARE,
-    "ordering": one_of("random", "nearest_last"),
-    "episodes": POSITIVE,
-    "controls": CONTROLS,
-    "control_shots": each(POSITIVE),
-    "episode_file": TEXT,
-    "episode_photos": TEXT,
-    "class_names.*": NAME,
-}
+POSITION = 20
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of few-shot classification."""
+
+    ways: tuple[int, ...] = option(
+        (2, 5), "classes an episode", each(number(2, integer=True), least=1)
+    )
+    shots: tuple[int, ...] = option((1, 3, 5), "examples a class", each(POSITIVE, least=1))
+    repetitions: int | tuple[int, ...] = option(
+        0, "how often the examples are shown again", one_or_more(COUNT)
+    )
+    induction: bool | tuple[bool, ...] = option(
+        True, "whether the task is stated first", one_or_more(FLAG)
+    )
+    table_1: bool = option(
+        False, "of shots × repetitions × induction, only the columns of the paper's Table 1", FLAG
+    )
+    tokens: int | tuple[int, ...] = option(5, "words an image", one_or_more(POSITIVE))
+    rule: str | tuple[str, ...] = option(
+        "greedy",
+        "'greedy', the published rule; 'constrained' to whole class names; or 'likelihood'",
+        one_or_more(one_of("likelihood", "greedy", "constrained")),
+    )
+    calibrate: bool = option(
+        False, "contextual calibration of 'likelihood'; the published way is False", FLAG
+    )
+    single_words: bool = option(
+        False, "leave out words of several tokens; the published way is False", FLAG
+    )
+    selection: str = option(
+        "nearest",
+        "of words: 'nearest', as published, or 'diverse': no lemma twice, maximal marginal relevance",
+        one_of("nearest", "diverse"),
+    )
+    mmr: float = option(0.8, "λ of 'diverse': 1 is relevance alone, less is more diverse", SHARE)
+    adaptive: float = option(
+        0.0, "leave out words below this share of the first word's similarity", SHARE
+    )
+    ordering: str = option(
+        "random",
+        "of shots: 'random', or 'nearest_last' to the query",
+        one_of("random", "nearest_last"),
+    )
+    episodes: int = option(1000, "episodes a row", POSITIVE)
+    controls: tuple[str, ...] = option(
+        ("shuffled",), "no_tokens: no words; shuffled: words of another image", CONTROLS
+    )
+    control_shots: tuple[int, ...] = option(
+        (1, 3, 5), "shots at which the controls run too", each(POSITIVE)
+    )
+    episode_file: str = option(
+        "",
+        "published episodes instead of drawn ones, such as 'fewshot_split/{ways}_way_{shots}_shot.csv'",
+        TEXT,
+    )
+    episode_photos: str = option("", "the folder that their lines start from", TEXT)
+    class_names: dict[str, str] = option(
+        {}, "what to call a class; WordNet ids have names already", entries(NAME)
+    )
+
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 

@@ -2,6 +2,7 @@
 codebook is used.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,14 +12,25 @@ from v2l_jax.data.sources import WithVectors
 from v2l_jax.metrics.fid import frechet_inception_distance
 from v2l_jax.metrics.inception_score import inception_score
 from v2l_jax.metrics.results import Result, Scalar, mean
-from v2l_jax.option_rules import TEXT, Rule
+from v2l_jax.options import TEXT, option
 from v2l_jax.report.data import TaskSection
 from v2l_jax.run import loading
 from v2l_jax.run.reconstruction import inception_of_pairs, score
 from v2l_jax.run.run import Run
 from v2l_jax.towers.inception import load_inception
 
-RULES: dict[str, Rule] = {"inception": TEXT}
+POSITION = 10
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of reconstruction."""
+
+    inception: str = option(
+        "", "weights of FID's and IS's Inception (such as inception-v3-fid); '' = neither", TEXT
+    )
+
 
 _SPLITS = 10
 

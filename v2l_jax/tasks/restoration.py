@@ -18,7 +18,7 @@ from v2l_jax.jobs import finetune
 from v2l_jax.llm.adapter_step import adapter_loss
 from v2l_jax.llm.lora import merged
 from v2l_jax.metrics.results import Result, Scalar, mean
-from v2l_jax.option_rules import CONTROLS, COUNT, POSITIVE, Rule
+from v2l_jax.options import CONTROLS, COUNT, POSITIVE, option
 from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
 from v2l_jax.report.plots import Line, curve_plot
@@ -39,12 +39,21 @@ from v2l_jax.tasks.restoration_tables import LEAD, restoration_tables
 from v2l_jax.tokenizers.v2l import ImageTokens
 from v2l_jax.training.metric_log import read_metrics
 
-RULES: dict[str, Rule] = {
-    "images": COUNT,
-    "batch_size": POSITIVE,
-    "controls": CONTROLS,
-    "pictures": COUNT,
-}
+POSITION = 80
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of restoration."""
+
+    images: int = option(32, "held-out images, drawn by the seed; 0 = all", COUNT)
+    batch_size: int = option(32, "images at a time", POSITIVE, changes_results=False)
+    controls: tuple[str, ...] = option(
+        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS
+    )
+    pictures: int = option(4, "images kept for the report", COUNT, changes_results=False)
+
 
 _SHOWN = {
     "masked": "hidden words, grey",

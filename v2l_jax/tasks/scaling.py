@@ -2,6 +2,7 @@
 critical batch size.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ from v2l_jax.data.sources import WithVectors
 from v2l_jax.errors import ConfigError
 from v2l_jax.jobs import train
 from v2l_jax.metrics.results import Result, Scalar
-from v2l_jax.option_rules import POSITIVE, Rule, each, number
+from v2l_jax.options import POSITIVE, each, number, option
 from v2l_jax.parallel.mesh import local_rows, shard_batch
 from v2l_jax.progress import progress_bar
 from v2l_jax.report.data import TaskSection
@@ -24,13 +25,23 @@ from v2l_jax.run.run import Run
 from v2l_jax.tasks.scaling_tables import scaling_section
 from v2l_jax.training.optimizer import scaled_rate
 
-RULES: dict[str, Rule] = {
-    "batch_sizes": each(POSITIVE, least=3),
-    "seeds": POSITIVE,
-    "target_psnr": number(0),
-    "max_steps": POSITIVE,
-    "eval_every": POSITIVE,
-}
+POSITION = 90
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the batch-size study."""
+
+    batch_sizes: tuple[int, ...] = option(
+        (256, 512, 1024, 2048, 4096, 8192, 16_384),
+        "batch sizes that are trained",
+        each(POSITIVE, least=3),
+    )
+    seeds: int = option(3, "seeds of each", POSITIVE)
+    target_psnr: float = option(20.0, "held-out PSNR at which training stops", number(0))
+    max_steps: int = option(60_000, "steps after which it gives up", POSITIVE)
+    eval_every: int = option(250, "steps between evaluations", POSITIVE)
 
 
 def settings(config: ConfigDict) -> list[dict[str, Scalar]]:

@@ -2,6 +2,7 @@
 ringed by words (Figure 6).
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from v2l_jax.metrics.clip_score import (
     word_scores,
 )
 from v2l_jax.metrics.results import Result, Scalar, mean
-from v2l_jax.option_rules import COUNT, POSITIVE, Rule, each, one_of
+from v2l_jax.options import COUNT, POSITIVE, each, one_of, option
 from v2l_jax.report.data import TaskSection
 from v2l_jax.run import loading
 from v2l_jax.run.run import Run
@@ -31,12 +32,24 @@ from v2l_jax.tasks.classification import derangement
 from v2l_jax.tasks.semantic_quality_tables import semantic_quality_lead, semantic_quality_tables
 from v2l_jax.tasks.word_ring import word_ring
 
-RULES: dict[str, Rule] = {
-    "tokens": each(POSITIVE, least=1),
-    "controls": each(one_of("shuffled", "random")),
-    "rings": COUNT,
-    "ring_words": POSITIVE,
-}
+POSITION = 40
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of semantic quality."""
+
+    tokens: tuple[int, ...] = option((5, 21), "words an image", each(POSITIVE, least=1))
+    controls: tuple[str, ...] = option(
+        ("shuffled", "random"),
+        "another image's words; any word, on average",
+        each(one_of("shuffled", "random")),
+    )
+    rings: int = option(
+        9, "images drawn with their words around them", COUNT, changes_results=False
+    )
+    ring_words: int = option(21, "words around each", POSITIVE, changes_results=False)
 
 
 def settings(config: ConfigDict) -> list[dict[str, Scalar]]:

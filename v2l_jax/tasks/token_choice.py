@@ -20,7 +20,7 @@ from v2l_jax.codebook.filter import count_hits, keep_frequent
 from v2l_jax.data.episodes import Episode, draw_episodes
 from v2l_jax.jobs import codebook
 from v2l_jax.metrics.results import Result, Scalar, mean, proportion
-from v2l_jax.option_rules import POSITIVE, SHARE, Rule, each, number
+from v2l_jax.options import POSITIVE, SHARE, each, number, option
 from v2l_jax.report.data import TaskSection
 from v2l_jax.representations.token_choice import (
     TokenChoice,
@@ -35,14 +35,33 @@ from v2l_jax.tasks.classification import Scoring, check_lengths, classify, hits
 from v2l_jax.tasks.few_shot import named_labels
 from v2l_jax.tasks.token_choice_tables import token_choice_tables
 
-RULES: dict[str, Rule] = {
-    "ways": each(number(2, integer=True), least=1),
-    "shots": POSITIVE,
-    "episodes": POSITIVE,
-    "tokens": POSITIVE,
-    "mmr": each(SHARE),
-    "adaptive": each(SHARE),
-}
+POSITION = 30
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the study of token choice."""
+
+    ways: tuple[int, ...] = option(
+        (2, 5), "classes an episode", each(number(2, integer=True), least=1)
+    )
+    shots: int = option(1, "examples a class", POSITIVE)
+    episodes: int = option(
+        400,
+        "on training images, where the best choice is picked, and as many on held-out ones",
+        POSITIVE,
+    )
+    tokens: int = option(5, "words an image", POSITIVE)
+    mmr: tuple[float, ...] = option(
+        (0.8, 0.65), "λ of maximal marginal relevance; smaller is more diverse", each(SHARE)
+    )
+    adaptive: tuple[float, ...] = option(
+        (0.6, 0.8),
+        "words below this share of the first word's similarity are left out",
+        each(SHARE),
+    )
+
 
 PHOTOS = ("training", "held-out")
 ACCURACY, ADDED, OVER_PAPER = (

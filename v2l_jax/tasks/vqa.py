@@ -2,6 +2,7 @@
 (Zhu et al. 2024, Fig. 5).
 """
 
+import dataclasses
 import pathlib
 import re
 from collections import Counter
@@ -24,7 +25,7 @@ from v2l_jax.data.questions import (
 )
 from v2l_jax.metrics.results import Result, Scalar
 from v2l_jax.metrics.vqa import accuracy_by_type, score_answer, vqa_accuracy
-from v2l_jax.option_rules import CONTROLS, COUNT, NAME, POSITIVE, TEXT, Rule, each, one_of
+from v2l_jax.options import CONTROLS, COUNT, NAME, POSITIVE, TEXT, each, one_of, option
 from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
 from v2l_jax.run.loading import locate
 from v2l_jax.run.run import Run
@@ -40,29 +41,77 @@ from v2l_jax.tasks.question_answering import (
 )
 from v2l_jax.tasks.vqa_tables import lead, vqa_tables
 
-RULES: dict[str, Rule] = {
-    "sets": each(one_of("coco_qa", "easy_vqa", "vqa_v2"), least=1),
-    "questions": COUNT,
-    "shown_questions": COUNT,
-    "shots": COUNT,
-    "shot_choice": one_of("random", "similar"),
-    "tokens": POSITIVE,
-    "answering": each(one_of("open", "closed"), least=1),
-    "max_new_tokens": POSITIVE,
-    "candidates": COUNT,
-    "controls": CONTROLS,
-    "pictures": COUNT,
-    "coco_qa.name": NAME,
-    "coco_qa.asked": each(NAME, least=1),
-    "coco_qa.shown": each(NAME, least=1),
-    "coco_qa.images": NAME,
-    "easy_vqa.name": NAME,
-    "easy_vqa.asked": NAME,
-    "easy_vqa.shown": NAME,
-    "vqa_v2.name": NAME,
-    "vqa_v2.asked": each(TEXT),
-    "vqa_v2.shown": each(TEXT),
-}
+POSITION = 60
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of visual question answering."""
+
+    sets: tuple[str, ...] = option(
+        ("coco_qa", "easy_vqa"),
+        "question sets, of those below",
+        each(one_of("coco_qa", "easy_vqa", "vqa_v2"), least=1),
+    )
+    questions: int = option(
+        300, "of each set, drawn by the seed, where it has more; 0 = all", COUNT
+    )
+    shown_questions: int = option(200, "questions that examples are drawn from; 0 = all", COUNT)
+    shots: int = option(5, "examples a prompt", COUNT)
+    shot_choice: str = option(
+        "random",
+        "'random', or 'similar': the questions most alike by the tower's text side",
+        one_of("random", "similar"),
+    )
+    tokens: int = option(21, "words an image", POSITIVE)
+    answering: tuple[str, ...] = option(
+        ("open", "closed"),
+        "'open' is the published way: greedy, up to the end of the line; 'closed' takes the likeliest of the set's answers",
+        each(one_of("open", "closed"), least=1),
+    )
+    max_new_tokens: int = option(10, "the longest open answer, in tokens", POSITIVE)
+    candidates: int = option(
+        0, "'closed' chooses among the set's so many most frequent answers; 0 = all", COUNT
+    )
+    controls: tuple[str, ...] = option(
+        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS
+    )
+    pictures: int = option(8, "images kept for the report", COUNT, changes_results=False)
+
+    @dataclasses.dataclass(frozen=True)
+    class CocoQa:
+        """COCO-QA (Ren et al. 2015): folders with questions.txt, answers.txt, img_ids.txt, types.txt."""
+
+        name: str = option("COCO-QA sample", "what results call the set", NAME)
+        asked: tuple[str, ...] = option(
+            ("coco-qa-sample/cocoqa-2015-05-17/train", "coco-qa-sample/cocoqa-2015-05-17/test"),
+            "folders of the questions that are asked",
+            each(NAME, least=1),
+        )
+        shown: tuple[str, ...] = option(
+            ("coco-qa-sample/cocoqa-2015-05-17/train", "coco-qa-sample/cocoqa-2015-05-17/test"),
+            "folders of the questions that examples are drawn from",
+            each(NAME, least=1),
+        )
+        images: str = option("coco-qa-sample/images", "the folder of the images", NAME)
+
+    @dataclasses.dataclass(frozen=True)
+    class EasyVqa:
+        """easy-VQA: coloured shapes on white."""
+
+        name: str = option("easy-VQA", "what results call the set", NAME)
+        asked: str = option("easy-vqa/test", "the questions that are asked", NAME)
+        shown: str = option("easy-vqa/train", "the questions that examples are drawn from", NAME)
+
+    @dataclasses.dataclass(frozen=True)
+    class VqaV2:
+        """VQA v2 (Goyal et al. 2017): questions file, annotations file, folder of COCO images."""
+
+        name: str = option("VQA v2", "what results call the set", NAME)
+        asked: tuple[str, ...] = option(("", "", ""), "what is asked", each(TEXT))
+        shown: tuple[str, ...] = option(("", "", ""), "what examples are drawn from", each(TEXT))
+
 
 _PICTURE_SIDE = 320
 
