@@ -80,7 +80,9 @@ TEMPLATE = Rule("a text with one {}", lambda v: isinstance(v, str) and v.count("
 CONTROLS = each(one_of("no_tokens", "shuffled"))
 
 
-def option(default: Any, meaning: str, rule: Rule, *, changes_results: bool = True) -> Any:
+def option(
+    default: Any, meaning: str, rule: Rule, *, changes_results: bool = True, in_row: bool = False
+) -> Any:
     """A field of a dataclass of options.
 
     Args:
@@ -89,8 +91,10 @@ def option(default: Any, meaning: str, rule: Rule, *, changes_results: bool = Tr
       rule: what it may hold.
       changes_results: whether another value can change a number that is measured. Only options of
         speed, logging, pictures and storage say False; all others are part of a result's identity.
+      in_row: whether it only says which rows are measured, each of which carries its own value.
     """
-    about = {"meaning": meaning, "rule": rule, "changes_results": changes_results}
+    about = {"meaning": meaning, "rule": rule}
+    about |= {"changes_results": changes_results, "in_row": in_row}
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=about)
     return dataclasses.field(default=default, metadata=about)
@@ -106,6 +110,7 @@ class Option:
     meaning: str
     rule: Rule
     changes_results: bool
+    in_row: bool
 
 
 def options_of(sections: Mapping[str, type]) -> dict[str, Option]:
@@ -121,7 +126,9 @@ def options_of(sections: Mapping[str, type]) -> dict[str, Option]:
             path = f"{prefix}.{field.name}" if prefix else field.name
             made = field.default_factory is not dataclasses.MISSING
             default = field.default_factory() if made else field.default
-            about = (field.metadata[key] for key in ("meaning", "rule", "changes_results"))
+            about = (
+                field.metadata[key] for key in ("meaning", "rule", "changes_results", "in_row")
+            )
             found[path] = Option(path, kinds[field.name], default, *about)
     return found
 

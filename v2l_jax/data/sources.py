@@ -220,6 +220,7 @@ class TfdsSource:
 
     Attributes:
       class_names: from the dataset's label feature; ImageNet's are WordNet ids.
+      full_name: with the configuration and version, such as "imagenet2012/5.1.0".
     """
 
     def __init__(self, name: str, split: str, data_dir: StrPath | None = None):
@@ -260,6 +261,7 @@ class TfdsSource:
         self._name = f"{name}/{split}"
         features: Any = builder.info.features
         self.class_names = tuple(features["label"].names)
+        self.full_name = str(builder.info.full_name)
 
     @functools.cached_property
     def labels(self) -> np.ndarray:

@@ -1,27 +1,28 @@
 """Numbers: every task of `config.evaluate.tasks`, measured and written to results.json row by row."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from absl import logging
 from ml_collections import ConfigDict
 
-from v2l_jax.metrics.results import Result, Scalar, read_results
+from v2l_jax.jobs.identity import note, row_fields
+from v2l_jax.metrics.results import Scalar, read_results
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import tasks
 
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """Whether every number asked for is in results.json."""
-    results = read_results(workdir / "results.json")
-    return not any(_missing(config, task, results) for task in config.evaluate.tasks)
+    return not any(_missing(config, task, workdir) for task in config.evaluate.tasks)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Measures what results.json lacks; rows that are there are not measured again."""
-    context = Run(config, workdir)
+    noted = {task: note(config, f"evaluate.{task}", workdir) for task in config.evaluate.tasks}
+    context = Run(config, workdir, noted)
     for task in config.evaluate.tasks:
-        missing = _missing(config, task, read_results(workdir / "results.json"))
+        missing = _missing(config, task, workdir)
         if missing:
             module = tasks()[task]
             logging.info("%s: %s", task, (module.__doc__ or "").splitlines()[0])
@@ -34,9 +35,11 @@ def check(config: ConfigDict) -> None:
         tasks()[task].check(config)
 
 
-def _missing(config: ConfigDict, task: str, results: Sequence[Result]) -> list[dict[str, Scalar]]:
-    rows = [result.measured_on for result in results]
-    fixed = {"task": task, "llm": config.llm}
+def _missing(config: ConfigDict, task: str, workdir: pathlib.Path) -> list[dict[str, Scalar]]:
+    """The settings of a task that have no row of this language model and this identity."""
+    rows = [result.measured_on for result in read_results(workdir / "results.json")]
+    digest = row_fields(config, f"evaluate.{task}", workdir)["identity"]
+    fixed = {"task": task, "llm": config.llm, "identity": digest}
     return [
         setting
         for setting in tasks()[task].settings(config)

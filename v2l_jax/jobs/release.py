@@ -24,7 +24,7 @@ from v2l_jax.report.model_card import CardFacts, model_card
 from v2l_jax.run import building, loading
 from v2l_jax.run.reconstruction import full_batches, reconstruct, score
 from v2l_jax.run.run import Run
-from v2l_jax.run.workdir import read_json
+from v2l_jax.run.workdir import environments, read_json
 from v2l_jax.tokenizers.released import DTYPES, ReleasedTokenizer, load_tokenizer, save_tokenizer
 from v2l_jax.towers.vgg import lpips_with
 
@@ -218,7 +218,7 @@ def _facts(run: Run, home: pathlib.Path) -> CardFacts:
         best_step=training.get("best_step"),
         batch_size=config.train.batch_size,
         train_seconds=read_json(workdir / "timings.json", {}).get("train", 0.0),
-        environment=read_json(workdir / "environment.json", {}),
+        environment=environments(workdir)[-1] if environments(workdir) else {},
         trained_on=notes(named),
         measured_on=notes(further),
         examples=EXAMPLES,

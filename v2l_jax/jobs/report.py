@@ -25,7 +25,7 @@ from v2l_jax.report.page import render_page
 from v2l_jax.run import loading
 from v2l_jax.run.reconstruction import reconstruct
 from v2l_jax.run.run import Run
-from v2l_jax.run.workdir import read_json
+from v2l_jax.run.workdir import environments, read_json
 from v2l_jax.tasks import tasks
 from v2l_jax.training.metric_log import read_metrics
 
@@ -55,7 +55,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             JobTiming(job, seconds)
             for job, seconds in read_json(workdir / "timings.json", {}).items()
         ],
-        environment=read_json(workdir / "environment.json", {}),
+        environment=environments(workdir)[-1] if environments(workdir) else {},
         assets=[
             AssetNote(a.name, a.source, a.licence)
             for a in registry.ASSETS.values()

@@ -5,12 +5,13 @@ import importlib
 import os
 import pathlib
 import time
+from typing import Any
 
 import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from v2l_jax import experiment
+from v2l_jax import experiment, options
 from v2l_jax.jobs import evaluate
 from v2l_jax.ops import cpu_settings
 from v2l_jax.parallel.processes import barrier, broadcast, is_primary
@@ -48,7 +49,7 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     experiment.check(config)
     if is_primary():
-        workdirs.prepare(workdir, config)
+        workdirs.prepare(workdir, dict(options.flatten(config, experiment.known())), may_differ)
     barrier("workdir")
     if "evaluate" in config.jobs and not evaluate.is_done(config, workdir):
         evaluate.check(config)
@@ -65,3 +66,21 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
                 job.run(config, workdir)
         barrier(name)
         logging.info("%s: %.0f s", headline, time.monotonic() - began)
+
+
+def may_differ(path: str, there: Any, asked: Any) -> bool:
+    """Whether a workdir can be gone on with where one option's value is another.
+
+    What is measured, by which language model, on which devices, and how, may change from call to
+    call: a codebook knows its tokenizer and a result its identity. Training may be prolonged. What
+    made the codebook and the tokenizer may not change.
+    """
+    if path in ("train.steps", "train.epochs"):
+        return asked > there > 0
+    unused = path.startswith(("data.synthetic_", "data.tfds_dir"))
+    return unused or path.startswith(_FREE) or not experiment.known()[path].changes_results
+
+
+_FREE = (
+    "evaluate.", "finetune.", "representation.", "sweep.", "release.", "llm", "train.eval_every",
+)  # fmt: skip

@@ -38,10 +38,12 @@ class Run:
     Attributes:
       config: the whole experiment.
       workdir: the run's folder.
+      identities: by task, the fields that say what its rows depend on; see `jobs.identity`.
     """
 
     config: ConfigDict
     workdir: pathlib.Path
+    identities: Mapping[str, Mapping[str, Scalar]] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -165,6 +167,7 @@ class Run:
             "llm": self.config.llm,
             "tower": self.global_words.tower,
             "dataset": self.config.data.name,
+            **self.identities.get(task, {}),
             **setting,
         }
         rows = [

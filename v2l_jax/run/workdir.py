@@ -3,6 +3,8 @@ how long it took.
 """
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -10,32 +12,15 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import ConfigError, V2LError
 
-_MAY_DIFFER = (
-    "jobs",
-    "evaluate",
-    "finetune",
-    "llm",
-    "llm_options",
-    "mesh",
-    "profile",
-    "sharding",
-    "train.hang_minutes",
-    "train.keep_every",
-    "train.keep_last",
-    "train.loader_workers",
-    "train.remat",
-)
-_ANY_OF_THESE = tuple(f"{name}." for name in _MAY_DIFFER)
 _BUCKET = re.compile("[a-z][a-z0-9]+:/")
 _PACKAGES = (
     "v2l_jax",
@@ -61,12 +46,16 @@ def read_json(path: pathlib.Path, default: Any) -> Any:
     return json.loads(path.read_text()) if path.exists() else default
 
 
-def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Makes the folder and writes config.json and environment.json.
+def prepare(
+    workdir: pathlib.Path, asked: Mapping[str, Any], may_differ: Callable[[str, Any, Any], bool]
+) -> None:
+    """Makes the folder and writes config.json.
 
-    What is measured, by which language model, on which devices, and how (`_MAY_DIFFER`) may change
-    from call to call: a codebook knows its tokenizer and a result what it was measured on. What
-    made the words and the tokenizer may not.
+    Args:
+      workdir: the run's folder.
+      asked: the config by dotted path.
+      may_differ: says of a path, its value in the folder and the value asked for whether the folder
+        can be gone on with.
 
     Raises:
       V2LError: the folder cannot be written.
@@ -77,50 +66,73 @@ def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
         raise ConfigError(
             f"the workdir is a folder, and {workdir} looks like a bucket's address; mount the bucket, or share a folder (NFS)"
         )
-    asked = json.loads(config.to_json_best_effort())
+    asked = json.loads(json.dumps(asked))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        existing = read_json(workdir / "config.json", asked)
-        existing["train"] = (
-            asked["train"] | existing["train"]
-        )  # options that came later are off where nobody asks for them
+        existing = dict(_leaves(read_json(workdir / "config.json", {}), asked))
         differing = sorted(
-            key for key in _differences(existing, asked) if not f"{key}.".startswith(_ANY_OF_THESE)
+            key
+            for key, value in existing.items()
+            if key in asked and value != asked[key] and not may_differ(key, value, asked[key])
         )
         if differing:
             raise ConfigError(
                 f"{workdir} holds a run of another config (differs at {', '.join(differing[:5])}); "
                 "name another --workdir, or delete that one"
             )
-        write_json(workdir / "config.json", asked)
-        write_json(workdir / "environment.json", environment())
+        write_json(workdir / "config.json", _nested(asked))
     except OSError as error:
         raise V2LError(
             f"cannot write to the workdir {workdir}: {error.strerror or error}; name another --workdir"
         ) from error
 
 
-def _differences(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key in a.keys() | b.keys():
-        left, right = a.get(key, {}), b.get(key, {})
-        if isinstance(left, Mapping) and isinstance(right, Mapping):
-            yield from _differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            yield f"{prefix}{key}"
+def _leaves(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> Iterator:
+    """(dotted path, value) of a nested mapping; a mapping at a known path is a value."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and f"{prefix}{key}" not in known:
+            yield from _leaves(value, known, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split(".")
+        at = tree
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[name] = value
+    return tree
+
+
+@functools.cache
+def code_version() -> str:
+    """The commit that this code is of, with "-dirty" and a digest where files differ from it; the
+    package's version where there is no git.
+    """
+    here = pathlib.Path(__file__).parents[1]
+
+    def git(*words: str) -> bytes:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else b""
+
+    try:
+        commit, change = (
+            git("rev-parse", "--short=12", "HEAD").decode(),
+            git("diff", "HEAD", "--", "."),
+        )
+    except FileNotFoundError:
+        commit, change = "", b""
+    if not commit:
+        return f"v{metadata.version('v2l_jax')}"
+    return commit + (f"-dirty-{hashlib.sha256(change).hexdigest()[:8]}" if change else "")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices and the git commit of this run."""
-    devices, git = jax.devices(), ""
-    here = pathlib.Path(__file__).parent
-    with contextlib.suppress(FileNotFoundError):  # a machine without git
-        git = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout
+    """Versions, devices and the commit of this process."""
+    devices = jax.devices()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -128,7 +140,7 @@ def environment() -> dict[str, Any]:
         "cpu_cores": os.cpu_count(),
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "processes": jax.process_count(),
-        "git_commit": git.strip() or None,
+        "git_commit": code_version(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
     }
 
@@ -141,12 +153,20 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def environments(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """An entry for each job that wrote into the folder: "job", "began", and `environment`'s fields."""
+    noted = read_json(workdir / "environment.json", [])
+    return [noted] if isinstance(noted, Mapping) else noted  # folders of earlier versions have one
+
+
 @contextlib.contextmanager
 def timed(workdir: pathlib.Path, job: str) -> Iterator[None]:
-    """Adds the seconds spent inside to timings.json, also when the job is interrupted and goes on
-    later.
+    """Notes the job's environment, and adds the seconds spent inside to timings.json, also when the
+    job is interrupted and goes on later.
     """
-    start = time.monotonic()
+    start, began = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    entry = {"job": job, "began": began} | environment()
+    write_json(workdir / "environment.json", [*environments(workdir), entry])
     try:
         yield
     finally:

@@ -66,7 +66,7 @@ class Options:
     )
     max_new_tokens: int = option(24, "the longest caption, in tokens", POSITIVE)
     controls: tuple[str, ...] = option(
-        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS
+        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS, in_row=True
     )
     pictures: int = option(12, "images kept for the report", COUNT, changes_results=False)
 

@@ -51,10 +51,16 @@ class Options:
     """Options of denoising."""
 
     corruptions: tuple[str, ...] = option(
-        CORRUPTIONS, "which corruptions are restored", each(one_of(*CORRUPTIONS), least=1)
+        CORRUPTIONS,
+        "which corruptions are restored",
+        each(one_of(*CORRUPTIONS), least=1),
+        in_row=True,
     )
     controls: tuple[str, ...] = option(
-        ("no_tokens", "shuffled"), "no examples' words, and another image's examples", CONTROLS
+        ("no_tokens", "shuffled"),
+        "no examples' words, and another image's examples",
+        CONTROLS,
+        in_row=True,
     )
     images: int = option(5_000, "held-out images, drawn by the seed; 0 = all", COUNT)
     window: int = option(2, "words predicted at once", POSITIVE)

@@ -70,23 +70,29 @@ class Options:
     """Options of few-shot classification."""
 
     ways: tuple[int, ...] = option(
-        (2, 5), "classes an episode", each(number(2, integer=True), least=1)
+        (2, 5), "classes an episode", each(number(2, integer=True), least=1), in_row=True
     )
-    shots: tuple[int, ...] = option((1, 3, 5), "examples a class", each(POSITIVE, least=1))
+    shots: tuple[int, ...] = option(
+        (1, 3, 5), "examples a class", each(POSITIVE, least=1), in_row=True
+    )
     repetitions: int | tuple[int, ...] = option(
-        0, "how often the examples are shown again", one_or_more(COUNT)
+        0, "how often the examples are shown again", one_or_more(COUNT), in_row=True
     )
     induction: bool | tuple[bool, ...] = option(
-        True, "whether the task is stated first", one_or_more(FLAG)
+        True, "whether the task is stated first", one_or_more(FLAG), in_row=True
     )
     table_1: bool = option(
-        False, "of shots × repetitions × induction, only the columns of the paper's Table 1", FLAG
+        False,
+        "of shots × repetitions × induction, only the columns of the paper's Table 1",
+        FLAG,
+        in_row=True,
     )
-    tokens: int | tuple[int, ...] = option(5, "words an image", one_or_more(POSITIVE))
+    tokens: int | tuple[int, ...] = option(5, "words an image", one_or_more(POSITIVE), in_row=True)
     rule: str | tuple[str, ...] = option(
         "greedy",
         "'greedy', the published rule; 'constrained' to whole class names; or 'likelihood'",
         one_or_more(one_of("likelihood", "greedy", "constrained")),
+        in_row=True,
     )
     calibrate: bool = option(
         False, "contextual calibration of 'likelihood'; the published way is False", FLAG
@@ -110,10 +116,13 @@ class Options:
     )
     episodes: int = option(1000, "episodes a row", POSITIVE)
     controls: tuple[str, ...] = option(
-        ("shuffled",), "no_tokens: no words; shuffled: words of another image", CONTROLS
+        ("shuffled",),
+        "no_tokens: no words; shuffled: words of another image",
+        CONTROLS,
+        in_row=True,
     )
     control_shots: tuple[int, ...] = option(
-        (1, 3, 5), "shots at which the controls run too", each(POSITIVE)
+        (1, 3, 5), "shots at which the controls run too", each(POSITIVE), in_row=True
     )
     episode_file: str = option(
         "",

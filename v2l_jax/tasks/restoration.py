@@ -50,7 +50,7 @@ class Options:
     images: int = option(32, "held-out images, drawn by the seed; 0 = all", COUNT)
     batch_size: int = option(32, "images at a time", POSITIVE, changes_results=False)
     controls: tuple[str, ...] = option(
-        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS
+        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS, in_row=True
     )
     pictures: int = option(4, "images kept for the report", COUNT, changes_results=False)
 

@@ -40,11 +40,14 @@ POSITION = 40
 class Options:
     """Options of semantic quality."""
 
-    tokens: tuple[int, ...] = option((5, 21), "words an image", each(POSITIVE, least=1))
+    tokens: tuple[int, ...] = option(
+        (5, 21), "words an image", each(POSITIVE, least=1), in_row=True
+    )
     controls: tuple[str, ...] = option(
         ("shuffled", "random"),
         "another image's words; any word, on average",
         each(one_of("shuffled", "random")),
+        in_row=True,
     )
     rings: int = option(
         9, "images drawn with their words around them", COUNT, changes_results=False

@@ -44,7 +44,7 @@ class Options:
     """Options of the study of token choice."""
 
     ways: tuple[int, ...] = option(
-        (2, 5), "classes an episode", each(number(2, integer=True), least=1)
+        (2, 5), "classes an episode", each(number(2, integer=True), least=1), in_row=True
     )
     shots: int = option(1, "examples a class", POSITIVE)
     episodes: int = option(
@@ -54,12 +54,16 @@ class Options:
     )
     tokens: int = option(5, "words an image", POSITIVE)
     mmr: tuple[float, ...] = option(
-        (0.8, 0.65), "λ of maximal marginal relevance; smaller is more diverse", each(SHARE)
+        (0.8, 0.65),
+        "λ of maximal marginal relevance; smaller is more diverse",
+        each(SHARE),
+        in_row=True,
     )
     adaptive: tuple[float, ...] = option(
         (0.6, 0.8),
         "words below this share of the first word's similarity are left out",
         each(SHARE),
+        in_row=True,
     )
 
 

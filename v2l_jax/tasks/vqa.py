@@ -53,6 +53,7 @@ class Options:
         ("coco_qa", "easy_vqa"),
         "question sets, of those below",
         each(one_of("coco_qa", "easy_vqa", "vqa_v2"), least=1),
+        in_row=True,
     )
     questions: int = option(
         300, "of each set, drawn by the seed, where it has more; 0 = all", COUNT
@@ -69,13 +70,14 @@ class Options:
         ("open", "closed"),
         "'open' is the published way: greedy, up to the end of the line; 'closed' takes the likeliest of the set's answers",
         each(one_of("open", "closed"), least=1),
+        in_row=True,
     )
     max_new_tokens: int = option(10, "the longest open answer, in tokens", POSITIVE)
     candidates: int = option(
         0, "'closed' chooses among the set's so many most frequent answers; 0 = all", COUNT
     )
     controls: tuple[str, ...] = option(
-        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS
+        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS, in_row=True
     )
     pictures: int = option(8, "images kept for the report", COUNT, changes_results=False)
 

@@ -1,0 +1,160 @@
+"""What identifies a measured number: everything that can change it.
+
+A row of results.json carries a digest of this, the commit and the device; identities.json in the
+workdir says what each digest stands for. A row whose digest is not today's is measured again.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from v2l_jax import experiment, options
+from v2l_jax.assets import registry
+from v2l_jax.metrics.results import Scalar
+from v2l_jax.run import loading
+from v2l_jax.run import workdir as workdirs
+
+_FILE = "identities.json"
+_READ_AS_TEXT = 1 << 20
+
+
+def shared_options(config: ConfigDict, section: str) -> dict[str, Any]:
+    """The options that can change a number of one section: its own, and those of the run.
+
+    Args:
+      config: the whole experiment.
+      section: "evaluate.<task>", "sweep" or "release".
+
+    Returns:
+      Values by dotted path; without those that the rows themselves carry (`option(in_row=True)`).
+    """
+    found = {}
+    for path, value in options.flatten(config, experiment.known()):
+        one = experiment.known()[path]
+        chosen = one.changes_results and not (one.in_row and path.startswith(f"{section}."))
+        if chosen and _belongs(path, section, config):
+            found[path] = value
+    return found
+
+
+def _belongs(path: str, section: str, config: ConfigDict) -> bool:
+    """Whether an option is one of a section's, or one that all sections depend on."""
+    parent = path.rpartition(".")[0]
+    if path.startswith(f"{section}."):
+        return True
+    for kinds, chosen in (
+        ("model", config.model.kind),
+        ("representation", _representation(config)),
+    ):
+        if parent.startswith(f"{kinds}."):
+            return parent == f"{kinds}.{chosen}" or parent.startswith(f"{kinds}.{chosen}.")
+    everybody = {
+        "",
+        "llm_options",
+        "tower_options",
+        "data",
+        "codebook",
+        "model",
+        "train",
+        "representation",
+    }
+    return parent in everybody or parent in READS.get(section, ())
+
+
+READS = {"evaluate.restoration": ("finetune",)}
+"""Sections of the config that a section depends on beside the run's own."""
+
+
+def _representation(config: ConfigDict) -> str:
+    return config.representation.kind if "representation" in config else ""
+
+
+def identity(config: ConfigDict, section: str, workdir: pathlib.Path) -> dict[str, Any]:
+    """Everything that can change a number of a section: options, files, commit and device.
+
+    Args:
+      config: the whole experiment.
+      section: as in `shared_options`.
+      workdir: the run's folder; its training and adapters are named by their checkpoints.
+    """
+    chosen = shared_options(config, section)
+    for key in ("llm_options.dtype", "tower_options.dtype", "model.dtype"):
+        chosen[key] = str(loading.matmul_dtype(chosen[key]))
+    device = jax.devices()[0]
+    return {
+        "options": chosen,
+        "files": dict(_files(chosen)),
+        "data": data_digests(config),
+        "training": workdirs.read_json(workdir / "training.json", {}),
+        "commit": workdirs.code_version(),
+        "device": f"{device.platform}: {device.device_kind}",
+    }
+
+
+def data_digests(config: ConfigDict) -> dict[str, str]:
+    """What tells the run's images from others of the same name: names and sizes of all files of a
+    folder; version and lengths of a TFDS set.
+    """
+    c = config.data
+    if c.kind == "folders":
+        return {
+            path: path_digest(str(loading.locate(path))) for path in (*c.labelled, *c.unlabelled)
+        }
+    images = loading.photos(config)
+    lengths = f"{len(images.train)} and {len(images.held_out)} images"
+    return {getattr(images.train, "full_name", c.kind): lengths}
+
+
+def _files(chosen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A digest of every file or folder that an option's text names on this machine."""
+    for path, value in chosen.items():
+        texts = value if isinstance(value, (tuple, list)) else (value,)
+        for text in texts:
+            if (
+                isinstance(text, str)
+                and "/" in text
+                and text.partition("/")[0] not in registry.ASSETS
+            ):
+                place = pathlib.Path(text.partition(":")[2] if text.startswith("clip:") else text)
+                if place.exists():
+                    yield f"{path}: {text}", path_digest(str(place))
+
+
+@functools.cache
+def path_digest(path: str) -> str:
+    """Digest of a file's size and first and last megabyte, or of the names and sizes in a folder."""
+    place, digest = pathlib.Path(path), hashlib.sha256()
+    if place.is_dir():
+        for file in sorted(p for p in place.rglob("*") if p.is_file()):
+            digest.update(f"{file.relative_to(place)} {file.stat().st_size}\n".encode())
+        return digest.hexdigest()[:16]
+    size = place.stat().st_size
+    with place.open("rb") as content:
+        digest.update(f"{size}\n".encode() + content.read(_READ_AS_TEXT))
+        content.seek(max(0, size - _READ_AS_TEXT))
+        digest.update(content.read())
+    return digest.hexdigest()[:16]
+
+
+def row_fields(config: ConfigDict, section: str, workdir: pathlib.Path) -> dict[str, Scalar]:
+    """The fields "identity", "commit" and "device" of a section's rows."""
+    whole = identity(config, section, workdir)
+    text = json.dumps(whole, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return {"identity": digest, "commit": whole["commit"], "device": whole["device"]}
+
+
+def note(config: ConfigDict, section: str, workdir: pathlib.Path) -> dict[str, Scalar]:
+    """`row_fields`, after noting in identities.json what their digest stands for."""
+    fields, path = row_fields(config, section, workdir), workdir / _FILE
+    known = workdirs.read_json(path, {})
+    if fields["identity"] not in known:
+        whole = json.loads(json.dumps(identity(config, section, workdir), default=str))
+        workdirs.write_json(path, known | {fields["identity"]: {"section": section} | whole})
+    return fields
