@@ -40,7 +40,16 @@ OTHER_VALUES = (
     (0.25, 0.5),
     (1, 2),
 )
-OTHER_VALUES += (64, (("late", ()),), ("a {}",), {"a": "b"}, "bfloat16", "float32", ("x", "y", "z"), ())
+OTHER_VALUES += (
+    64,
+    (("late", ()),),
+    ("a {}",),
+    {"a": "b"},
+    "bfloat16",
+    "float32",
+    ("x", "y", "z"),
+    (),
+)
 
 
 def another(one: options.Option):
@@ -81,7 +90,9 @@ def with_value(config, path: str, value):
 
 def measured(config, section: str):
     """What tells one measurement of a section from another: its rows, and what they share."""
-    rows = tasks()[section.split(".")[1]].settings(config) if section.startswith("evaluate.") else []
+    rows = (
+        tasks()[section.split(".")[1]].settings(config) if section.startswith("evaluate.") else []
+    )
     return identity.shared_options(config, section), rows
 
 

@@ -2,26 +2,22 @@
 not change.
 """
 
+import json
 import pathlib
 
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import config_flags
 
 from tests import synthetic_config
+from v2l_jax import experiment
 from v2l_jax.jobs import runner
 from v2l_jax.run import building, loading
-from v2l_jax.run.workdir import prepare
 
 CONFIG = pathlib.Path(synthetic_config.__file__)
 
 
 def parsed(*given):
-    values, argv = flags.FlagValues(), ["program", f"--config={CONFIG}", *given]
-    config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
-    values(argv)
-    return values.config
+    return experiment.load(CONFIG, experiment.split_overrides(given)[1])
 
 
 def trained(folder, profile):
@@ -50,8 +46,8 @@ def test_a_traced_run_ends_with_the_same_bits(tmp_path):
 
 
 def test_a_folder_of_a_run_without_the_key_goes_on(tmp_path):
-    old = parsed()
-    with old.unlocked():
-        del old.profile
-    prepare(tmp_path, old)
-    prepare(tmp_path, parsed("--config.profile=2,3"))
+    runner.prepare(tmp_path, parsed())
+    old = json.loads((tmp_path / "config.json").read_text())
+    del old["profile"], old["data"]["short_side"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    runner.prepare(tmp_path, parsed("--config.profile=2,3"))

@@ -8,10 +8,9 @@ import types
 import numpy as np
 
 from v2l_jax.codebook.codebook import Codebook
-from v2l_jax.jobs import codebook
+from v2l_jax.jobs import codebook, evaluate
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.run import features, loading
-from v2l_jax.run.run import Run
 
 WORDS = {
     "pizza": (" pizza", "Pizza", " pizzas", " mozzarella", " pepperoni", " crust"),
@@ -94,4 +93,4 @@ def reading_run(config, folder, monkeypatch):
         return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
 
     monkeypatch.setattr(features, "cached", vectors)
-    return Run(config, folder)
+    return evaluate.open_run(config, folder)

@@ -19,7 +19,6 @@ from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.text_tokenizers import load_text_tokenizer
 from v2l_jax.metrics.results import read_results
 from v2l_jax.run import features, loading
-from v2l_jax.run.run import Run
 from v2l_jax.tasks import captioning
 from v2l_jax.towers.image_text import ImageTextTower
 
@@ -100,7 +99,7 @@ def run(config, tokenizer, monkeypatch, tmp_path_factory):
     monkeypatch.setattr(
         loading, "text_tokenizer", lambda config: SimpleNamespace(fingerprint="a tokenizer")
     )
-    made = Run(config, workdir)
+    made = evaluate.open_run(config, workdir)
     made.__dict__["llm"] = SimpleNamespace(tokenizer=tokenizer)
     made.__dict__["engine"] = _Copying(tokenizer)
     return made
@@ -180,10 +179,7 @@ def test_only_what_is_missing_is_measured(run):
     evaluate_all(run)
     assert evaluate.is_done(run.config, run.workdir)
     run.config.evaluate.captioning.shots = 4
-    assert (
-        len(evaluate._missing(run.config, "captioning", read_results(run.workdir / "results.json")))
-        == 5
-    )
+    assert len(evaluate._missing(run.config, "captioning", run.workdir)) == 5
 
 
 def test_section_shows_pictures_with_caption_and_truth(run):

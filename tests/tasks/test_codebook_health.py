@@ -8,7 +8,6 @@ from v2l_jax import experiment
 from v2l_jax.errors import ConfigError
 from v2l_jax.jobs import evaluate
 from v2l_jax.metrics.results import read_results
-from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
 from v2l_jax.tasks import codebook_health
 from v2l_jax.training.metric_log import read_metrics
@@ -66,7 +65,7 @@ def test_what_is_there_is_not_trained_again(config, tmp_path, monkeypatch):
     """
     workdir = tmp_path / "run"
     config.llm = synthetic_config.fill(workdir)[-1].partition("=")[2]
-    run = Run(config, workdir)
+    run = evaluate.open_run(config, workdir)
     codebook_health.measure(run, codebook_health.settings(config))
     rows = read_json(workdir / "results.json", None)
     assert [row["metric"] for row in rows[:4]] == [

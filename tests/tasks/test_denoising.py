@@ -23,7 +23,6 @@ from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.metrics.results import read_results, write_results
 from v2l_jax.run import building, loading, pictures
-from v2l_jax.run.run import Run
 from v2l_jax.tasks import denoising
 from v2l_jax.tokenizers.v2l import ImageTokens, decode
 
@@ -65,7 +64,7 @@ def _random(init):
 def run(asset, tmp_path_factory):
     """A run whose networks are random and small, measured."""
     rng, config, workdir = np.random.default_rng(0), _config(), tmp_path_factory.mktemp("run")
-    run, tokenizer = Run(config, workdir), loading.text_tokenizer(config)
+    run, tokenizer = evaluate.open_run(config, workdir), loading.text_tokenizer(config)
     ids = tuple((int(i),) for i in rng.choice(np.arange(1000, 9000), WORDS, replace=False))
     texts = tuple(tokenizer.token_text(i) for (i,) in ids)
     book = Codebook(
@@ -134,7 +133,7 @@ def test_every_row_is_there_and_nothing_is_measured_twice(run, measured, tmp_pat
         }
     assert all(r.measured_on["task"] == "denoising" for r in measured)
     shutil.copytree(run.workdir, tmp_path / "again")
-    again = Run(run.config, tmp_path / "again")
+    again = evaluate.open_run(run.config, tmp_path / "again")
     again.__dict__.update(
         {key: value for key, value in run.__dict__.items() if key not in ("config", "workdir")}
     )

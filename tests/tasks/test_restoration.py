@@ -15,7 +15,6 @@ from v2l_jax.llm.peft_files import save_adapters
 from v2l_jax.metrics.results import read_results
 from v2l_jax.run import building
 from v2l_jax.run.pictures import read_pictures
-from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import write_json
 from v2l_jax.tasks import restoration
 from v2l_jax.tokenizers.v2l import decode
@@ -45,7 +44,7 @@ def _adapters(run, factor):
 @pytest.fixture(scope="module")
 def run(config, tmp_path_factory):
     """A measured run."""
-    run = Run(config, make_workdir(config, tmp_path_factory.mktemp("run")))
+    run = evaluate.open_run(config, make_workdir(config, tmp_path_factory.mktemp("run")))
     model = building.tokenizer_for(config, run.local_words, run.global_words)
     image, image_embedding = jnp.zeros((1, 4 * SIDE, 4 * SIDE, 3)), jnp.ones((1, 12))
     variables = jax.jit(lambda key: model.init(key, image, image_embedding, GLOBAL_TOKENS))(
@@ -159,7 +158,7 @@ def test_adapters_change_what_is_filled_in_and_zero_ones_do_not(run):
         restoration._filled(run, task, method, "none") for method in ("frozen", "lora")
     )
     assert (frozen != adapted).any() and (frozen == task.true)[~task.masks].all()
-    other = Run(run.config, run.workdir)
+    other = evaluate.open_run(run.config, run.workdir)
     other.__dict__.update(llm=run.llm, engine=run.engine, mesh=run.mesh)
     kept = {path: path.read_bytes() for path in finetune.adapters_folder(run.workdir).iterdir()}
     _adapters(other, 0.0)

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from tests import synthetic_config
 from v2l_jax import experiment
 from v2l_jax.errors import ConfigError
-from v2l_jax.run.run import Run
+from v2l_jax.jobs import evaluate
 from v2l_jax.run.workdir import read_json
 from v2l_jax.tasks import scaling
 
@@ -43,7 +43,7 @@ def test_steps_are_recorded_and_a_missed_target_is_no_number(config, tmp_path, m
     config.llm = synthetic_config.fill(workdir)[-1].partition("=")[2]
     rising = iter([3.0, 7.0, 1.0, 2.0])
     monkeypatch.setattr(scaling.train, "evaluator", lambda *_: lambda state: {"psnr": next(rising)})
-    run = Run(config, workdir)
+    run = evaluate.open_run(config, workdir)
     missing = scaling.settings(config)[:2]
     scaling.measure(run, missing)
     rows = read_json(workdir / "results.json", None)

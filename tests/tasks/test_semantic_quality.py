@@ -15,7 +15,6 @@ from v2l_jax.errors import ConfigError
 from v2l_jax.jobs import codebook, evaluate
 from v2l_jax.metrics.results import read_results
 from v2l_jax.run import features, loading
-from v2l_jax.run.run import Run
 from v2l_jax.tasks import semantic_quality
 
 WORDS = tuple(f" word{i}" for i in range(30))
@@ -52,7 +51,7 @@ def run(config, tmp_path, monkeypatch):
         return made / np.linalg.norm(made, axis=1, keepdims=True)
 
     monkeypatch.setattr(features, "cached", vectors)
-    return Run(config, tmp_path)
+    return evaluate.open_run(config, tmp_path)
 
 
 def test_rows_equal_brute_force_over_all_candidates(run):
@@ -87,9 +86,7 @@ def test_a_second_run_measures_nothing_and_a_new_setting_alone(run, monkeypatch)
     assert evaluate.is_done(run.config, run.workdir)
     before = (run.workdir / "results.json").read_text()
     run.config.evaluate.semantic_quality.tokens = (2, 3, 5)
-    missing = evaluate._missing(
-        run.config, "semantic_quality", read_results(run.workdir / "results.json")
-    )
+    missing = evaluate._missing(run.config, "semantic_quality", run.workdir)
     assert [setting["tokens"] for setting in missing] == [3, 3]
     evaluate.run(run.config, run.workdir)
     assert (

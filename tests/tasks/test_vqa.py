@@ -18,7 +18,6 @@ from v2l_jax.jobs import evaluate
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.metrics.results import read_results, wilson_interval, write_results
 from v2l_jax.run import features, loading
-from v2l_jax.run.run import Run
 from v2l_jax.tasks import vqa
 
 WORDS = 60
@@ -81,7 +80,7 @@ def make_run(asset, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "cached", vectors)
 
     def make(config, context=100_000):
-        run, tokenizer = Run(config, tmp_path), loading.text_tokenizer(config)
+        run, tokenizer = evaluate.open_run(config, tmp_path), loading.text_tokenizer(config)
         rng = np.random.default_rng(0)
         ids = tuple((int(i),) for i in rng.choice(np.arange(1000, 9000), WORDS, replace=False))
         texts = tuple(f" w{i}" for i in range(WORDS))
@@ -161,13 +160,11 @@ def test_only_what_is_missing_is_measured(make_run):
     write_results(
         path, [row for row in read_results(path) if row.measured_on["control"] != "shuffled"]
     )
-    missing = evaluate._missing(run.config, "vqa", read_results(path))
+    missing = evaluate._missing(run.config, "vqa", run.workdir)
     assert [setting["control"] for setting in missing] == ["shuffled"]
     again = make_run(run.config)
     vqa.measure(again, missing)
-    assert len(again.engine.asked) == 1 and not evaluate._missing(
-        run.config, "vqa", read_results(path)
-    )
+    assert len(again.engine.asked) == 1 and not evaluate._missing(run.config, "vqa", run.workdir)
 
 
 def test_prompts_that_do_not_fit_stop_before_any_answer(make_run):

@@ -17,10 +17,14 @@ def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
     return not any(_missing(config, task, workdir) for task in config.evaluate.tasks)
 
 
+def open_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
+    """A run whose rows say what they depend on."""
+    return Run(config, workdir, lambda task: note(config, f"evaluate.{task}", workdir))
+
+
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Measures what results.json lacks; rows that are there are not measured again."""
-    noted = {task: note(config, f"evaluate.{task}", workdir) for task in config.evaluate.tasks}
-    context = Run(config, workdir, noted)
+    context = open_run(config, workdir)
     for task in config.evaluate.tasks:
         missing = _missing(config, task, workdir)
         if missing:

@@ -49,7 +49,7 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
     """
     experiment.check(config)
     if is_primary():
-        workdirs.prepare(workdir, dict(options.flatten(config, experiment.known())), may_differ)
+        prepare(workdir, config)
     barrier("workdir")
     if "evaluate" in config.jobs and not evaluate.is_done(config, workdir):
         evaluate.check(config)
@@ -66,6 +66,11 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
                 job.run(config, workdir)
         barrier(name)
         logging.info("%s: %.0f s", headline, time.monotonic() - began)
+
+
+def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Makes the folder of a run, or checks that it is of such a run; see `run.workdir.prepare`."""
+    workdirs.prepare(workdir, dict(options.flatten(config, experiment.known())), may_differ)
 
 
 def may_differ(path: str, there: Any, asked: Any) -> bool:

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -38,12 +38,12 @@ class Run:
     Attributes:
       config: the whole experiment.
       workdir: the run's folder.
-      identities: by task, the fields that say what its rows depend on; see `jobs.identity`.
+      identify: gives the fields that say what a task's rows depend on; see `jobs.identity`.
     """
 
     config: ConfigDict
     workdir: pathlib.Path
-    identities: Mapping[str, Mapping[str, Scalar]] = dataclasses.field(default_factory=dict)
+    identify: Callable[[str], Mapping[str, Scalar]] = lambda task: {}
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -167,7 +167,7 @@ class Run:
             "llm": self.config.llm,
             "tower": self.global_words.tower,
             "dataset": self.config.data.name,
-            **self.identities.get(task, {}),
+            **self.identify(task),
             **setting,
         }
         rows = [
