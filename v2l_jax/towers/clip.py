@@ -32,7 +32,9 @@ class TransformerConfig:
     """Sizes of one side's transformer.
 
     Attributes:
-      width, layers, heads, mlp_width: the usual.
+      width: of the residual stream.
+      layers, heads: their numbers.
+      mlp_width: of the hidden layer of each MLP.
       activation: "quick_gelu", x·sigmoid(1.702 x), in OpenAI's weights; "gelu" in most of LAION's.
       layer_norm_eps: added to variances.
     """
@@ -196,7 +198,7 @@ def encode_image(
     params: dict[str, Any],
     images: Float[Array | np.ndarray, "batch height width 3"],
 ) -> Float[Array, "batch dim"]:
-    """CLIP's image embedding, L2-normalised."""
+    """CLIP's image embedding of preprocessed images, as unit vectors."""
     return unit_vectors(model.apply({"params": params}, jnp.asarray(images))[0])
 
 
@@ -207,7 +209,7 @@ def encode_token_ids(
     ids: Int[Array, "batch length"],
     lengths: Int[Array, "batch"],
 ) -> Float[Array, "batch dim"]:
-    """CLIP's text embedding, L2-normalised."""
+    """CLIP's text embedding of token ids, real up to `lengths`, as unit vectors."""
     return unit_vectors(model.apply({"params": params}, ids, lengths))
 
 

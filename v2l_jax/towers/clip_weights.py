@@ -1,8 +1,7 @@
-"""CLIP checkpoints, in OpenAI's and in Hugging Face's layout, as this package's configs and
-parameters.
+"""Reads CLIP checkpoints in OpenAI's and Hugging Face's layouts.
 
-Sizes come from the tensors' shapes; only heads, activation and epsilon, which shapes do not show,
-are looked up.
+Sizes follow from the tensors' shapes; the number of heads, the activation and epsilon come from
+config.json or are OpenAI's.
 """
 
 import json
@@ -115,8 +114,8 @@ def from_hugging_face(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
 
 def flatten(tree: Any) -> dict[str, np.ndarray]:
-    """Finds the arrays of a checkpoint file, by dotted names, under whatever keys training scripts
-    put around them.
+    """Finds the arrays of a checkpoint file by dotted names, without the keys ("state_dict",
+    "module") that training scripts put around them.
     """
     if isinstance(tree, Mapping) and isinstance(tree.get("state_dict"), Mapping):
         tree = tree["state_dict"]

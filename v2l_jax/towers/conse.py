@@ -1,9 +1,9 @@
 """ConSE: an image–text tower from any classifier and any sentence encoder (Norouzi et al. 2013,
 arXiv 1312.5650).
 
-An image is the mean of its most probable classes' name vectors, weighted by probability. No image
-was ever shown to the text side, which makes the tower zero-shot by composition: it is not CLIP, and
-reports must not call it so.
+An image's vector is the mean of its most probable classes' name vectors, weighted by probability.
+The text side was never trained with images, so this tower is not a CLIP and reports must not call
+it one.
 """
 
 import functools

@@ -54,8 +54,8 @@ BLOCK_NAMES = {
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """Scales a channel count to the nearest multiple of 8, never losing more than a tenth
-    (EfficientNet code).
+    """Scales a channel count and rounds it to a multiple of 8, at least nine tenths of the scaled
+    count (EfficientNet code).
     """
     scaled = max(8, int(channels * width + 4) // 8 * 8)
     return scaled + 8 if scaled < 0.9 * channels * width else scaled

@@ -64,7 +64,7 @@ _TENSORFLOW_NAMES = {
 
 
 class InceptionOutput(NamedTuple):
-    """What FID and IS read.
+    """The outputs that FID and the Inception Score are computed from.
 
     Attributes:
       features: pool3, not negative.
@@ -257,7 +257,7 @@ def inception_outputs(
     batch_size: int = 32,
     description: str = "Inception features",
 ) -> InceptionOutput:
-    """InceptionV3 on all images, in batches of one shape, each image by itself.
+    """Features and logits of all images, computed in batches of one shape.
 
     Args:
       params: from `load_inception`.
