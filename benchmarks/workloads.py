@@ -9,22 +9,22 @@ from typing import Protocol as Interface
 import numpy as np
 
 from benchmarks.torch_loop import TorchLoop
+from v2l_jax.codebook.single_tokens import SingleTokens
 from v2l_jax.data.corruptions import Corruption
 from v2l_jax.data.episodes import draw_episodes
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.tasks.classification import Scoring, make_prompts, name_mask
-from v2l_jax.tasks.denoising_windows import (
+from v2l_jax.tasks.denoising import (
     FILLING,
-    Examples,
-    LocalVocabulary,
-    PromptPieces,
-    Protocol,
-    WindowPrompts,
-    draw_examples,
+    Options,
+    prompt_pieces,
+    replaced_words,
     restore,
-    sources_and_targets,
+    windows_of,
 )
+from v2l_jax.tasks.harness.noised_examples import NoisedExamples
+from v2l_jax.tasks.harness.windows import PromptPieces, Window, WindowPrompts
 
 FEW_SHOT_TOKENS = 16  # new tokens of an answer in the published loop
 GRID = 16  # words a side of a picture
@@ -137,9 +137,9 @@ class Denoising:
     name: str
     corruption: Corruption
     shown: np.ndarray
-    examples: Examples
+    examples: NoisedExamples
     pieces: PromptPieces
-    vocabulary: LocalVocabulary
+    vocabulary: SingleTokens
     unit: str = "images"
 
     @classmethod
@@ -155,14 +155,14 @@ class Denoising:
         rng = np.random.default_rng(0)
         true, damaged = rng.integers(vocabulary, size=(2, images, grid, grid), dtype=np.int32)
         shown = true if corruption in FILLING else damaged
-        protocol = Protocol()
-        pieces = PromptPieces.encode(tokenizer, protocol.window)
+        pieces = prompt_pieces(tokenizer, Options().window)
         inside = {
             f.name: tuple(i % vocabulary for i in getattr(pieces, f.name))
             for f in dataclasses.fields(pieces)
         }
-        examples = draw_examples(true, shown, vocabulary, protocol, seed=0)
-        words = LocalVocabulary(np.arange(vocabulary, dtype=np.int32))
+        counts = replaced_words(Options(), grid * grid)
+        examples = NoisedExamples.draw(true, shown, vocabulary, counts, seed=0)
+        words = SingleTokens(np.arange(vocabulary, dtype=np.int32))
         return cls(corruption, corruption, shown, examples, PromptPieces(**inside), words)
 
     @property
@@ -173,7 +173,7 @@ class Denoising:
     @property
     def needed_tokens(self) -> int:
         """Words of a window."""
-        return Protocol().window
+        return Options().window
 
     @property
     def prompts(self) -> list[list[int]]:
@@ -182,14 +182,14 @@ class Denoising:
         return [
             prompt
             for window in self._windows(self.shown.shape[1])
-            for prompt in self._prompts(query, *window)
+            for prompt in self._prompts(query, window)
         ]
 
     @property
     def first_window(self) -> list[list[int]]:
         """The prompts of one window of all pictures."""
         return self._prompts(
-            self.shown.reshape(len(self.shown), -1), *self._windows(self.shown.shape[1])[0]
+            self.shown.reshape(len(self.shown), -1), self._windows(self.shown.shape[1])[0]
         )
 
     def ours(self, engine: LLMEngine) -> list[list[int]]:
@@ -204,8 +204,9 @@ class Denoising:
         restored = self.shown.reshape(len(self.shown), -1).copy()
         for image in range(len(restored)):
             query = restored if self.corruption in FILLING else restored.copy()
-            for source, target in self._windows(self.shown.shape[1]):
-                (prompt,) = self._prompts(query, source, target, slice(image, image + 1))
+            for window in self._windows(self.shown.shape[1]):
+                (prompt,) = self._prompts(query, window, slice(image, image + 1))
+                target = window.target
                 restored[image, target] = loop.generate(prompt, self.needed_tokens)[
                     : target.stop - target.start
                 ]
@@ -215,8 +216,8 @@ class Denoising:
     def _prompts(self) -> WindowPrompts:
         return WindowPrompts(self.pieces, self.examples.inputs, self.examples.outputs)
 
-    def _windows(self, grid: int) -> list[tuple[slice, slice]]:
-        return sources_and_targets(self.corruption, (grid, grid), Protocol())
+    def _windows(self, grid: int) -> list[Window]:
+        return windows_of(self.corruption, (grid, grid), Options())
 
     def _rows(self, restored: np.ndarray) -> list[list[int]]:
         return [

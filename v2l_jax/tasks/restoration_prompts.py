@@ -25,12 +25,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.codebook.single_tokens import SingleTokens
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.llm.llama import Llama, with_room
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.parallel.mesh import batch_shards, shard_batch
 from v2l_jax.progress import progress_bar
-from v2l_jax.tasks.denoising_windows import LocalVocabulary
 
 _START = "Restore the missing words.\n###\nInput: <"
 _MIDDLE = " >\nOutput: <"
@@ -63,7 +63,7 @@ class RestorationPrompt:
         """
         mask_id, word_ids = (
             mask_token(tokenizer, mask_text),
-            LocalVocabulary.of(local_words).token_ids,
+            SingleTokens.of(local_words).token_ids,
         )
         return cls(
             tuple(tokenizer.encode_prompt(_START)),

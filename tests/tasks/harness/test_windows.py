@@ -1,5 +1,5 @@
-"""The denoising tasks against a plain restatement of the published loop: one picture, one window,
-one token at a time.
+"""Windows filled in by the engine, as denoising asks for them, against a plain restatement of the
+published loop: one picture, one window, one token at a time.
 """
 
 import jax
@@ -7,32 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.codebook.single_tokens import SingleTokens
 from v2l_jax.data.corruptions import CORRUPTIONS, hole
-from v2l_jax.errors import ConfigError, DataError
+from v2l_jax.errors import DataError
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.llm.text_tokenizers import load_text_tokenizer
-from v2l_jax.tasks import denoising_windows as denoising
-from v2l_jax.tasks.denoising_windows import (
-    FILLING,
-    Examples,
-    LocalVocabulary,
-    PromptPieces,
-    Protocol,
-    draw_examples,
-    restore,
-    vote,
-    windows,
-)
+from v2l_jax.tasks.denoising import FILLING, Options, prompt_pieces, replaced_words, restore, vote
+from v2l_jax.tasks.harness import windows
+from v2l_jax.tasks.harness.noised_examples import NoisedExamples
+from v2l_jax.tasks.harness.windows import PromptPieces, cover
 
 CONFIG = LlamaConfig(
     40, 32, 48, 2, 4, 2, 8, 96, 1e-5, rotary_frequencies(8, 10000.0), tied_embeddings=True
 )
 PIECES = PromptPieces((1, 7, 8), (2, 9), (3, 5, 6))
 SIDE, WORDS, PICTURES = 8, 24, 3
-VOCABULARY = LocalVocabulary(np.random.default_rng(0).permutation(40)[:WORDS].astype(np.int32))
+VOCABULARY = SingleTokens(np.random.default_rng(0).permutation(40)[:WORDS].astype(np.int32))
+
+
+def draw_examples(true, shown, words, options, seed):
+    counts = replaced_words(options, true[0].size)
+    return NoisedExamples.draw(true, shown, words, counts, seed)
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +122,11 @@ def _published_loop(next_token, shown, examples_in, examples_out, corruption, wi
 def test_the_engine_predicts_what_the_published_loop_predicts(
     engine, next_token, corruption, window, monkeypatch
 ):
-    monkeypatch.setattr(denoising, "_PROMPTS_AT_ONCE", 64)  # more than one call
-    protocol = Protocol(window, 6, (0.5, 0.3), counted_globals=3)
+    monkeypatch.setattr(windows, "_PROMPTS_AT_ONCE", 64)  # more than one call
+    options = Options(window=window, context=6, rates=(0.5, 0.3), counted_globals=3)
     true, shown = _words(1), _words(1 if corruption in FILLING else 2)
-    examples = draw_examples(true, shown, WORDS, protocol, seed=4)
-    restored = restore(engine, PIECES, VOCABULARY, shown, examples, corruption, protocol)
+    examples = draw_examples(true, shown, WORDS, options, seed=4)
+    restored = restore(engine, PIECES, VOCABULARY, shown, examples, corruption, options)
     for i in range(PICTURES):
         expected = _published_loop(
             next_token, shown[i], examples.inputs[i], examples.outputs[i], corruption, window, 6
@@ -140,12 +137,12 @@ def test_the_engine_predicts_what_the_published_loop_predicts(
 
 @pytest.mark.parametrize("corruption", FILLING)
 def test_the_query_does_not_see_what_it_asks_for(engine, corruption):
-    protocol = Protocol(2, 6, (0.5,), counted_globals=0)
+    options = Options(context=6, rates=(0.5,), counted_globals=0)
     true = _words(1)
-    examples = draw_examples(true, true, WORDS, protocol, seed=4)
+    examples = draw_examples(true, true, WORDS, options, seed=4)
     masked = np.where(hole(corruption, SIDE, SIDE), 0, true)
     restored = [
-        restore(engine, PIECES, VOCABULARY, shown, examples, corruption, protocol)
+        restore(engine, PIECES, VOCABULARY, shown, examples, corruption, options)
         for shown in (true, masked)
     ]
     np.testing.assert_array_equal(restored[0], restored[1])
@@ -154,21 +151,21 @@ def test_the_query_does_not_see_what_it_asks_for(engine, corruption):
 
 
 def test_a_picture_is_restored_alone_as_among_others(engine):
-    protocol = Protocol(2, 6, (0.5,))
+    options = Options(context=6, rates=(0.5,))
     shown = _words(2)
-    examples = draw_examples(_words(1), shown, WORDS, protocol, seed=4)
-    together = restore(engine, PIECES, VOCABULARY, shown, examples, "outpainting", protocol)
+    examples = draw_examples(_words(1), shown, WORDS, options, seed=4)
+    together = restore(engine, PIECES, VOCABULARY, shown, examples, "outpainting", options)
     alone = restore(
-        engine, PIECES, VOCABULARY, shown[1:2], examples.of_images([1]), "outpainting", protocol
+        engine, PIECES, VOCABULARY, shown[1:2], examples.of_images([1]), "outpainting", options
     )
     np.testing.assert_array_equal(together[1:2], alone)
 
 
 def test_prompts_that_do_not_fit_are_named(engine):
-    protocol = Protocol(2, 6, (0.5,) * 12)
-    examples = draw_examples(_words(1), _words(2), WORDS, protocol, seed=4)
+    options = Options(context=6, rates=(0.5,) * 12)
+    examples = draw_examples(_words(1), _words(2), WORDS, options, seed=4)
     with pytest.raises(DataError, match="context of 96"):
-        restore(engine, PIECES, VOCABULARY, _words(2), examples, "rotation", protocol)
+        restore(engine, PIECES, VOCABULARY, _words(2), examples, "rotation", options)
 
 
 def test_replaced_words_of_the_published_schedule():
@@ -184,34 +181,47 @@ def test_replaced_words_of_the_published_schedule():
         72,
         63,
     ]  # np.int64(rate * 277) with 21 global tokens
-    assert Protocol().replaced(256) == tuple(published)
-    assert Protocol(counted_globals=0).replaced(256) == (128, 120, 112, 104, 97, 89, 81, 74, 66, 58)
-    assert Protocol(rates=(1.0,)).replaced(256) == (256,)
+    assert replaced_words(Options(), 256) == tuple(published)
+    assert replaced_words(Options(counted_globals=0), 256) == (
+        128,
+        120,
+        112,
+        104,
+        97,
+        89,
+        81,
+        74,
+        66,
+        58,
+    )
+    assert replaced_words(Options(rates=(1.0,)), 256) == (256,)
 
 
 def test_examples_replace_the_same_words_in_input_and_output():
     true, shown = np.zeros((40, 16, 16), np.int32), np.ones((40, 16, 16), np.int32)
-    examples = draw_examples(true, shown, 1_000_000, Protocol(), seed=3)
+    examples = draw_examples(true, shown, 1_000_000, Options(), seed=3)
     replaced = examples.outputs != 0
     np.testing.assert_array_equal(replaced, examples.inputs != 1)
     np.testing.assert_array_equal(examples.outputs[replaced], examples.inputs[replaced])
-    np.testing.assert_array_equal(replaced.sum(-1), np.tile(Protocol().replaced(256), (40, 1)))
+    np.testing.assert_array_equal(
+        replaced.sum(-1), np.tile(replaced_words(Options(), 256), (40, 1))
+    )
     # Positions are uniform: each is replaced in 0.393 of the 400 examples, give or take 4.5
     # standard deviations.
     np.testing.assert_allclose(
-        replaced.mean((0, 1)), sum(Protocol().replaced(256)) / 2560, atol=0.11
+        replaced.mean((0, 1)), sum(replaced_words(Options(), 256)) / 2560, atol=0.11
     )
     assert abs(examples.outputs[replaced].mean() / 500_000 - 1) < 0.02
-    again = draw_examples(true[:2], shown[:2], 1_000_000, Protocol(), seed=3)
+    again = draw_examples(true[:2], shown[:2], 1_000_000, Options(), seed=3)
     np.testing.assert_array_equal(again.outputs, examples.outputs[:2])
     assert (
-        draw_examples(true[:2], shown[:2], 1_000_000, Protocol(), seed=4).outputs != again.outputs
+        draw_examples(true[:2], shown[:2], 1_000_000, Options(), seed=4).outputs != again.outputs
     ).any()
 
 
 @pytest.mark.parametrize(("size", "starts"), [(2, [68, 70, 72, 74]), (3, [68, 71, 74]), (8, [68])])
 def test_windows_of_the_first_row_of_a_hole(size, starts):
-    found = windows(hole("inpainting", 16, 16).ravel(), size)
+    found = cover(hole("inpainting", 16, 16).ravel(), size)
     assert [w.start for w in found if w.start < 80] == starts
     assert all(w.stop - w.start == size for w in found)
 
@@ -219,20 +229,20 @@ def test_windows_of_the_first_row_of_a_hole(size, starts):
 def test_windows_cover_every_missing_word_once():
     for corruption in CORRUPTIONS:
         missing = hole(corruption, 16, 16).ravel()
-        covered = np.concatenate([np.arange(w.start, w.stop) for w in windows(missing, 2)])
+        covered = np.concatenate([np.arange(w.start, w.stop) for w in cover(missing, 2)])
         np.testing.assert_array_equal(covered, np.flatnonzero(missing))
-    assert windows(np.ones(5, bool), 2)[-1] == slice(4, 5)
+    assert cover(np.ones(5, bool), 2)[-1] == slice(4, 5)
 
 
 def test_the_vote_reads_the_answer_off_the_published_examples():
     true, shown = _words(1), _words(2)
-    examples = draw_examples(true, shown, WORDS, Protocol(counted_globals=0), seed=0)
+    examples = draw_examples(true, shown, WORDS, Options(counted_globals=0), seed=0)
     elected = vote(shown, examples, "shift")
     for i, row, column in np.ndindex(elected.shape):
         ballots = examples.outputs[i, :, row * SIDE + column].tolist()
         assert ballots.count(elected[i, row, column]) == max(map(ballots.count, ballots))
     assert (elected == true).mean() > 0.97
-    tied = Examples(
+    tied = NoisedExamples(
         np.zeros((1, 2, 4), np.int32), np.asarray([[[1, 1, 1, 1], [2, 1, 2, 1]]], np.int32)
     )
     np.testing.assert_array_equal(
@@ -240,22 +250,9 @@ def test_the_vote_reads_the_answer_off_the_published_examples():
     )
 
 
-def test_words_are_one_token_each():
-    book = Codebook(np.zeros((3, 2), np.float32), ("b", "a", "c"), ((9,), (4,), (7,)), "conse", "x")
-    vocabulary = LocalVocabulary.of(book)
-    np.testing.assert_array_equal(vocabulary.token_ids, [9, 4, 7])
-    np.testing.assert_array_equal(vocabulary.rows(np.asarray([[4, 9], [7, 7]])), [[1, 0], [2, 2]])
-    for token_ids, message in (
-        (((9,), (4, 5), (7,)), "not one token"),
-        (((9,), (4,), (9,)), "same token"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            LocalVocabulary.of(Codebook(book.embeddings, book.texts, token_ids, "conse", "x"))
-
-
 def test_fixed_texts_are_the_published_ones(asset):
     tokenizer = load_text_tokenizer(asset("smollm2-135m-instruct"))
-    pieces = PromptPieces.encode(tokenizer, 2)
+    pieces = prompt_pieces(tokenizer, 2)
     texts = [tokenizer.decode(ids) for ids in (pieces.instruction, pieces.input, pieces.output)]
     assert texts == [
         "Learning a new language and predict the 2 tokens following the examples.\n",
