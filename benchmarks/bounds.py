@@ -1,4 +1,6 @@
-"""Operations and bytes that answering prompts takes: what a perfect engine would still have to do."""
+"""Operations and bytes that answering prompts takes: what a perfect engine would still have to
+do.
+"""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,9 @@
 """The in-context suite: ours, peer, ratio and bound, all measured in one run.
 
-python -m benchmarks.incontext [--kind=few_shot,deblurring,inpainting,outpainting,scaling]    (make test-parity installs the peer)
-python -m benchmarks.incontext --shape=llama2-7b                                              on a GPU
+python -m benchmarks.incontext [--kind=few_shot,deblurring,inpainting,outpainting,scaling]
+python -m benchmarks.incontext --shape=llama2-7b      (on a GPU)
+
+`make test-parity` installs the peer.
 
 The peer is the published way (`torch_loop`): batch 1, 16 new tokens a few-shot query, 2 a denoising
 window. The bound is the time of all prompts' operations, nothing shared, at the machine's measured
@@ -268,7 +270,8 @@ def report(engines: Engines, kinds: Sequence[str], random_weights: bool) -> None
     for task in tasks:
         lengths = list(map(len, task.prompts))
         print(
-            f"\n{task.name}: {len(lengths)} prompts of {np.mean(lengths):.0f} tokens, {bounds.distinct_share(task.prompts):.0%} of them not shared"
+            f"\n{task.name}: {len(lengths)} prompts of {np.mean(lengths):.0f} tokens, "
+            f"{bounds.distinct_share(task.prompts):.0%} of them not shared"
         )
     if "scaling" in kinds:
         counts = [int(count) for count in _SCALING.value]

@@ -151,7 +151,9 @@ class Denoising:
         grid: int,
         vocabulary: int,
     ) -> "Denoising":
-        """Pictures of `grid` × `grid` words drawn from the whole vocabulary of the language model."""
+        """Pictures of `grid` × `grid` words drawn from the whole vocabulary of the language
+        model.
+        """
         rng = np.random.default_rng(0)
         true, damaged = rng.integers(vocabulary, size=(2, images, grid, grid), dtype=np.int32)
         shown = true if corruption in FILLING else damaged

@@ -1,4 +1,5 @@
-"""python -m launch.aot --config=configs/imagenet.py --topology=v5e:16x16 [--program=train] [--sweep] [--effort=0]
+"""python -m launch.aot --config=configs/imagenet.py --topology=v5e:16x16 \\
+    [--program=train] [--sweep] [--effort=0]
 
 Compiles a config's train step, or LLaMA's prefill or decode step, for a TPU topology that is not
 there, and prints what a chip would hold and do: memory by part and whether it fits, FLOPs, bytes,
@@ -56,7 +57,8 @@ _LLM = flags.DEFINE_enum("llm", "llama-2-7b", list(programs.LLAMAS), "Model of p
 _BATCH = flags.DEFINE_integer(
     "batch",
     0,
-    "Rows of prefill and decode; 0 = one a chip of the batch axes. Training takes config.train.batch_size.",
+    "Rows of prefill and decode; 0 = one a chip of the batch axes. Training takes "
+    "config.train.batch_size.",
 )
 _LENGTH = flags.DEFINE_integer(
     "length", 1024, "Tokens of a prompt (prefill), or of a full cache (decode)."
@@ -70,14 +72,17 @@ _SWEEP = flags.DEFINE_bool(
 _EFFORT = flags.DEFINE_float(
     "effort",
     None,
-    "How hard the compiler tries, -1 to 1. 0 is what a run uses; -1 takes a tenth of the time. Default: 0, for a sweep -1.",
+    "How hard the compiler tries, -1 to 1. 0 is what a run uses; -1 takes a tenth of the time. "
+    "Default: 0, for a sweep -1.",
     -1,
     1,
 )
 
 
 class DoesNotFitError(V2LError):
-    """The compiler refused a program for want of memory; the message says what a chip would hold."""
+    """The compiler refused a program for want of memory; the message says what a chip would
+    hold.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +144,10 @@ def estimate(config: ConfigDict, topology: str, batch: int | None = None) -> Est
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise DoesNotFitError(
-            f"{_PROGRAM.value} on {topology}, batch {batch:,}, does not fit: a chip holds {_parts(program.held)}, and the compiler says: "
-            f"{str(error).strip().splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')} Spread the state (--config.mesh.fsdp, .tensor), or take "
+            f"{_PROGRAM.value} on {topology}, batch {batch:,}, does not fit: a chip holds "
+            f"{_parts(program.held)}, and the compiler says: "
+            f"{str(error).strip().splitlines()[0].removeprefix('RESOURCE_EXHAUSTED: ')} Spread "
+            "the state (--config.mesh.fsdp, .tensor), or take "
             "--config.train.micro_batches, --config.train.remat, or more chips"
         ) from error
     costs = costs_of(compiled, program.traced.jaxpr.jaxpr, len(devices))
@@ -164,22 +171,31 @@ def describe(topology: str) -> list[jax.Device]:
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"--topology={topology} is not to be had ({reason}); examples: v5e:4x4, v4:2x2x4, v5p:2x2x4"
+            f"--topology={topology} is not to be had ({reason}); examples: v5e:4x4, v4:2x2x4, "
+            "v5p:2x2x4"
         ) from error
 
 
 def describe_estimate(found: Estimate, images: int, epochs: float) -> Iterator[str]:
     """The lines of a full description."""
     costs, chip = found.costs, found.chip
-    yield f"{_PROGRAM.value} on {found.topology}: {found.chips} × {chip.name}, batch {found.batch:,}"
+    yield (
+        f"{_PROGRAM.value} on {found.topology}: {found.chips} × {chip.name}, batch {found.batch:,}"
+    )
     yield f"  memory a chip: {_parts(found.held)}"
-    yield f"    in between (activations, gradients) {_bytes(costs.temporaries)}, results {_bytes(costs.outputs)}"
+    yield (
+        f"    in between (activations, gradients) {_bytes(costs.temporaries)}, results "
+        f"{_bytes(costs.outputs)}"
+    )
     verdict = "fits" if found.fits else "DOES NOT FIT"
     yield f"    at worst {_bytes(costs.peak_memory)} of {_bytes(chip.memory)}: {verdict}"
     yield f"  work a chip: {costs.flops / 1e12:.3g} TFLOP, {_bytes(costs.hbm_bytes)} of HBM traffic"
     for collective in costs.collectives[:8]:
         total = collective.count * collective.wire_bytes
-        yield f"    {collective.count} × {collective.kind} of {_bytes(collective.bytes)} among {collective.group}: {_bytes(total)} sent"
+        yield (
+            f"    {collective.count} × {collective.kind} of {_bytes(collective.bytes)} among "
+            f"{collective.group}: {_bytes(total)} sent"
+        )
     if len(costs.collectives) > 8:
         yield f"    and {len(costs.collectives) - 8} smaller kinds"
     seconds = costs.seconds(chip)
@@ -190,7 +206,10 @@ def describe_estimate(found: Estimate, images: int, epochs: float) -> Iterator[s
     )
     if _PROGRAM.value == "train":
         rate = found.batch / found.step_seconds
-        yield f"  at most {rate:,.0f} images/s; {epochs:g} epochs of {images:,} images take at least {epochs * images / rate / 86_400:.2f} days"
+        yield (
+            f"  at most {rate:,.0f} images/s; {epochs:g} epochs of {images:,} images take at "
+            f"least {epochs * images / rate / 86_400:.2f} days"
+        )
 
 
 def sweep_topologies(topology: str) -> list[str]:
@@ -214,7 +233,10 @@ def sweep(config: ConfigDict, topology: str) -> Iterator[str]:
     names = sweep_topologies(topology)
     whole, chips = config.train.batch_size, len(describe(topology))
     points = [(mode, name) for mode in ("weak", "strong") for name in names]
-    yield "| scaling | topology | chips | batch | memory a chip | fits | compute ms | memory ms | network ms | bound | images/s at most | over the first, a chip |"
+    yield (
+        "| scaling | topology | chips | batch | memory a chip | fits | compute ms | memory ms | "
+        "network ms | bound | images/s at most | over the first, a chip |"
+    )
     yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     first: dict[str, float] = {}
     compiled = functools.cache(
@@ -232,8 +254,10 @@ def sweep(config: ConfigDict, topology: str) -> Iterator[str]:
             f"{1e3 * value:.3g}" for value in found.costs.seconds(found.chip).values()
         )
         yield (
-            f"| {mode} | {name} | {found.chips} | {batch:,} | {_bytes(found.costs.peak_memory)} | {'yes' if found.fits else 'no'} | {times} | "
-            f"{found.bound} | {rate * found.chips:,.0f} | {rate / first.setdefault(mode, rate):.2f} |"
+            f"| {mode} | {name} | {found.chips} | {batch:,} | {_bytes(found.costs.peak_memory)} | "
+            f"{'yes' if found.fits else 'no'} | {times} | "
+            f"{found.bound} | {rate * found.chips:,.0f} | "
+            f"{rate / first.setdefault(mode, rate):.2f} |"
         )
 
 

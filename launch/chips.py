@@ -41,6 +41,7 @@ def chip_of(device_kind: str) -> Chip:
     """
     if device_kind not in _CHIPS:
         raise ConfigError(
-            f"no figures for the chip {device_kind!r}; there are {', '.join(c.name for c in _CHIPS.values())}: add it to launch/chips.py"
+            f"no figures for the chip {device_kind!r}; there are "
+            f"{', '.join(c.name for c in _CHIPS.values())}: add it to launch/chips.py"
         )
     return _CHIPS[device_kind]

@@ -1,7 +1,8 @@
 """Several processes on this machine as one job: how the tests run many hosts, and how one machine
 runs a process for each GPU.
 
-    python -m launch.local --processes=4 --cpu_devices=2 -- --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m launch.local --processes=4 --cpu_devices=2 -- \\
+        --config=configs/quickstart.py --workdir=runs/quickstart
 
 Everything after -- goes to `python -m v2l_jax.main`, with --coordinator, --num_processes and
 --process_id added. Process 0 writes to this terminal, the others to process_<i>.log in --logs. With
@@ -62,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
     processes = [_start(options, index, coordinator) for index in range(options.processes)]
     for index, process in enumerate(processes):
         print(
-            f"process {index}: pid {process.pid}{f', {_log(options.logs, index)}' if index else ''}",
+            f"process {index}: pid "
+            f"{process.pid}{f', {_log(options.logs, index)}' if index else ''}",
             file=sys.stderr,
         )
 
@@ -131,7 +133,8 @@ def _wait(processes: list[subprocess.Popen], logs: pathlib.Path) -> int:
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         time.sleep(0.1)
     print(
-        f"some processes still ran {GRACE_SECONDS} s after another was told to stop; they were killed",
+        f"some processes still ran {GRACE_SECONDS} s after another was told to stop; they were "
+        "killed",
         file=sys.stderr,
     )
     return PREEMPTED

@@ -55,7 +55,9 @@ LLAMAS = {
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """Sizes of the codebooks: the paper's by default (LLaMA-2's vocabulary, CLIP ViT-L/14's space)."""
+    """Sizes of the codebooks: the paper's by default (LLaMA-2's vocabulary, CLIP ViT-L/14's
+    space).
+    """
 
     num_local: int = 32_000
     num_global: int = 11_908

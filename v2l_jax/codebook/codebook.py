@@ -61,7 +61,8 @@ class Codebook:
         """
         if self.llm != llm:
             raise ConfigError(
-                f"this codebook holds words of another language model (tokenizer {self.llm}) than the one configured "
+                f"this codebook holds words of another language model (tokenizer {self.llm}) than "
+                "the one configured "
                 f"({llm}); run the codebook job again in a fresh workdir"
             )
 

@@ -1,4 +1,6 @@
-"""Captioned images: COCO's caption JSON, or a folder of pictures each with a text file beside it."""
+"""Captioned images: COCO's caption JSON, or a folder of pictures each with a text file beside
+it.
+"""
 
 import dataclasses
 import json
@@ -62,7 +64,8 @@ def read_coco_captions(annotations: StrPath, images: StrPath) -> CaptionedImages
         _check_fields(record, {"id": int, "file_name": str}, f"{annotations}: images[{number}]")
         if files.setdefault(record["id"], record["file_name"]) != record["file_name"]:
             raise DataError(
-                f"{annotations}: images[{number}] is another image with the id {record['id']}; ids must differ"
+                f"{annotations}: images[{number}] is another image with the id {record['id']}; "
+                "ids must differ"
             )
     captions: dict[int, list[str]] = {image: [] for image in files}
     for number, record in enumerate(_records(content, "annotations", annotations)):
@@ -71,7 +74,8 @@ def read_coco_captions(annotations: StrPath, images: StrPath) -> CaptionedImages
         )
         if record["image_id"] not in captions:
             raise DataError(
-                f'{annotations}: annotations[{number}] is of image {record["image_id"]}, which "images" lacks'
+                f"{annotations}: annotations[{number}] is of image {record['image_id']}, which "
+                '"images" lacks'
             )
         captions[record["image_id"]].append(record["caption"])
     pairs = ((pathlib.Path(images) / files[image], captions[image]) for image in sorted(files))
@@ -97,13 +101,15 @@ def read_stamps(folder: StrPath) -> CaptionedImages:
     root = pathlib.Path(folder)
     if not root.is_dir():
         raise DataError(
-            f"no folder {root}; give a folder of pictures with a .txt beside each, such as Tux Paint's stamps"
+            f"no folder {root}; give a folder of pictures with a .txt beside each, such as Tux "
+            "Paint's stamps"
         )
     pictures = sorted(path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS)
     pairs = ((path, _description(path.with_suffix(".txt"))) for path in pictures)
     return _captioned(
         pairs,
-        f"none of the {len(pictures)} pictures in {root} has a description: a .txt of the same name",
+        f"none of the {len(pictures)} pictures in {root} has a description: a .txt of the same "
+        "name",
     )
 
 
@@ -139,7 +145,8 @@ def choose_images(
     if len(readable) < 2:
         found = f"; {len(corrupt)} cannot be read, the first is {corrupt[0]}" if corrupt else ""
         raise DataError(
-            f"captioning needs an image to caption and one to show, but there are {len(readable)}{found}"
+            "captioning needs an image to caption and one to show, but there are "
+            f"{len(readable)}{found}"
         )
     if corrupt:
         logging.warning(

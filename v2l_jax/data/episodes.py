@@ -90,7 +90,8 @@ def draw_episodes(
     labels = np.asarray(labels, dtype=np.int64)
     if not 1 <= ways <= len(class_names):
         raise DataError(
-            f"{ways}-way episodes need {ways} classes; there are {len(class_names)}: {list(class_names)}"
+            f"{ways}-way episodes need {ways} classes; there are {len(class_names)}: "
+            f"{list(class_names)}"
         )
     separate = query_indices is not None or shot_indices is not None
     query_pools, shot_pools = _pools(labels, class_names, query_indices, shot_indices)
@@ -118,7 +119,8 @@ def _pools(
     separate = query_indices is not None or shot_indices is not None
     if separate and (shared := np.intersect1d(queries, examples)).size:
         raise DataError(
-            f"{len(shared)} photos, such as record {shared[0]}, are both shots and queries; separate them"
+            f"{len(shared)} photos, such as record {shared[0]}, are both shots and queries; "
+            "separate them"
         )
     by_class = range(len(class_names))
     return [queries[labels[queries] == c] for c in by_class], [
@@ -129,7 +131,8 @@ def _pools(
 def _require(name: str, purpose: str, have: int, need: int) -> None:
     if have < need:
         raise DataError(
-            f"class {name!r} has {have} photos for {purpose}, need {need}; add photos or ask fewer shots"
+            f"class {name!r} has {have} photos for {purpose}, need {need}; add photos or ask "
+            "fewer shots"
         )
 
 
@@ -210,7 +213,8 @@ def rename_classes(file: EpisodeFile, names: Mapping[str, str]) -> EpisodeFile:
         class_names = tuple(sorted({shot.class_name for shot in shots}))
         if len(class_names) < len(episode.class_names):
             raise DataError(
-                f"episode {number} has {len(episode.class_names)} classes but only the names {class_names}; rename one"
+                f"episode {number} has {len(episode.class_names)} classes but only the names "
+                f"{class_names}; rename one"
             )
         episodes.append(Episode(shots, query, class_names))
     return EpisodeFile(tuple(episodes), file.paths)
@@ -251,7 +255,8 @@ class EpisodePhotos:
         missing = [path for path in paths if not pathlib.Path(path).is_file()]
         if missing:
             raise DataError(
-                f"{len(missing)} of {len(paths)} photos of the episodes are missing, first {missing[0]}; check the folder"
+                f"{len(missing)} of {len(paths)} photos of the episodes are missing, first "
+                f"{missing[0]}; check the folder"
             )
         self.paths = tuple(paths)
 

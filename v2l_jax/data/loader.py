@@ -66,7 +66,8 @@ def make_loader(
     total = len(source) * (num_epochs or 1)
     if not len(source) or (drop_remainder and num_epochs is not None and total < batch_size):
         raise DataError(
-            f"{total} records do not fill one batch of {batch_size}; use a smaller batch or more photos"
+            f"{total} records do not fill one batch of {batch_size}; use a smaller batch or more "
+            "photos"
         )
     order_seed, transform_seed = (int(s) for s in np.random.SeedSequence(seed).generate_state(2))
     records = grain.MapDataset.range(len(source))
@@ -139,7 +140,8 @@ class Loader(Iterator[Batch]):
         position, rest = divmod(int(state["records"]), self._batch_size)
         if rest:
             raise DataError(
-                f"{state['records']} records were read, which is no multiple of batch {self._batch_size}"
+                f"{state['records']} records were read, which is no multiple of batch "
+                f"{self._batch_size}"
             )
         self._position, self._iterator = position, None
 

@@ -73,7 +73,8 @@ def read_vqa_v2(questions: StrPath, annotations: StrPath, images: StrPath) -> tu
         where = f"{questions}, question {number}"
         if number not in by_question:
             raise DataError(
-                f"{where} has no annotation in {annotations}; give the annotations of the same subset"
+                f"{where} has no annotation in {annotations}; give the annotations of the same "
+                "subset"
             )
         annotation, answers = by_question[number], f"{annotations}, question {number}"
         image = f"COCO_{subset}_{int(_field(row, 'image_id', where)):012d}.jpg"
@@ -116,7 +117,8 @@ def read_coco_qa(folder: StrPath, images: StrPath) -> tuple[Question, ...]:
     for path, lines in zip(paths, columns, strict=True):
         if len(lines) != len(columns[0]):
             raise DataError(
-                f"{path} has {len(lines)} lines where {paths[0].name} has {len(columns[0])}; download them again"
+                f"{path} has {len(lines)} lines where {paths[0].name} has {len(columns[0])}; "
+                "download them again"
             )
     files = {_coco_id(name): path for name, path in _image_files(images).items()}
     records = []
@@ -229,7 +231,8 @@ def _read_lines(path: pathlib.Path) -> list[str]:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError as error:
         raise DataError(
-            f"no file {path}; a COCO-QA split has questions.txt, answers.txt, img_ids.txt, types.txt"
+            f"no file {path}; a COCO-QA split has questions.txt, answers.txt, img_ids.txt, "
+            "types.txt"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); download it again") from error
@@ -267,7 +270,8 @@ def _coco_id(name: str) -> int | None:
 def _find(key: Any, files: Mapping[Any, str], folder: StrPath, where: str) -> str:
     if key not in files:
         raise DataError(
-            f"{where}: image {key} is not below {folder}; give the folder with the images of this split"
+            f"{where}: image {key} is not below {folder}; give the folder with the images of this "
+            "split"
         )
     return files[key]
 

@@ -97,11 +97,13 @@ class ImageFolder:
             found = [(path, name) for path, name in found if name in classes]
             if missing := sorted(set(classes) - {name for _, name in found}):
                 raise DataError(
-                    f"no images of class {', '.join(missing)} in {self._where()}; check the folder names"
+                    f"no images of class {', '.join(missing)} in {self._where()}; check the "
+                    "folder names"
                 )
         if not found:
             raise DataError(
-                f"no images in {self._where()}: looked for {_extensions()} files in it and its sub-folders"
+                f"no images in {self._where()}: looked for {_extensions()} files in it and its "
+                "sub-folders"
             )
         self.skipped: tuple[tuple[str, str], ...] = ()
         self.duplicates: tuple[tuple[str, str], ...] = ()
@@ -110,7 +112,8 @@ class ImageFolder:
             found = self._verify(found, threads)
         if not found:
             raise DataError(
-                f"none of the {len(self.skipped)} images in {self._where()} can be read; replace them"
+                f"none of the {len(self.skipped)} images in {self._where()} can be read; replace "
+                "them"
             )
         self.paths = tuple(str(path) for path, _ in found)
         self.class_names = tuple(sorted({name for _, name in found if name}))
@@ -249,7 +252,8 @@ class TfdsSource:
         except (AssertionError, LookupError, NotImplementedError, OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise DataError(
-                f"TFDS dataset {name!r}, split {split!r}, is not ready {where} ({reason}); prepare it once: "
+                f"TFDS dataset {name!r}, split {split!r}, is not ready {where} ({reason}); "
+                "prepare it once: "
                 f"pip install tensorflow; tfds build {name} --file_format=array_record"
                 + (f" --data_dir={data_dir}" if data_dir else "")
                 + (
@@ -265,7 +269,9 @@ class TfdsSource:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """Class index of each record; the first use reads the whole split, without decoding images."""
+        """Class index of each record; the first use reads the whole split, without decoding
+        images.
+        """
         records = progress_bar(
             self._records, f"reading labels of {self._name}", "record", total=len(self)
         )
@@ -398,7 +404,8 @@ class WithVectors:
     def __init__(self, source: Source, vectors: np.ndarray):
         if len(source) != len(vectors):
             raise DataError(
-                f"{len(vectors)} vectors for {len(source)} images; delete the cached features and run again"
+                f"{len(vectors)} vectors for {len(source)} images; delete the cached features and "
+                "run again"
             )
         self._source, self._vectors = source, vectors
         self.class_names = source.class_names

@@ -31,15 +31,16 @@ _SPELLED = str.maketrans(
     | _BRACKETS
 )
 _TOKEN = re.compile(
-    r"""-[lr][rsc]b-                                                     # brackets are words to COCO
-      | (?:[^\W\d_]\.){2,}                                               # u.s., p.m.
-      | \b(?:mr|mrs|ms|dr|st|mt|ave|inc|jr|sr|vs|etc)\. | \bno\.(?=\s*\d)  # abbreviations keep their point
+    r"""-[lr][rsc]b-                                              # brackets are words to COCO
+      | (?:[^\W\d_]\.){2,}                                        # u.s., p.m.
+      | \b(?:mr|mrs|ms|dr|st|mt|ave|inc|jr|sr|vs|etc)\.           # abbreviations keep their point
+      | \bno\.(?=\s*\d)
       | o'clock | ma'am | (?<!\S)'n'(?!\S)
       | can(?=not\b) | (?:gon|wan)(?=na\b) | got(?=ta\b)
-      | \w+?(?=n't\b) | n't\b | '(?:s|re|ve|ll|d|m)\b                   # ca n't, dog 's
-      | \d*(?:[.,:]\d+)+                                                # 5.00, 5:30, .01
-      | \w+(?:[-/&]\w+)*                                                # half-eaten, and/or
-      | [!?]{2,} | \#+ | [$%&@*+=/<>~^|\\]                               # other punctuation is dropped
+      | \w+?(?=n't\b) | n't\b | '(?:s|re|ve|ll|d|m)\b            # ca n't, dog 's
+      | \d*(?:[.,:]\d+)+                                         # 5.00, 5:30, .01
+      | \w+(?:[-/&]\w+)*                                         # half-eaten, and/or
+      | [!?]{2,} | \#+ | [$%&@*+=/<>~^|\\]                        # other punctuation is dropped
     """,
     re.VERBOSE,
 )

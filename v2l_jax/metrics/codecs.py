@@ -39,10 +39,16 @@ _WHOLE = tuple(range(1, 96))
 # Of JPEG 2000 the bare codestream; a layer's quality is its PSNR in dB.
 _KNOWN = (
     Codec("JPEG", "JPEG", _WHOLE, options=(("optimize", True), ("subsampling", "4:2:0"))),
-    Codec("JPEG 2000", "JPEG2000", tuple(np.arange(8, 50, 0.25).tolist()), "quality_layers", (("quality_mode", "dB"), ("irreversible", True), ("no_jp2", True))),
+    Codec(
+        "JPEG 2000",
+        "JPEG2000",
+        tuple(np.arange(8, 50, 0.25).tolist()),
+        "quality_layers",
+        (("quality_mode", "dB"), ("irreversible", True), ("no_jp2", True)),
+    ),
     Codec("WebP", "WEBP", (0, *_WHOLE), options=(("method", 6),)),
     Codec("AVIF", "AVIF", (0, *_WHOLE), options=(("speed", 4), ("subsampling", "4:2:0"))),
-)  # fmt: skip
+)
 _NEEDS = {"JPEG 2000": "jpg_2000", "WebP": "webp", "AVIF": "avif"}
 
 

@@ -136,7 +136,8 @@ def frechet_inception_distance(
     """
     if paired and len(real) != len(generated):
         raise DataError(
-            f"{len(real)} real and {len(generated)} generated images cannot be pairs; pass paired=False"
+            f"{len(real)} real and {len(generated)} generated images cannot be pairs; pass "
+            "paired=False"
         )
     fewest = min(len(real), len(generated))
     if fewest < _FEATURES:

@@ -32,7 +32,8 @@ def inception_score(
     """
     if len(logits) < splits:
         raise DataError(
-            f"an Inception Score in {splits} splits needs at least {splits} images, got {len(logits)}"
+            f"an Inception Score in {splits} splits needs at least {splits} images, got "
+            f"{len(logits)}"
         )
     log_p = log_softmax(logits.astype(np.float64), axis=1)
     scores = []

@@ -73,7 +73,8 @@ def _over_slices(
     across = next((name for name in ("replica", "data") if sizes[name] % slices == 0), None)
     if across is None:
         raise ConfigError(
-            f"mesh axes {dict(sizes)} on {slices} TPU slices: make replica (or data) a multiple of {slices}"
+            f"mesh axes {dict(sizes)} on {slices} TPU slices: make replica (or data) a multiple "
+            f"of {slices}"
         )
     between = {name: slices if name == across else 1 for name in sizes}
     inside = [size // between[name] for name, size in sizes.items()]
@@ -104,7 +105,8 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     shards = batch_shards(mesh)
     if batch_size % shards:
         raise ConfigError(
-            f"a batch of {batch_size} does not divide over {shards} devices: choose a multiple of {shards}"
+            f"a batch of {batch_size} does not divide over {shards} devices: choose a multiple of "
+            f"{shards}"
         )
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))

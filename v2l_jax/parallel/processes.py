@@ -50,7 +50,8 @@ def joined(coordinator: str | None, count: int | None, index: int | None) -> Ite
         where = f"at {coordinator}" if coordinator else "that the cluster names"
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"cannot join the job {where}: {reason}; give --coordinator, --num_processes, --process_id"
+            f"cannot join the job {where}: {reason}; give --coordinator, --num_processes, "
+            "--process_id"
         ) from error
     try:
         yield

@@ -70,14 +70,16 @@ def model_card(facts: CardFacts) -> str:
     seen = facts.steps * facts.batch_size
     parts = [
         f"# {facts.name}",
-        f"A small V2L tokenizer: a {size}×{size} picture becomes {grid}×{grid} local words (of {model['num_local_words']:,}) and "
-        f"{facts.described['global_tokens']} global words (of {model['num_global_words']:,}) of the language model {facts.llm}, "
+        f"A small V2L tokenizer: a {size}×{size} picture becomes {grid}×{grid} local words (of "
+        f"{model['num_local_words']:,}) and "
+        f"{facts.described['global_tokens']} global words (of {model['num_global_words']:,}) of "
+        f"the language model {facts.llm}, "
         "and comes back from them.",
         f"![Photos above, what came back from their words below]({facts.examples})",
         _usage(facts),
         "## How good it is",
-        "On photos that it was never trained on, each cropped to its centre square and brought to that size; means with 95 % intervals. "
-        + _held_out_note(facts),
+        "On photos that it was never trained on, each cropped to its centre square and brought to "
+        "that size; means with 95 % intervals. " + _held_out_note(facts),
         *(_table(facts, photos, about) for photos, about in _SETS),
         _reading(facts),
         "## How it was trained",
@@ -85,13 +87,17 @@ def model_card(facts: CardFacts) -> str:
             f"photos: {facts.train_photos:,}, random crops, mirrored or not",
             f"steps: {facts.steps:,} of {facts.batch_size} crops, so {seen:,} crops; "
             f"each photo {seen / max(facts.train_photos, 1):.0f} times",
-            f"kept: the weights (their moving average where there is one) after step {facts.best_step:,}"
+            "kept: the weights (their moving average where there is one) after step "
+            f"{facts.best_step:,}"
             if facts.best_step
             else "",
-            f"time: {facts.train_seconds / 3600:.1f} hours by the clock, with evaluations, pauses and whatever else ran there",
-            f"machine: {facts.environment.get('cpu_cores')} cores of {facts.environment.get('cpu')}; "
+            f"time: {facts.train_seconds / 3600:.1f} hours by the clock, with evaluations, pauses "
+            "and whatever else ran there",
+            f"machine: {facts.environment.get('cpu_cores')} cores of "
+            f"{facts.environment.get('cpu')}; "
             f"{facts.environment.get('devices')}; code {facts.environment.get('git_commit')}",
-            f"network: {facts.parameters:,} parameters; channels {model['channels']} × {tuple(model['channel_multipliers'])}",
+            f"network: {facts.parameters:,} parameters; channels {model['channels']} × "
+            f"{tuple(model['channel_multipliers'])}",
         ),
         "## Files",
         _list(
@@ -102,30 +108,37 @@ def model_card(facts: CardFacts) -> str:
         _list(*(f"{note.name} ({note.source}): {note.licence}" for note in facts.trained_on)),
         "Measured on, besides:" if facts.measured_on else "",
         _list(*(f"{note.name} ({note.source}): {note.licence}" for note in facts.measured_on)),
-        "What these licences say of weights trained on such photos is not settled; the weights hold no photo.",
+        "What these licences say of weights trained on such photos is not settled; the weights "
+        "hold no photo.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _usage(facts: CardFacts) -> str:
+    size = facts.described["image_size"]
     return textwrap.dedent(f"""\
         ```python
         from v2l_jax.tokenizers import decode, load_tokenizer, tokenize
 
         t = load_tokenizer("{facts.name}")  # or the folder of this file
-        tokens = tokenize(t.model, t.variables, image, image_embedding, k=t.global_tokens)  # image [b, {facts.described["image_size"]}, {facts.described["image_size"]}, 3] in [-1, 1]
+        # image [b, {size}, {size}, 3] in [-1, 1]
+        tokens = tokenize(t.model, t.variables, image, image_embedding, k=t.global_tokens)
         picture = decode(t.model, t.variables, tokens)
         words = [t.local_words.texts[i] for i in tokens.local_ids[0].ravel()]
         ```
 
-        `image_embedding` are the vectors of the images by the tower {facts.described["tower"]}. The words belong to the tokenizer with the
-        fingerprint {facts.described["llm"]}; `load_tokenizer(…, llm=fingerprint)` refuses another.""")
+        `image_embedding` are the vectors of the images by the tower
+        {facts.described["tower"]}. The words belong to the tokenizer with the fingerprint
+        {facts.described["llm"]}; `load_tokenizer(…, llm=fingerprint)` refuses another.""")
 
 
 def _held_out_note(facts: CardFacts) -> str:
     if not facts.best_step or facts.best_step == facts.steps:
         return ""
-    return "The step that was kept was chosen on the held-out photos; those of another source had no say in it."
+    return (
+        "The step that was kept was chosen on the held-out photos; those of another source had "
+        "no say in it."
+    )
 
 
 def _table(facts: CardFacts, photos: str, about: str) -> str:
@@ -191,11 +204,13 @@ def _reading(facts: CardFacts) -> str:
         return ""
     larger = [name for name in facts.codecs if rows.get((name, "bits_per_pixel"), 0) > own]
     text = (
-        "Bits of the words are counted as if each were as likely as any other. A codec gets the best quality whose whole file, headers "
+        "Bits of the words are counted as if each were as likely as any other. A codec gets the "
+        "best quality whose whole file, headers "
         "included, is no larger than that"
     )
     return text + (
-        f"; of {' and '.join(larger)} even the lowest quality can be larger, and is shown at the bits it took."
+        f"; of {' and '.join(larger)} even the lowest quality can be larger, and is shown at the "
+        "bits it took."
         if larger
         else "."
     )

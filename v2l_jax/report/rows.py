@@ -1,4 +1,6 @@
-"""Rows of results.json as tables: what they were measured on, reconstruction quality, and the rest."""
+"""Rows of results.json as tables: what they were measured on, reconstruction quality, and the
+rest.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,7 +38,9 @@ _QUALITIES = {
 
 
 class Measure(NamedTuple):
-    """A number with its 95 % interval (None where not given) and the number of samples behind it."""
+    """A number with its 95 % interval (None where not given) and the number of samples behind
+    it.
+    """
 
     value: float
     low: float | None

@@ -1,4 +1,6 @@
-"""Token texts made visible: a space, a control character or a stray byte must be seen, not guessed."""
+"""Token texts made visible: a space, a control character or a stray byte must be seen, not
+guessed.
+"""
 
 import unicodedata
 from typing import NamedTuple
@@ -10,7 +12,9 @@ _SIGNS = {" ": "␣", "\n": "↵", "\t": "⇥"}
 
 
 class Piece(NamedTuple):
-    """A run of text; `sign` is true where it stands for characters that cannot be seen themselves."""
+    """A run of text; `sign` is true where it stands for characters that cannot be seen
+    themselves.
+    """
 
     text: str
     sign: bool

@@ -49,7 +49,9 @@ class TransformerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClipImageConfig:
-    """Image side: a ViT on `image_size`² pixels cut into `patch_size`² patches, projected to `dim`."""
+    """Image side: a ViT on `image_size`² pixels cut into `patch_size`² patches, projected to
+    `dim`.
+    """
 
     transformer: TransformerConfig
     patch_size: int

@@ -44,7 +44,8 @@ def read_class_lemmas(
     nameless = [synset for synset in synsets if synset not in lemmas]
     if nameless:
         raise DataError(
-            f"{lemmas_path} has no name for {len(nameless)} classes of {synsets_path}, first {nameless[0]}"
+            f"{lemmas_path} has no name for {len(nameless)} classes of {synsets_path}, first "
+            f"{nameless[0]}"
         )
     return [[lemma.strip() for lemma in lemmas[synset].split(", ")] for synset in synsets]
 
@@ -132,7 +133,8 @@ def load_conse(
     class_lemmas = read_class_lemmas(synsets_path, lemmas_path)
     if len(class_lemmas) != classifier.num_classes:
         raise CheckpointError(
-            f"{classifier_path} has {classifier.num_classes} outputs, {synsets_path} names {len(class_lemmas)} classes"
+            f"{classifier_path} has {classifier.num_classes} outputs, {synsets_path} names "
+            f"{len(class_lemmas)} classes"
         )
     params = {
         "classifier": classifier_params,

@@ -321,7 +321,8 @@ def load_inception(path: str | pathlib.Path) -> Any:
     )["params"]
     if jax.tree.map(np.shape, params) != jax.tree.map(np.shape, expected):
         raise AssetError(
-            f"{path}: array shapes are not those of FID's InceptionV3; torchvision's own weights do not fit it"
+            f"{path}: array shapes are not those of FID's InceptionV3; torchvision's own weights "
+            "do not fit it"
         )
     return params
 
