@@ -1,5 +1,6 @@
 """Shared test set-up: shapes checked at run time, compile cache, assets."""
 
+import gc
 import os
 import pathlib
 
@@ -47,6 +48,25 @@ def torch():
     return pytest.importorskip(
         "torch", reason="PyTorch is not installed: make test-parity runs this test"
     )
+
+
+_MOST_BYTES = 2_500_000_000  # of a worker, between two files
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Drops compiled programs after a file where the process has grown; the compile cache on disk
+    gives them back to the next.
+    """
+    yield
+    if _resident_bytes() > _MOST_BYTES:
+        jax.clear_caches()
+        gc.collect()
+
+
+def _resident_bytes() -> int:
+    pages = pathlib.Path("/proc/self/statm")
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages.exists() else 0
 
 
 def pytest_collection_modifyitems(items):
