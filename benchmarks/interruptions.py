@@ -116,12 +116,17 @@ def _last_step(workdir: pathlib.Path) -> int:
 
 def _final_state(workdir: pathlib.Path, steps: int) -> object:
     config = synthetic_config.get_config()
-    sizes = (synthetic_config.LOCAL_WORDS, synthetic_config.GLOBAL_WORDS, synthetic_config.DIM)
-    model = building.tokenizer(config, *sizes)
-    with building.checkpointer(config, workdir) as checkpoints:
-        like = jax.eval_shape(
-            lambda: building.initial_state(config, model, synthetic_config.IMAGES)
+    shapes = {
+        name: jax.ShapeDtypeStruct((count, synthetic_config.DIM), np.float32)
+        for name, count in (
+            ("local", synthetic_config.LOCAL_WORDS),
+            ("global", synthetic_config.GLOBAL_WORDS),
         )
+    }
+    tokenizer = building.tokenizer(config, shapes)
+    trainer = building.trainer(config, tokenizer, synthetic_config.IMAGES)
+    with trainer.checkpointer(building.checkpoints_folder(workdir)) as checkpoints:
+        like = jax.eval_shape(trainer.initial_state)
         return jax.device_get(checkpoints.restore(like, step=steps).state)
 
 

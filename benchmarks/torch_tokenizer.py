@@ -23,7 +23,8 @@ from v2l_jax.tokenizers.reference import (
     parameter_path,
     to_flax_layout,
 )
-from v2l_jax.tokenizers.v2l import V2LTokenizer
+from v2l_jax.tokenizers.v2l import V2L
+from v2l_jax.tokenizers.v2l_network import V2LTokenizer
 from v2l_jax.training.losses import LossWeights
 
 _VGG_POOLS = (2, 4, 7, 10)  # before which convolutions
@@ -338,12 +339,11 @@ class Trainer:
 
     def __init__(
         self,
-        model: V2LTokenizer,
+        tokenizer: V2L,
         words: Mapping[str, np.ndarray],
         lpips: Mapping[str, Any] | None,
         weights: LossWeights,
         *,
-        k: int,
         learning_rate: float,
         perceptual_images: int | None = None,
         dtype: str = "float32",
@@ -356,12 +356,15 @@ class Trainer:
         self._device, self._weights, self._k, self._perceptual_images, self._step = (
             device,
             weights,
-            k,
+            tokenizer.global_tokens,
             perceptual_images,
             step,
         )
+        self._quantizer_weight = tokenizer.quantizer_weight
         self._autocast = dtype != "float32"
-        self.tokenizer = self._placed(Tokenizer(model, words["local_words"], words["global_words"]))
+        self.tokenizer = self._placed(
+            Tokenizer(tokenizer.network, words["local_words"], words["global_words"])
+        )
         self.discriminator = self._placed(Discriminator())
         self._lpips = self._placed(LPIPS(lpips)) if lpips is not None else None
         options: dict[str, Any] = {
@@ -410,7 +413,7 @@ class Trainer:
         with self._precision():
             image_loss, reconstruction_loss, perceptual_loss = self._image_loss(image, leaf)
         (gradient,) = torch.autograd.grad(image_loss, leaf)
-        loss = image_loss.detach() + weights.quantizer * quantizer_loss.detach()
+        loss = image_loss.detach() + self._quantizer_weight * quantizer_loss.detach()
         metrics = {
             "reconstruction_loss": reconstruction_loss,
             "perceptual_loss": perceptual_loss,
@@ -424,7 +427,7 @@ class Trainer:
             )
             metrics |= {"generator_loss": generator_loss, "adaptive_weight": weight}
         self._adam.zero_grad(set_to_none=True)
-        torch.autograd.backward((fake, weights.quantizer * quantizer_loss), (gradient, None))
+        torch.autograd.backward((fake, self._quantizer_weight * quantizer_loss), (gradient, None))
         self._adam.step()
         if playing:
             metrics["discriminator_loss"] = self._train_discriminator(image, global_ids)

@@ -35,7 +35,6 @@ from v2l_jax.data.loader import make_loader
 from v2l_jax.ops import cpu_settings
 from v2l_jax.run import building, loading
 from v2l_jax.run.workdir import environment
-from v2l_jax.tokenizers.v2l import tokenize
 from v2l_jax.training.losses import LossWeights
 
 HEAD = (
@@ -56,7 +55,7 @@ class Sizes:
 
     Attributes:
       config: the experiment, in the published way of stepping.
-      words: "local_words" and "global_words", random.
+      words: vectors of the codebooks "local" and "global", random.
       lpips: LPIPS parameters, or None.
       device: torch's name of the device.
     """
@@ -95,12 +94,12 @@ class Sizes:
         }
         config.train.update(off | constant)
         random = np.random.default_rng(0)
-        counts = {"local_words": local_words, "global_words": global_words}
+        counts = {"local": local_words, "global": global_words}
         words = {
             name: (random.normal(size=(n, word_dim)) * word_dim**-0.5).astype(np.float32)
             for name, n in counts.items()
         }
-        lpips = building.frozen_inputs(config, words).get("lpips")
+        lpips = building.lpips_params(config)
         return cls(config, words, lpips, "cpu" if jax.default_backend() == "cpu" else "cuda")
 
     def batch(self, size: int) -> dict[str, np.ndarray]:
@@ -109,9 +108,9 @@ class Sizes:
         image = random.uniform(-1, 1, size=(size, side, side, 3)).astype(np.float32)
         return {
             "image": image,
-            "image_embedding": random.normal(
-                size=(size, self.words["local_words"].shape[1])
-            ).astype(np.float32),
+            "image_embedding": random.normal(size=(size, self.words["local"].shape[1])).astype(
+                np.float32
+            ),
         }
 
 
@@ -171,11 +170,10 @@ class Ours:
     def __init__(self, sizes: Sizes, dtype: str, gan: bool, arrays: Mapping[str, np.ndarray]):
         config = ConfigDict(sizes.config.to_dict())
         config.model.dtype, config.train.disc_start = dtype, _disc_start(gan)
-        shapes = sizes.words["local_words"].shape, sizes.words["global_words"].shape
-        self.model = building.tokenizer(config, shapes[0][0], shapes[1][0], shapes[0][1])
-        self.config = config
+        self._tokenizer = building.tokenizer(config, sizes.words)
+        trainer = building.trainer(config, self._tokenizer, 1)
         params, disc = torch_tokenizer.flax_params(arrays)
-        state = jax.jit(lambda: building.initial_state(config, self.model, 1))()
+        state = jax.jit(trainer.initial_state)()
         assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, state.params)
         self.state = jax.device_put(
             state.replace(
@@ -185,8 +183,9 @@ class Ours:
                 step=np.int32(1),
             )
         )
-        self.frozen = jax.device_put(building.frozen_inputs(config, sizes.words))
-        self._step = building.train_step(config, self.model, 1)
+        frozen = building.frozen_inputs(self._tokenizer, sizes.words, sizes.lpips)
+        self.frozen = jax.device_put(frozen)
+        self._step, self._encode = trainer.step_function(), jax.jit(self._tokenizer.encode)
 
     def train(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """One step; its metrics."""
@@ -196,13 +195,7 @@ class Ours:
     def tokenize(self, batch: Mapping[str, jax.Array]) -> Any:
         """Words of a batch."""
         variables = {"params": self.state.params, "frozen": self.frozen["model"]}
-        return tokenize(
-            self.model,
-            variables,
-            batch["image"],
-            batch["image_embedding"],
-            self.config.model.global_tokens,
-        )
+        return self._encode(variables, dict(batch))
 
     def train_flops(self, batch: Mapping[str, jax.Array], gan: bool) -> float:
         """Multiply-adds × 2 of a step."""
@@ -212,9 +205,7 @@ class Ours:
     def tokenize_flops(self, batch: Mapping[str, jax.Array]) -> float:
         """Multiply-adds × 2 of tokenizing a batch."""
         variables = {"params": self.state.params, "frozen": self.frozen["model"]}
-        inputs = (variables, batch["image"], batch["image_embedding"])
-        call = lambda *args: tokenize(self.model, *args, self.config.model.global_tokens)
-        return flops_of(jax.make_jaxpr(call)(*inputs).jaxpr)
+        return flops_of(jax.make_jaxpr(self._encode)(variables, dict(batch)).jaxpr)
 
 
 def _disc_start(gan: bool) -> int:
@@ -224,18 +215,11 @@ def _disc_start(gan: bool) -> int:
 def peer(sizes: Sizes, dtype: str, gan: bool, compiled: bool = False) -> torch_tokenizer.Trainer:
     """The peer, one step done, so that the game is on where it is asked for."""
     config, train = sizes.config, sizes.config.train
-    shapes = sizes.words["local_words"].shape, sizes.words["global_words"].shape
     return torch_tokenizer.Trainer(
-        building.tokenizer(config, shapes[0][0], shapes[1][0], shapes[0][1]),
-        sizes.words,
+        building.tokenizer(config, sizes.words),
+        {f"{name}_words": vectors for name, vectors in sizes.words.items()},
         sizes.lpips,
-        LossWeights(
-            train.weight_quantizer,
-            train.weight_perceptual,
-            train.weight_adversarial,
-            _disc_start(gan),
-        ),
-        k=config.model.global_tokens,
+        LossWeights(train.weight_perceptual, train.weight_adversarial, _disc_start(gan)),
         learning_rate=train.learning_rate,
         perceptual_images=train.perceptual_images or None,
         dtype=dtype,

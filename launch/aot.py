@@ -45,7 +45,7 @@ from v2l_jax import command_line, experiment
 from v2l_jax.errors import ConfigError, V2LError
 from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.progress import progress_bar
-from v2l_jax.run import building
+from v2l_jax.training.trainer import total_steps
 
 _TOPOLOGY = flags.DEFINE_string(
     "topology",
@@ -290,7 +290,7 @@ def main(argv: list[str]) -> None:
         else:
             epochs = (
                 config.train.epochs
-                or building.total_steps(config, _NUM_IMAGES.value)
+                or total_steps(config.train, _NUM_IMAGES.value)
                 * config.train.batch_size
                 / _NUM_IMAGES.value
             )

@@ -15,7 +15,6 @@ from v2l_jax.llm.llama import KVCache, Llama
 from v2l_jax.llm.llama_config import LlamaConfig, config_from_huggingface
 from v2l_jax.llm.llama_sharding import cache_spec, param_shardings
 from v2l_jax.parallel.mesh import batch_sharding
-from v2l_jax.parallel.sharding import tree_shardings
 from v2l_jax.run import building
 from v2l_jax.towers import vgg
 
@@ -76,42 +75,29 @@ class Program:
 
 def train_step(config: ConfigDict, mesh: Mesh, words: Words, num_images: int) -> Program:
     """The tokenizer's train step of a config, every leaf where `config.sharding` puts it."""
-    model = building.tokenizer(config, words.num_local, words.num_global, words.dim)
-    state = _placed(
-        jax.eval_shape(lambda: building.initial_state(config, model, num_images)),
-        mesh,
-        config.sharding,
-    )
-    frozen = {
-        "model": {
-            "local_words": _shape(words.num_local, words.dim),
-            "global_words": _shape(words.num_global, words.dim),
-        }
+    vectors = {
+        "local": _shape(words.num_local, words.dim),
+        "global": _shape(words.num_global, words.dim),
     }
+    tokenizer = building.tokenizer(config, vectors)
+    trainer = building.trainer(config, tokenizer, num_images, mesh)
+    state, lpips = trainer.state_shapes(), None
     if config.train.perceptual:
         image = _shape(1, config.model.image_size, config.model.image_size, 3)
-        frozen["lpips"] = jax.eval_shape(vgg.LPIPS().init, jax.random.key(0), image, image)[
-            "params"
-        ]
-    frozen = _placed({"frozen": frozen}, mesh, config.sharding)["frozen"]
-    batch = {
-        "image": _shape(
-            config.train.batch_size, config.model.image_size, config.model.image_size, 3
-        ),
-        "image_embedding": _shape(config.train.batch_size, words.dim),
-    }
+        lpips = jax.eval_shape(vgg.LPIPS().init, jax.random.key(0), image, image)["params"]
+    frozen = {"frozen": building.frozen_inputs(tokenizer, vectors, lpips)}
+    frozen = trainer.placed_shapes(frozen)["frozen"]
     batch = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)),
+        trainer.batch_shapes(config.train.batch_size),
     )
-    shardings = jax.tree.map(lambda x: x.sharding, state)
-    step = building.train_step(config, model, num_images, shardings)
     held = {
         "parameters": _bytes(state.params) + _bytes(state.disc_params),
         "optimizers": _bytes(state.opt_state) + _bytes(state.disc_opt_state),
         "frozen": _bytes(frozen),
         "batch": _bytes(batch),
     }
-    return Program(step.trace(state, batch, frozen), held)
+    return Program(trainer.step_function().trace(state, batch, frozen), held)
 
 
 def llama_prefill(name: str, mesh: Mesh, batch: int, length: int) -> Program:
@@ -173,13 +159,6 @@ def _cache(config: LlamaConfig, mesh: Mesh, batch: int, length: int) -> KVCache:
         kept,
         jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=batch_sharding(mesh)),
         jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec())),
-    )
-
-
-def _placed(tree: Any, mesh: Mesh, rules: Any) -> Any:
-    shardings = tree_shardings(tree, mesh, rules, misfits="replicate")
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
     )
 
 

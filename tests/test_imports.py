@@ -48,10 +48,6 @@ KNOWN_EXCEPTIONS: frozenset[str] = frozenset(
         "v2l_jax.tasks.scaling -> v2l_jax.jobs.train",
         "v2l_jax.tasks.semantic_quality -> v2l_jax.jobs.codebook",
         "v2l_jax.tasks.token_choice -> v2l_jax.jobs.codebook",
-        "v2l_jax.training.adversarial_loss -> v2l_jax.tokenizers.autoencoder",
-        "v2l_jax.training.adversarial_loss -> v2l_jax.tokenizers.v2l",
-        "v2l_jax.training.step -> v2l_jax.tokenizers.projector_upkeep",
-        "v2l_jax.training.step -> v2l_jax.tokenizers.v2l",
     }
 )
 

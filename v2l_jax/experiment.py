@@ -36,8 +36,9 @@ from v2l_jax.options import (
     one_of,
     option,
 )
-from v2l_jax.training.adversarial_loss import REMAT_POLICIES
+from v2l_jax.tokenizers.base import kind_module
 from v2l_jax.training.optimizer import OPTIMIZERS, SCALINGS
+from v2l_jax.training.remat import REMAT_POLICIES
 
 JOBS = (
     "codebook", "train", "tokenize", "finetune", "evaluate", "sweep", "release", "report",
@@ -518,19 +519,13 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_together(config: ConfigDict) -> None:
-    kinds, tasks = (
-        [key.split(".")[1] for key in sections() if key.startswith(p)]
-        for p in ("model.", "evaluate.")
-    )
+    tasks = [key.split(".")[1] for key in sections() if key.startswith("evaluate.")]
     for task in config.evaluate.tasks:
         if task not in tasks:
             raise ConfigError(
                 f"config.evaluate.tasks has {task!r}, but must be of {', '.join(tasks)}"
             )
-    if config.model.kind not in {"v2l", *kinds}:
-        raise ConfigError(
-            f"config.model.kind is {config.model.kind!r}, but must be one of {', '.join(kinds)}"
-        )
+    kind_module(config.model.kind)
     levels = len(config.model.channel_multipliers)
     if config.model.image_size % 2 ** (levels - 1):
         raise ConfigError(

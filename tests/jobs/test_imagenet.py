@@ -11,6 +11,7 @@ import pytest
 from v2l_jax.data.loader import make_loader
 from v2l_jax.data.sources import SyntheticSource, WithVectors
 from v2l_jax.run import building
+from v2l_jax.training.trainer import total_steps
 
 LOCAL_WORDS, GLOBAL_WORDS, WORD_DIM, IMAGES = 32_000, 11_908, 768, 1_281_167
 
@@ -25,13 +26,11 @@ def config():
 
 
 def test_schedule_is_a_hundred_epochs_of_256(config):
-    assert building.total_steps(config, IMAGES) == 100 * IMAGES // 256 == 500_455
+    assert total_steps(config.train, IMAGES) == 100 * IMAGES // 256 == 500_455
     assert config.train.batch_size == 256 and config.train.learning_rate == 4.5e-4
 
 
 def test_takes_a_step_at_full_size(config):
-    model = building.tokenizer(config, LOCAL_WORDS, GLOBAL_WORDS, WORD_DIM)
-    assert model.downsampling == 8 and config.model.image_size // model.downsampling == 16
     rng = np.random.default_rng(0)
     source = WithVectors(SyntheticSource(2, 250), rng.normal(size=(2, WORD_DIM)).astype(np.float32))
     batch = next(make_loader(source, building.image_transform(config, augment=True), 1, seed=0))
@@ -41,18 +40,21 @@ def test_takes_a_step_at_full_size(config):
     )
     words = {
         name: jnp.asarray(rng.normal(size=(count, WORD_DIM)) * WORD_DIM**-0.5, jnp.float32)
-        for name, count in (("local_words", LOCAL_WORDS), ("global_words", GLOBAL_WORDS))
+        for name, count in (("local", LOCAL_WORDS), ("global", GLOBAL_WORDS))
     }
-    state = jax.jit(lambda: building.initial_state(config, model, IMAGES))()
+    tokenizer = building.tokenizer(config, words)
+    side = config.model.image_size // tokenizer.network.downsampling
+    assert tokenizer.network.downsampling == 8 and side == 16
+    trainer = building.trainer(config, tokenizer, IMAGES)
+    state = jax.jit(trainer.initial_state)()
     before = jax.device_get(state.params)
     state = state.replace(
         step=jnp.asarray(100, jnp.int32)
     )  # at step 0 of the warm-up the rate is 0
-    step = building.train_step(config, model, IMAGES)
-    state, metrics = step(
+    state, metrics = trainer.step_function()(
         state,
         {k: batch[k] for k in ("image", "image_embedding")},
-        building.frozen_inputs(config, words),
+        building.frozen_inputs(tokenizer, words, building.lpips_params(config)),
     )
     assert int(state.step) == 101
     assert all(np.isfinite(float(value)) for value in metrics.values())

@@ -56,19 +56,22 @@ def batch(step):
 def words():
     random = np.random.RandomState(0)
     return {
-        "local_words": random.randn(WORDS, DIM).astype("f4"),
-        "global_words": random.randn(21, DIM).astype("f4"),
+        "local": random.randn(WORDS, DIM).astype("f4"),
+        "global": random.randn(21, DIM).astype("f4"),
     }
+
+
+def placed(config, mesh):
+    """The trainer of a config, and its frozen inputs."""
+    tokenizer = building.tokenizer(config, words())
+    trainer = building.trainer(config, tokenizer, 1000, mesh)
+    return trainer, trainer.placed_frozen(building.frozen_inputs(tokenizer, words(), None))
 
 
 def train(config, mesh, steps=STEPS):
     """The state after `steps` steps, the frozen inputs, and each step's metrics."""
-    model = building.tokenizer(config, WORDS, 21, DIM)
-    state, frozen = (
-        building.placed_state(config, model, 1000, mesh),
-        building.placed_frozen(config, words(), mesh),
-    )
-    step = building.train_step(config, model, 1000, jax.tree.map(lambda leaf: leaf.sharding, state))
+    trainer, frozen = placed(config, mesh)
+    state, step = trainer.placed_state(), trainer.step_function()
     metrics = []
     for number in range(steps):
         state, values = step(state, shard_batch(batch(number), mesh), frozen)
@@ -142,18 +145,15 @@ def test_codebook_remedies_are_those_of_one_device():
         np.testing.assert_allclose(
             metrics[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name
         )
-    np.testing.assert_array_equal(state.used_words, expected_state.used_words)
+    np.testing.assert_array_equal(state.memory, expected_state.memory)
     kernels = [np.asarray(s.params["projector"]["kernel"]) for s in (state, expected_state)]
     np.testing.assert_allclose(*kernels, rtol=1e-3, atol=1e-4)
 
 
 def test_each_leaf_lies_where_the_rules_say():
     config, mesh = tiny(ema_decay=0.9), make_mesh({"fsdp": 2, "tensor": 4})
-    model = building.tokenizer(config, WORDS, 21, DIM)
-    tree = {
-        "state": building.placed_state(config, model, 1000, mesh),
-        "frozen": building.placed_frozen(config, words(), mesh),
-    }
+    trainer, frozen = placed(config, mesh)
+    tree = {"state": trainer.placed_state(), "frozen": frozen}
     found = {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     split = {name for name, leaf in found.items() if not leaf.sharding.is_fully_replicated}
     for part in ("params", "ema_params", "opt_state/0/mu", "opt_state/0/nu"):
@@ -165,9 +165,9 @@ def test_each_leaf_lies_where_the_rules_say():
     assert kernel.addressable_shards[0].data.shape == (3, 3, 32, 16)
     assert found["frozen/model/local_words"].addressable_shards[0].data.shape == (WORDS // 4, DIM)
     assert "state/params/conv_out/kernel" not in split  # three channels do not divide
-    fewer = building.placed_frozen(config, {"local_words": words()["local_words"][:50]}, mesh)
+    fewer = trainer.placed_frozen({"model": {"local_words": words()["local"][:50]}})
     assert fewer["model"]["local_words"].sharding.is_fully_replicated  # nor do 50 words
     config.sharding = ((".*", ()),)
-    whole = building.placed_state(config, model, 1000, mesh)
+    whole = placed(config, mesh)[0].placed_state()
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(whole))
     jax.tree.map(np.testing.assert_array_equal, whole, tree["state"])

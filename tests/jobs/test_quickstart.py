@@ -59,11 +59,11 @@ def test_leaves_numbers_with_counts_and_intervals(workdir):
 def test_words_are_the_language_models_own(workdir, config):
     words = Codebook.load(workdir / "codebook" / "global.safetensors")
     tokens = tokenize.read(workdir, "held_out")
-    assert tokens.global_ids.shape == (30, 5) and tokens.local_ids.shape == (30, 16, 16)
-    assert tokens.global_ids.max() < len(words)
+    assert tokens["global"].shape == (30, 5) and tokens["local"].shape == (30, 16, 16)
+    assert tokens["global"].max() < len(words)
     features = np.load(workdir / "features" / "held_out.npy")
     distances = ((features[:, None] - words.embeddings[None]) ** 2).sum(-1)
-    np.testing.assert_array_equal(tokens.global_ids[:, 0], distances.argmin(1))
+    np.testing.assert_array_equal(tokens["global"][:, 0], distances.argmin(1))
     assert np.mean(words.embeddings.astype(np.float64) ** 2) > 0
 
 

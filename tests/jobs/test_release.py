@@ -46,9 +46,9 @@ def test_the_files_are_the_best_checkpoint_rounded(run):
         and loaded.image_size == 32
         and loaded.global_tokens == 5
     )
-    assert release.bits_a_picture(loaded) == pytest.approx(
-        256 * np.log2(500) + 5 * np.log2(len(run.global_words))
-    )
+    assert release.bits_a_picture(
+        run.trained.tokenizer, run.trained.variables, 32
+    ) == pytest.approx(256 * np.log2(500) + 5 * np.log2(len(run.global_words)))
 
 
 def test_rows_are_measured_on_what_is_read_back(run):
@@ -65,7 +65,7 @@ def test_rows_are_measured_on_what_is_read_back(run):
             )
     loaded = load_tokenizer(run.workdir / "release" / "tiny")
     held_out = WithVectors(run.photos.held_out, run.split_features("held_out"))
-    scores = score(run.config, loaded.model, loaded.variables, held_out, run.mesh)
+    scores = score(run.config, run.trained.tokenizer, loaded.variables, held_out, run.mesh)
     assert rows["held-out", "tiny", "psnr"].value == pytest.approx(
         scores.per_image["psnr"].mean(), abs=1e-4
     )

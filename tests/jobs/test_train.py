@@ -1,5 +1,7 @@
 """What training starts from, and what every evaluation says about the codebook."""
 
+import dataclasses
+import shutil
 import types
 
 import jax
@@ -13,8 +15,8 @@ from v2l_jax.data.sources import SyntheticSource, WithVectors
 from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.jobs import train
 from v2l_jax.parallel.mesh import make_mesh
-from v2l_jax.run import building, loading
-from v2l_jax.tokenizers import save_tokenizer
+from v2l_jax.run import building, loading, reconstruction
+from v2l_jax.run.workdir import read_json
 from v2l_jax.tokenizers.projector_fit import fit_projector
 
 IMAGES = 21
@@ -27,34 +29,36 @@ def test_words_are_counted_over_all_held_out_photos(monkeypatch, decoded):
     """
     config = synthetic_config.get_config()
     config.evaluate.batch_size = 16
-    monkeypatch.setattr(train, "EVALUATION_IMAGES", decoded)
+    monkeypatch.setattr(reconstruction, "EVALUATION_IMAGES", decoded)
     random, dim = np.random.RandomState(0), synthetic_config.DIM
     words = {
         name: random.randn(count, dim).astype("f4")
-        for name, count in (("local_words", 50), ("global_words", 21))
+        for name, count in (("local", 50), ("global", 21))
     }
-    model, mesh = building.tokenizer(config, 50, 21, dim), make_mesh({"data": 8})
+    tokenizer, mesh = building.tokenizer(config, words), make_mesh({"data": 8})
+    frozen = tokenizer.frozen(words)
     held_out = WithVectors(
         SyntheticSource(IMAGES, 20, seed=1), random.randn(IMAGES, dim).astype("f4")
     )
-    params = jax.jit(lambda: building.initial_state(config, model, IMAGES).params)()
+    trainer = building.trainer(config, tokenizer, IMAGES)
+    params = jax.jit(lambda: trainer.initial_state().params)()
     transform = building.image_transform(config, augment=False)
     images = np.stack(
         [transform(held_out[i], np.random.default_rng(0))["image"] for i in range(IMAGES)]
     )
-    features = model.apply(
-        {"params": params, "frozen": words}, jnp.asarray(images), method="encode"
+    features = tokenizer.network.apply(
+        {"params": params, "frozen": frozen}, jnp.asarray(images), method="encode"
     ).reshape(-1, dim)
     params["projector"] = fit_projector(
-        jnp.asarray(words["local_words"]), features
+        jnp.asarray(words["local"]), features
     )  # or all share one word
     params["projector"]["kernel"] *= 3.0  # and now some are too far away
     features = np.asarray(features, float)
-    metrics = train.evaluator(config, model, {"model": words}, held_out, mesh)(
+    metrics = reconstruction.evaluator(config, tokenizer, {"model": frozen}, held_out, mesh)(
         types.SimpleNamespace(eval_params=params)
     )
 
-    projected = words["local_words"].astype(float) @ np.asarray(
+    projected = words["local"].astype(float) @ np.asarray(
         params["projector"]["kernel"], float
     ) + np.asarray(params["projector"]["bias"])
     counts = np.bincount(((features[:, None] - projected) ** 2).sum(-1).argmin(1), minlength=50)
@@ -76,25 +80,26 @@ def released(tmp_path):
         )
         for rows in (range(50), range(50, 60))
     ]
-    model = building.tokenizer_for(config, *words)
-    params = jax.device_get(jax.jit(lambda: building.initial_state(config, model, IMAGES).params)())
+    books = {"local": words[0], "global": words[1]}
+    tokenizer = building.tokenizer(config, building.vectors(books))
+    trainer = building.trainer(config, tokenizer, IMAGES, loading.shared_mesh(config))
+    params = jax.device_get(jax.jit(lambda: trainer.initial_state().params)())
     params = jax.tree.map(
         lambda leaf: leaf + np.random.RandomState(leaf.size).randn(*leaf.shape).astype("f4"), params
     )
-    sizes = {"image_size": config.model.image_size, "global_tokens": config.model.global_tokens}
-    save_tokenizer(tmp_path / "tiny", model, params, *words, **sizes, name="tiny", dtype="float32")
-    config.train.start_from = str(tmp_path / "tiny")
-    return config, words, params
+    tokenizer.save(tmp_path / "tiny", params, books, image_size=16, name="tiny", dtype="float32")
+    return types.SimpleNamespace(
+        path=str(tmp_path / "tiny"), books=books, trainer=trainer, params=params
+    )
 
 
 def test_training_starts_from_a_released_tokenizer(released):
     """Parameters and their average are the file's, where the mesh wants them; nothing else changes."""
-    config, words, params = released
-    model, mesh = building.tokenizer_for(config, words[0], words[1]), loading.shared_mesh(config)
-    fresh = building.placed_state(config, model, IMAGES, mesh)
-    state = building.with_released_params(config, fresh, model, words[0])
+    trainer = released.trainer
+    params = trainer.tokenizer.pretrained(released.path, released.books)
+    fresh, state = trainer.placed_state(), trainer.placed_state(params)
     for tree in (state.params, state.ema_params):
-        jax.tree.map(np.testing.assert_array_equal, tree, params)
+        jax.tree.map(np.testing.assert_array_equal, tree, released.params)
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == jax.tree.map(
         lambda leaf: leaf.sharding, fresh
     )
@@ -102,26 +107,27 @@ def test_training_starts_from_a_released_tokenizer(released):
         jax.tree.map(np.testing.assert_array_equal, getattr(state, kept), getattr(fresh, kept))
 
 
-def test_a_run_that_resumes_does_without_the_released_tokenizer(released):
-    config, words, _ = released
-    model, mesh = building.tokenizer_for(config, *words), loading.shared_mesh(config)
-    config.train.start_from = "nowhere"
-    with pytest.raises(CheckpointError, match="nowhere"):
-        train.first_state(config, model, IMAGES, mesh, words[0], resumes=False)
-    state = train.first_state(config, model, IMAGES, mesh, words[0], resumes=True)
-    jax.tree.map(
-        np.testing.assert_array_equal, state, building.placed_state(config, model, IMAGES, mesh)
-    )
-
-
 def test_a_released_tokenizer_of_other_words_or_sizes_is_refused(released):
-    config, words, _ = released
-    model = building.tokenizer_for(config, *words)
-    state = building.initial_state(config, model, IMAGES)
+    tokenizer, books = released.trainer.tokenizer, released.books
     with pytest.raises(ConfigError, match="tiny has 50 local words"):
-        building.with_released_params(config, state, model, words[1])
+        tokenizer.pretrained(released.path, {"local": books["global"]})
+    other = dataclasses.replace(tokenizer, network=tokenizer.network.clone(num_res_blocks=2))
     with pytest.raises(ConfigError, match="tiny has num_res_blocks 1, config.model 2"):
-        building.with_released_params(config, state, model.clone(num_res_blocks=2), words[0])
-    config.train.start_from = "nowhere"
+        other.pretrained(released.path, books)
     with pytest.raises(CheckpointError, match="nowhere"):
-        building.with_released_params(config, state, model, words[0])
+        tokenizer.pretrained("nowhere", books)
+
+
+def test_a_run_that_resumes_does_without_the_released_tokenizer(tmp_path):
+    """Its files may be on the machine that began the run."""
+    config = synthetic_config.get_config()
+    config.llm = synthetic_config.fill(tmp_path)[-1].partition("=")[2]
+    config.train.steps = config.train.checkpoint_every = 2
+    train.run(config, tmp_path)
+    (tmp_path / "training.json").unlink()
+    config.train.steps, config.train.start_from = 3, "nowhere"
+    train.run(config, tmp_path)
+    assert read_json(tmp_path / "training.json", {})["steps"] == 3
+    shutil.rmtree(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        train.run(config, tmp_path)

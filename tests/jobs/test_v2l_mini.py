@@ -54,9 +54,8 @@ def test_the_quickstart_starts_from_it():
         quickstart.model.image_size,
         quickstart.model.global_tokens,
     )
-    released.check_sizes(
-        building.tokenizer_for(quickstart, released.local_words, released.global_words)
-    )
+    books = {"local": released.local_words, "global": released.global_words}
+    released.check_sizes(building.tokenizer(quickstart, building.vectors(books)).network)
     assert len(released.local_words) == quickstart.codebook.local_limit
     size = sum(path.stat().st_size for path in (SHIPPED / "v2l-mini").iterdir())
     assert size <= 20e6

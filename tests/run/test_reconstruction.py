@@ -23,14 +23,15 @@ def tokenizer():
     random, dim = np.random.RandomState(0), synthetic_config.DIM
     words = {
         name: random.randn(count, dim).astype("f4")
-        for name, count in (("local_words", 50), ("global_words", 21))
+        for name, count in (("local", 50), ("global", 21))
     }
-    model = building.tokenizer(config, 50, 21, dim)
-    params = jax.jit(lambda: building.initial_state(config, model, IMAGES).params)()
+    model = building.tokenizer(config, words)
+    trainer = building.trainer(config, model, IMAGES)
+    params = jax.jit(lambda: trainer.initial_state().params)()
     source = WithVectors(
         SyntheticSource(IMAGES, 20, seed=1), random.randn(IMAGES, dim).astype("f4")
     )
-    return config, model, {"params": params, "frozen": words}, source
+    return config, model, {"params": params, "frozen": model.frozen(words)}, source
 
 
 def test_inception_sees_photos_and_their_reconstructions_in_order(asset, tokenizer):

@@ -24,7 +24,6 @@ from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.metrics.results import Result, read_results, write_results
 from v2l_jax.run import building, loading, pictures
 from v2l_jax.tasks import denoising
-from v2l_jax.tokenizers.v2l import ImageTokens, decode
 
 WORDS, PHOTOS, SIDE = 40, 5, 16
 NAMES = ("inpainting", "deblurring", "shift")
@@ -74,10 +73,11 @@ def run(asset, tmp_path_factory):
         "made up",
         tokenizer.fingerprint,
     )
-    model = building.tokenizer_for(config, book, book)
-    image, image_embedding = jnp.zeros((1, SIDE, SIDE, 3)), jnp.ones((1, 6))
-    params = _random(lambda: model.init(jax.random.key(0), image, image_embedding, 5)["params"])
-    variables = {"params": params, "frozen": building.frozen_words(book, book)}
+    words = building.vectors({"local": book, "global": book})
+    model = building.tokenizer(config, words)
+    batch = {"image": jnp.zeros((1, SIDE, SIDE, 3)), "image_embedding": jnp.ones((1, 6))}
+    params = _random(lambda: model.init(jax.random.key(0), batch)["params"])
+    variables = {"params": params, "frozen": model.frozen(words)}
     llm, token = Llama(LLM), jnp.zeros((1, 1), jnp.int32)
     params = _random(lambda: llm.init(jax.random.key(1), token, token)["params"])
     run.__dict__.update(
@@ -154,8 +154,8 @@ def test_numbers_are_those_of_the_pictures(run, measured):
     chosen = np.sort(np.random.default_rng(0).permutation(PHOTOS)[:3])
     photos = np.stack([to_signed(run.photos.held_out[int(i)]["image"]) for i in chosen])
     tokens = run.tokens("held_out")
-    true = ImageTokens(global_ids=tokens.global_ids[chosen], local_ids=tokens.local_ids[chosen])
-    decoded = np.clip(decode(run.trained.model, run.trained.variables, true), -1, 1)
+    true = {stream: ids[chosen] for stream, ids in tokens.items()}
+    decoded = np.clip(jax.jit(run.trained.tokenizer.decode)(run.trained.variables, true), -1, 1)
 
     def psnr(a, b):
         return np.mean(-10 * np.log10(np.mean(((a - b) / 2) ** 2, axis=(1, 2, 3))))

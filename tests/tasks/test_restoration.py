@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.tiny_restoration import GLOBAL_TOKENS, SIDE, get_config, make_workdir
+from tests.tiny_restoration import SIDE, get_config, make_workdir
 from v2l_jax import experiment
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.jobs import evaluate, finetune
@@ -17,7 +17,6 @@ from v2l_jax.run import building
 from v2l_jax.run.pictures import read_pictures
 from v2l_jax.run.workdir import write_json
 from v2l_jax.tasks import restoration
-from v2l_jax.tokenizers.v2l import decode
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +44,11 @@ def _adapters(run, factor):
 def run(config, tmp_path_factory):
     """A measured run."""
     run = evaluate.open_run(config, make_workdir(config, tmp_path_factory.mktemp("run")))
-    model = building.tokenizer_for(config, run.local_words, run.global_words)
-    image, image_embedding = jnp.zeros((1, 4 * SIDE, 4 * SIDE, 3)), jnp.ones((1, 12))
-    variables = jax.jit(lambda key: model.init(key, image, image_embedding, GLOBAL_TOKENS))(
-        jax.random.key(0)
-    )
-    variables = variables | {"frozen": building.frozen_words(run.local_words, run.global_words)}
+    words = building.vectors({"local": run.local_words, "global": run.global_words})
+    model = building.tokenizer(config, words)
+    batch = {"image": jnp.zeros((1, 4 * SIDE, 4 * SIDE, 3)), "image_embedding": jnp.ones((1, 12))}
+    variables = jax.jit(lambda key: model.init(key, batch))(jax.random.key(0))
+    variables = variables | {"frozen": model.frozen(words)}
     run.__dict__.update(
         mesh=jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("data",)), lpips=None
     )
@@ -125,10 +123,10 @@ def _with(config, **changes):
 
 
 def test_baselines_by_hand(run, value):
-    true = _chosen(run).local_ids.reshape(6, -1)
+    true = _chosen(run)["local"].reshape(6, -1)
     task = restoration._task(run)
     np.testing.assert_array_equal(task.true, true)
-    common = np.bincount(run.tokens("train").local_ids.ravel()).argmax()
+    common = np.bincount(run.tokens("train")["local"].ravel()).argmax()
     assert value("token_accuracy", "most_frequent") == pytest.approx(
         (true[task.masks] == common).mean()
     )
@@ -136,7 +134,7 @@ def test_baselines_by_hand(run, value):
 
 def test_grey_squares_lie_over_hidden_words_and_nothing_else(run, value):
     tokens, task = _chosen(run), restoration._task(run)
-    truth = np.clip(decode(run.trained.model, run.trained.variables, tokens), -1, 1)
+    truth = np.clip(jax.jit(run.trained.tokenizer.decode)(run.trained.variables, tokens), -1, 1)
     grey = restoration._greyed(task)
     for image in range(6):
         for row in range(SIDE):

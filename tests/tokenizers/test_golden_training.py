@@ -16,6 +16,7 @@ from v2l_jax.tokenizers.reference import (
     parameter_path,
     tokenizer_from_reference,
 )
+from v2l_jax.tokenizers.v2l import V2L
 from v2l_jax.towers.vgg import lpips
 from v2l_jax.training.adversarial_loss import AdversarialLoss
 from v2l_jax.training.losses import LossWeights
@@ -52,8 +53,8 @@ def game(case, lpips_params):
         lambda grads, state, params=None: (grads, grads),
     )
     tx = optax.chain(keep, optax.adam(1e-4, b1=0.5, b2=0.9, eps=1e-7))
-    weights = LossWeights(disc_start=0)
-    step = make_train_step(model, discriminator, lpips, weights, tx, tx, k=5)
+    weights, tokenizer = LossWeights(disc_start=0), V2L(model, global_tokens=5)
+    step = make_train_step(tokenizer, discriminator, lpips, weights, tx, tx)
     batch = {
         "image": jnp.asarray(case.nhwc("image_nchw")),
         "image_embedding": jnp.asarray(case.expected["clip_global"]),
@@ -62,14 +63,14 @@ def game(case, lpips_params):
 
     def start(counter: int) -> TrainState:
         params, disc = jax.tree.map(jnp.array, (variables["params"], disc_variables))
-        return TrainState.create(params, disc, tx, tx, jax.random.PRNGKey(0)).replace(
+        return TrainState.create({"params": params}, disc, tx, tx, jax.random.PRNGKey(0)).replace(
             step=jnp.int32(counter)
         )
 
     return types.SimpleNamespace(
         step=lambda state: step(state, batch, frozen),
         start=start,
-        adversarial_loss=AdversarialLoss(model, discriminator, lpips, weights),
+        adversarial_loss=AdversarialLoss(tokenizer, discriminator, lpips, weights),
     )
 
 

@@ -173,10 +173,15 @@ def test_data_that_runs_out_is_named(tmp_path):
         toy.train(tmp_path, loader=toy.Loader(steps=4))
 
 
-def test_samples_are_drawn_with_each_evaluation(tmp_path):
-    drawn = []
-    toy.train(tmp_path, sample=lambda state, step: drawn.append((step, int(state.step))))
-    assert drawn == [(8, 8), (16, 16), (23, 23)]
+def test_training_ends_at_the_evaluation_that_is_good_enough(tmp_path):
+    asked = []
+
+    def until(metrics):
+        asked.append(metrics["distance"])
+        return len(asked) == 2
+
+    state = toy.train(tmp_path, until=until)
+    assert int(state.step) == 16 and len(asked) == 2 and saved_steps(tmp_path)[-1] == 16
 
 
 def test_best_checkpoint_is_kept(tmp_path):

@@ -11,7 +11,8 @@ from v2l_jax.data.loader import make_loader
 from v2l_jax.data.sources import SyntheticSource
 from v2l_jax.parallel.mesh import replicate
 from v2l_jax.tokenizers.projector_upkeep import ProjectorUpkeep
-from v2l_jax.tokenizers.v2l import V2LTokenizer
+from v2l_jax.tokenizers.v2l import V2L
+from v2l_jax.tokenizers.v2l_network import V2LTokenizer
 from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.discriminator import PatchDiscriminator
 from v2l_jax.training.loop import fit
@@ -63,16 +64,9 @@ def run():
     frozen = replicate({"model": words}, mesh)
     tx = make_optimizer(warmup_cosine(1e-3, 2, NUM_STEPS))
     disc_tx = make_optimizer(warmup_cosine(1e-3, 2, NUM_STEPS))
-    upkeep = ProjectorUpkeep(revive_every=4)
+    tokenizer = V2L(model, global_tokens=3, upkeep=ProjectorUpkeep(revive_every=4))
     step_fn = make_train_step(
-        model,
-        discriminator,
-        None,
-        LossWeights(disc_start=2),
-        tx,
-        disc_tx,
-        k=3,
-        projector_upkeep=upkeep,
+        tokenizer, discriminator, None, LossWeights(disc_start=2), tx, disc_tx
     )
 
     def transform(record, rng):
@@ -87,9 +81,8 @@ def run():
                 raise Killed
             return step_fn(state, batch, frozen)
 
-        state = TrainState.create(
-            params, disc_variables, tx, disc_tx, jax.random.PRNGKey(2), count_words=50
-        )
+        variables = {"params": params, "memory": jnp.zeros(50, bool)}
+        state = TrainState.create(variables, disc_variables, tx, disc_tx, jax.random.PRNGKey(2))
         loader = make_loader(SyntheticSource(20, 8), transform, batch_size=8, seed=3)
         options = {"num_steps": NUM_STEPS, "mesh": mesh, "log_every": 2, "checkpoint_every": 2}
         with Checkpointer(workdir / "checkpoints") as checkpointer:

@@ -15,10 +15,11 @@ from jax.sharding import AxisType
 
 from v2l_jax.parallel.mesh import replicate, shard_batch
 from v2l_jax.tokenizers.projector_upkeep import ProjectorUpkeep
-from v2l_jax.tokenizers.v2l import V2LTokenizer
-from v2l_jax.training.adversarial_loss import rematerialize
+from v2l_jax.tokenizers.v2l import V2L
+from v2l_jax.tokenizers.v2l_network import V2LTokenizer
 from v2l_jax.training.discriminator import PatchDiscriminator
 from v2l_jax.training.losses import LossWeights
+from v2l_jax.training.remat import rematerialize
 from v2l_jax.training.spikes import SpikeGuard, SpikeState
 from v2l_jax.training.state import TrainState
 from v2l_jax.training.step import make_train_step
@@ -48,6 +49,7 @@ def tiny():
         num_global_words=12,
         block_size=16,
     )
+    tokenizer = V2L(model, global_tokens=3)
     discriminator = PatchDiscriminator(channels=8, num_layers=1)
     batch = {
         "image": random.rand(8, 16, 16, 3).astype("f4") * 2 - 1,
@@ -70,19 +72,20 @@ def tiny():
 
     def make_step(**changes):
         settings = {
-            "model": model,
+            "tokenizer": tokenizer,
             "discriminator": discriminator,
-            "refresh_reconstruction": True,
             "weights": weights,
         } | changes
-        return make_train_step(lpips=_perceptual, tx=tx, disc_tx=tx, k=3, **settings)
+        return make_train_step(lpips=_perceptual, tx=tx, disc_tx=tx, **settings)
 
-    def start(counter=0):
-        state = TrainState.create(params, disc_variables, tx, tx, jax.random.PRNGKey(0))
+    def start(counter=0, memory=None):
+        variables = {"params": params, "memory": memory}
+        state = TrainState.create(variables, disc_variables, tx, tx, jax.random.PRNGKey(0))
         return jax.tree.map(jnp.array, state.replace(step=jnp.int32(counter)))
 
     return types.SimpleNamespace(
         model=model,
+        tokenizer=tokenizer,
         discriminator=discriminator,
         make_step=make_step,
         step=make_step(),
@@ -217,9 +220,8 @@ def test_every_parameter_gets_a_gradient(tiny):
 def test_bfloat16_step_stays_near_the_float32_one(tiny):
     """Parameters, losses and gradients remain float32; only products and convolutions are rounded."""
     rough = tiny.make_step(
-        model=tiny.model.clone(dtype=jnp.bfloat16),
+        tokenizer=tiny.tokenizer.with_dtype(jnp.bfloat16),
         discriminator=tiny.discriminator.clone(dtype=jnp.bfloat16),
-        refresh_reconstruction=False,
     )
     state, metrics = rough(tiny.start(_DISC_START + 1), tiny.batch, tiny.frozen)
     _, expected = tiny.step(tiny.start(_DISC_START + 1), tiny.batch, tiny.frozen)
@@ -325,8 +327,8 @@ def test_warmed_up_discriminator_trains_before_the_generator_hears_of_it(tiny):
 
 
 def test_entropy_regulariser_counts_in_the_loss_and_moves_the_projector(tiny):
-    weights = dataclasses.replace(tiny.weights, entropy=3.0, entropy_temperature=0.5)
-    after, metrics = tiny.make_step(weights=weights)(tiny.start(), tiny.batch, tiny.frozen)
+    tokenizer = dataclasses.replace(tiny.tokenizer, entropy_weight=3.0, entropy_temperature=0.5)
+    after, metrics = tiny.make_step(tokenizer=tokenizer)(tiny.start(), tiny.batch, tiny.frozen)
     plain, expected = tiny.step(tiny.start(), tiny.batch, tiny.frozen)
     assert -np.log(30) < metrics["entropy_loss"] < 0 and "entropy_loss" not in expected
     np.testing.assert_allclose(
@@ -347,23 +349,25 @@ def test_entropy_regulariser_counts_in_the_loss_and_moves_the_projector(tiny):
 
 def test_revival_remembers_the_words_used_since_the_last(tiny):
     """Due at every second step but not at step 0, after which what was used is forgotten."""
-    step, plain = tiny.make_step(projector_upkeep=ProjectorUpkeep(revive_every=2)), tiny.step
-    state = tiny.start().replace(used_words=jnp.zeros(30, bool))
+    tokenizer = dataclasses.replace(tiny.tokenizer, upkeep=ProjectorUpkeep(revive_every=2))
+    step, plain = tiny.make_step(tokenizer=tokenizer), tiny.step
+    state = tiny.start(memory=jnp.zeros(30, bool))
     for number in range(3):
-        before = jax.device_get(state.used_words)
+        before = jax.device_get(state.memory)
         expected = jax.device_get(
             plain(jax.tree.map(jnp.copy, state), tiny.batch, tiny.frozen)[0].params["projector"]
         )
         state, metrics = step(state, tiny.batch, tiny.frozen)
         if number < 2:
-            assert state.used_words.sum() >= max(metrics["words_used"], before.sum())
+            assert state.memory.sum() >= max(metrics["words_used"], before.sum())
             jax.tree.map(np.testing.assert_array_equal, state.params["projector"], expected)
-    assert not state.used_words.any()
+    assert not state.memory.any()
     assert np.abs(state.params["projector"]["kernel"] - expected["kernel"]).max() > 1e-4
 
 
 def test_recentring_is_due_every_so_many_steps(tiny):
-    step = tiny.make_step(projector_upkeep=ProjectorUpkeep(recenter_every=2))
+    tokenizer = dataclasses.replace(tiny.tokenizer, upkeep=ProjectorUpkeep(recenter_every=2))
+    step = tiny.make_step(tokenizer=tokenizer)
     words, deviations = tiny.frozen["model"]["local_words"], []
     state = tiny.start()
     for _ in range(3):

@@ -62,7 +62,8 @@ def new_state():
     }
     params = {"w": jnp.asarray(rs.randn(16), jnp.float32)}
     return replicate(
-        TrainState.create(params, disc, TX, DISC_TX, jax.random.PRNGKey(0)), make_mesh({"data": -1})
+        TrainState.create({"params": params}, disc, TX, DISC_TX, jax.random.PRNGKey(0)),
+        make_mesh({"data": -1}),
     )
 
 

@@ -94,7 +94,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     _claim(config, workdir)
     c, context = config.finetune, Run(config, workdir)
     llm, mesh, params = context.llm, context.mesh, context.engine.params
-    ids, held_out = (_flat(context.tokens(split).local_ids) for split in ("train", "held_out"))
+    ids, held_out = (_flat(context.tokens(split)["local"]) for split in ("train", "held_out"))
     task = prompt(context)
     task.check_length(ids.shape[1], llm.model.config.context_length)
     settings, tx = (

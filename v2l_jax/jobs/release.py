@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from v2l_jax.assets import registry
 from v2l_jax.atomic_write import atomic_write
-from v2l_jax.data.sources import Source, WithVectors
+from v2l_jax.data.sources import Source
 from v2l_jax.data.transforms import to_signed, to_uint8
 from v2l_jax.metrics.codebook_usage import CodebookUsage
 from v2l_jax.metrics.codecs import Codec, codecs, compress
@@ -25,7 +26,8 @@ from v2l_jax.run import building, loading
 from v2l_jax.run.reconstruction import full_batches, reconstruct, score
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import environments, read_json
-from v2l_jax.tokenizers.released import DTYPES, ReleasedTokenizer, load_tokenizer, save_tokenizer
+from v2l_jax.tokenizers.base import VisualTokenizer
+from v2l_jax.tokenizers.released import DTYPES, load_tokenizer
 from v2l_jax.towers.vgg import lpips_with
 
 
@@ -58,60 +60,59 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     context, home = Run(config, workdir), folder(config, workdir)
     if not (home / "config.json").exists():
         trained = context.trained
-        save_tokenizer(
+        trained.tokenizer.save(
             home,
-            trained.model,
             trained.variables["params"],
-            trained.local_words,
-            trained.global_words,
+            {"local": trained.local_words, "global": trained.global_words},
             image_size=config.model.image_size,
-            global_tokens=config.model.global_tokens,
             name=config.release.name,
             dtype=config.release.dtype,
         )
     released = load_tokenizer(home, llm=context.local_words.llm)
     released.check_words(context.local_words)
-    sets = {"held-out": WithVectors(context.photos.held_out, context.split_features("held_out"))}
+    books = {"local": released.local_words, "global": released.global_words}
+    tokenizer = building.tokenizer(config, building.vectors(books))
+    held_out = lambda: context.split_features("held_out")
+    sets = {"held-out": building.with_inputs(tokenizer, context.photos.held_out, held_out)}
     if further := loading.report_photos(config):
-        sets["further"] = WithVectors(further, context.features("further", further))
+        vectors = lambda: context.features("further", further)
+        sets["further"] = building.with_inputs(tokenizer, further, vectors)
     for photos, source in sets.items():
-        _measure(context, released, photos, source)
+        _measure(context, tokenizer, released.variables, photos, source)
     shown = list(sets.values())[-1]
     with atomic_write(home / EXAMPLES) as draft:
-        Image.fromarray(_examples(context, released, shown)).save(draft)
+        Image.fromarray(_examples(context, tokenizer, released.variables, shown)).save(draft)
     with atomic_write(home / "README.md") as draft:
         draft.write_text(model_card(_facts(context, home)), encoding="utf-8")
 
 
-def bits_a_picture(released: ReleasedTokenizer) -> float:
-    """Of the words of one picture, each as likely as any other: local and global ones."""
-    local = (released.image_size // released.model.downsampling) ** 2 * math.log2(
-        released.model.num_local_words
-    )
-    return local + released.global_tokens * math.log2(released.model.num_global_words)
+def bits_a_picture(tokenizer: VisualTokenizer, variables: Any, image_size: int) -> float:
+    """Of the tokens of one picture, each entry of a stream's codebook as likely as any other."""
+    batch = {
+        name: jax.ShapeDtypeStruct((1, *shape), np.float32)
+        for name, shape in tokenizer.input_shapes(image_size).items()
+    }
+    tokens = jax.eval_shape(tokenizer.encode, variables, batch)
+    return sum(ids.size * math.log2(tokenizer.codebooks[name]) for name, ids in tokens.items())
 
 
-def _measure(run: Run, released: ReleasedTokenizer, photos: str, source: Source) -> None:
+def _measure(
+    run: Run, tokenizer: VisualTokenizer, variables: Any, photos: str, source: Source
+) -> None:
     """Rows of one photo set: the released files, the network before training, and codecs at as many
     bits.
     """
-    config, bits = run.config, bits_a_picture(released)
-    pixels = config.model.image_size**2
-    model = released.model.clone(
-        dtype=building.tokenizer_for(config, released.local_words, released.global_words).dtype
-    )
-    initial = building.initial_state(config, model, len(run.photos.train)).params
-    networks = {
-        config.release.name: released.variables["params"],
-        UNTRAINED: jax.device_get(initial),
-    }
+    config, side = run.config, run.config.model.image_size
+    bits, pixels = bits_a_picture(tokenizer, variables, side), side**2
+    initial = building.trainer(config, tokenizer, len(run.photos.train)).initial_state().params
+    networks = {config.release.name: variables["params"], UNTRAINED: jax.device_get(initial)}
     done = {(row.measured_on.get("photos"), row.measured_on.get("method")) for row in _results(run)}
     for method, params in networks.items():
         if (photos, method) not in done:
             scores = score(
                 config,
-                model,
-                {"params": params, "frozen": released.variables["frozen"]},
+                tokenizer,
+                {"params": params, "frozen": variables["frozen"]},
                 source,
                 run.mesh,
                 run.lpips,
@@ -126,7 +127,7 @@ def _measure(run: Run, released: ReleasedTokenizer, photos: str, source: Source)
             )
     for codec in codecs():
         if (photos, codec.name) not in done:
-            per_image, sizes = _score_codec(run, source, codec, bits / 8)
+            per_image, sizes = _score_codec(run, tokenizer, source, codec, bits / 8)
             _record(run, photos, codec.name, per_image, 8 * sizes / pixels)
 
 
@@ -157,10 +158,10 @@ def _record(
 
 
 def _score_codec(
-    run: Run, source: Source, codec: Codec, budget: float
+    run: Run, tokenizer: VisualTokenizer, source: Source, codec: Codec, budget: float
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     values, sizes = [], []
-    for batch, count in full_batches(run.config, source, run.mesh):
+    for batch, count in full_batches(run.config, tokenizer, source, run.mesh):
         pictures = [
             compress(picture, codec, budget) for picture in to_uint8(np.asarray(batch["image"]))
         ]
@@ -172,15 +173,13 @@ def _score_codec(
 
 
 def _examples(
-    run: Run, released: ReleasedTokenizer, source: Source, most: int = 6
+    run: Run, tokenizer: VisualTokenizer, variables: Any, source: Source, most: int = 6
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Photos above, what came back from their words below."""
     originals, returned = [], []
-    for batch, count in full_batches(run.config, source, run.mesh):
+    for batch, count in full_batches(run.config, tokenizer, source, run.mesh):
         originals += list(to_uint8(np.asarray(batch["image"])))[:count]
-    for _, pictures, _ in reconstruct(
-        run.config, released.model, released.variables, source, run.mesh
-    ):
+    for _, pictures, _ in reconstruct(run.config, tokenizer, variables, source, run.mesh):
         returned += list(pictures)
     return np.concatenate(
         [np.concatenate(row[:most], axis=1) for row in (originals, returned)], axis=0

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from v2l_jax.assets import registry
 from v2l_jax.atomic_write import atomic_write
-from v2l_jax.data.sources import Concatenated, Source, Subset, WithVectors
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.data.sources import Concatenated, Source, Subset
 from v2l_jax.jobs import tokenize
 from v2l_jax.metrics.results import Result, read_results
 from v2l_jax.report.curves import curves_from_rows
@@ -22,11 +23,12 @@ from v2l_jax.report.data import (
     TaskSection,
 )
 from v2l_jax.report.page import render_page
-from v2l_jax.run import loading
+from v2l_jax.run import building, loading
 from v2l_jax.run.reconstruction import reconstruct
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import environments, read_json
 from v2l_jax.tasks import tasks
+from v2l_jax.tokenizers.base import TokenStreams
 from v2l_jax.training.metric_log import read_metrics
 
 PHOTOS_A_CLASS = 2
@@ -95,32 +97,38 @@ def _photo_rows(run: Run) -> list[PhotoRow]:
         for label in range(len(photos.held_out.class_names))
         for i in np.flatnonzero(labels == label)[:PHOTOS_A_CLASS]
     ]
-    held_out: Source = Subset(photos.held_out, first)
-    vectors = run.split_features("held_out")[first]
+    shown: Source = Subset(photos.held_out, first)
     own = loading.report_photos(config)
-    shown = held_out
     if own is not None:
-        shown = Concatenated([own, held_out])
-        vectors = np.concatenate([run.features("report", own), vectors])
-    rows = []
+        shown = Concatenated([own, shown])
+
+    def vectors() -> np.ndarray:
+        chosen = run.split_features("held_out")[first]
+        return chosen if own is None else np.concatenate([run.features("report", own), chosen])
+
+    source, rows = building.with_inputs(trained.tokenizer, shown, vectors), []
     for tokens, pictures, _ in reconstruct(
-        config, trained.model, trained.variables, WithVectors(shown, vectors), mesh
+        config, trained.tokenizer, trained.variables, source, mesh
     ):
-        for global_ids, local_ids, picture in zip(
-            tokens.global_ids, tokens.local_ids, pictures, strict=True
-        ):
+        for i, picture in enumerate(pictures):
             record = shown[len(rows)]
             rows.append(
                 PhotoRow(
                     original=record["image"],
-                    words=[trained.global_words.texts[i] for i in global_ids],
+                    words=_words(trained.global_words, tokens, "global", i),
                     reconstruction=picture,
-                    local_words=[
-                        trained.local_words.texts[i] for i in local_ids.ravel()[:LOCAL_WORDS_SHOWN]
-                    ],
+                    local_words=_words(trained.local_words, tokens, "local", i),
                     caption=shown.class_names[record["label"]]
                     if record["label"] >= 0
                     else pathlib.Path(record["path"]).stem,
                 )
             )
     return rows
+
+
+def _words(book: Codebook | None, tokens: TokenStreams, stream: str, row: int) -> list[str]:
+    """The first words of a stream's ids; none where its ids stand for no words."""
+    if book is None:
+        return []
+    ids = tokens[stream][row].ravel()
+    return [book.texts[i] for i in (ids[:LOCAL_WORDS_SHOWN] if stream == "local" else ids)]

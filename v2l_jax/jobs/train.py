@@ -1,33 +1,22 @@
-"""The local tokenizer learns to redraw photos from the LLM's words."""
+"""The visual tokenizer learns to redraw images from tokens."""
 
+import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
 from absl import logging
 from clu import parameter_overview
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from v2l_jax.codebook.codebook import Codebook
-from v2l_jax.data.loader import make_loader
-from v2l_jax.data.sources import Subset, WithVectors
-from v2l_jax.jobs import codebook
-from v2l_jax.metrics.codebook_usage import summarise
-from v2l_jax.parallel.mesh import local_rows
-from v2l_jax.parallel.processes import barrier, is_primary, sum_over_processes, whole_on_own_devices
+from v2l_jax.data.sources import Source
+from v2l_jax.parallel.processes import barrier, is_primary
 from v2l_jax.run import building, features, loading
-from v2l_jax.run.reconstruction import score, word_counts
+from v2l_jax.run.reconstruction import evaluator
 from v2l_jax.run.workdir import write_json
-from v2l_jax.tokenizers.v2l import V2LTokenizer
-from v2l_jax.training.loop import fit
+from v2l_jax.tokenizers.base import VisualTokenizer
 from v2l_jax.training.metric_log import MetricLog
 from v2l_jax.training.profiler import StepProfiler
-from v2l_jax.training.state import TrainState
 
-EVALUATION_IMAGES = 128
 EVERY_PROCESS = True
 """Several processes share this job; see `runner.run_jobs`."""
 
@@ -46,59 +35,39 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains to the end, from the newest checkpoint; writes checkpoints/, metrics.jsonl, and
     training.json at the end.
     """
-    mesh, photos = loading.shared_mesh(config), loading.photos(config)
-    local, global_ = (
-        Codebook.load(codebook.local_path(workdir)),
-        Codebook.load(codebook.global_path(workdir)),
-    )
-    for book in (local, global_):
+    mesh, books = loading.shared_mesh(config), building.codebooks(config, workdir)
+    for book in books.values():
         book.check_made_for(loading.text_tokenizer(config).fingerprint)
-    if is_primary():  # the others find the files
-        for split, source in (("train", photos.train), ("held_out", photos.held_out)):
-            features.cached(config, workdir, split, source)
+    words = building.vectors(books)
+    tokenizer = building.tokenizer(config, words)
+    if is_primary():  # the others find the features
+        images(config, workdir, tokenizer)
     barrier("features")
-    train = WithVectors(photos.train, features.cached(config, workdir, "train", photos.train))
-    held_out = WithVectors(
-        photos.held_out, features.cached(config, workdir, "held_out", photos.held_out)
+    splits = images(config, workdir, tokenizer)
+    trainer = building.trainer(config, tokenizer, len(splits["train"]), mesh)
+    frozen = trainer.placed_frozen(
+        building.frozen_inputs(tokenizer, words, building.lpips_params(config))
     )
-    model = building.tokenizer_for(config, local, global_)
-    frozen = building.placed_frozen(config, building.frozen_words(local, global_), mesh)
-    loader = make_loader(
-        train,
-        building.image_transform(config, augment=True),
-        config.train.batch_size,
-        seed=config.seed,
-        rows=local_rows(mesh, config.train.batch_size),
-        workers=config.train.loader_workers,
-    )
-    num_steps = building.total_steps(config, len(train))
-    with building.checkpointer(config, workdir) as checkpoints:
-        state = first_state(
-            config, model, len(train), mesh, local, resumes=bool(checkpoints.steps())
-        )
+    loader = trainer.loader(splits["train"])
+    with trainer.checkpointer(building.checkpoints_folder(workdir)) as checkpoints:
+        # A checkpoint needs no start_from, whose files may be on the machine that began the run.
+        begins = config.train.start_from and not checkpoints.steps()
+        params = tokenizer.pretrained(config.train.start_from, books) if begins else None
+        state = trainer.placed_state(params)
         logging.info("%s", _sizes(state))
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        state = fit(
+        state = trainer.fit(
             state,
-            building.train_step(config, model, len(train), shardings),
             loader,
             frozen,
-            num_steps=num_steps,
-            mesh=mesh,
-            checkpointer=checkpoints,
+            evaluate=evaluator(config, tokenizer, frozen, splits["held_out"], mesh),
             metric_log=MetricLog(workdir),
-            log_every=config.train.log_every,
-            checkpoint_every=config.train.checkpoint_every,
-            eval_every=config.train.eval_every,
-            evaluate=evaluator(config, model, frozen, held_out, mesh),
-            show=("loss", "reconstruction_loss", "words_used"),
-            description="training the local tokenizer",
-            hang_seconds=60.0 * config.train.hang_minutes,
+            description="training the tokenizer",
+            checkpointer=checkpoints,
             profiler=StepProfiler(config.get("profile", ()), workdir / "profile"),
         )
         best = checkpoints.best_step()
     report = {
-        "steps": num_steps,
+        "steps": trainer.total_steps,
         "best_step": best,
         "corrupt_files_replaced": dict(loader.replaced),
     }
@@ -108,58 +77,19 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         write_json(_marker(workdir), report)
 
 
-def first_state(
-    config: ConfigDict,
-    model: V2LTokenizer,
-    num_images: int,
-    mesh: Mesh,
-    local_words: Codebook,
-    resumes: bool,
-) -> TrainState:
-    """The state before the first step, or one for a checkpoint to fill: that one needs no
-    `config.train.start_from`, whose files may be on the machine that began the run.
-    """
-    state = building.placed_state(config, model, num_images, mesh)
-    if config.train.start_from and not resumes:
-        return building.with_released_params(config, state, model, local_words)
-    return state
+def images(
+    config: ConfigDict, workdir: pathlib.Path, tokenizer: VisualTokenizer
+) -> dict[str, Source]:
+    """The run's images by split, "train" and "held_out", with all that the tokenizer takes."""
+    photos = loading.photos(config)
+    return {
+        split: building.with_inputs(
+            tokenizer, source, functools.partial(features.cached, config, workdir, split, source)
+        )
+        for split, source in (("train", photos.train), ("held_out", photos.held_out))
+    }
 
 
 def _sizes(state: Any) -> str:
     count = parameter_overview.count_parameters
     return f"{count(state.params):,} tokenizer and {count(state.disc_params):,} discriminator parameters"
-
-
-def evaluator(
-    config: ConfigDict, model: Any, frozen: Any, held_out: Any, mesh: Any
-) -> Callable[[Any], dict[str, float]]:
-    """Returns `state -> held-out metrics`, over the same photos each time; several processes share
-    these.
-
-    Quality is the mean over `EVALUATION_IMAGES` photos, decoded. Which words are used is counted
-    over all of them, encoded only: codebook_usage (share of the words), perplexity, dead_words (how
-    many no photo uses).
-    """
-    chosen = np.linspace(0, len(held_out) - 1, min(EVALUATION_IMAGES, len(held_out))).astype(int)
-    others = np.setdiff1d(np.arange(len(held_out)), chosen)
-    own_photos, own_others = (
-        Subset(held_out, part[jax.process_index() :: jax.process_count()])
-        for part in (chosen, others)
-    )
-    own_mesh = loading.mesh(config)
-
-    def evaluate(state: Any) -> dict[str, float]:
-        params, given = whole_on_own_devices((state.eval_params, frozen), mesh, own_mesh)
-        variables = {"params": params, "frozen": given["model"]}
-        scores = score(config, model, variables, own_photos, own_mesh, given.get("lpips"))
-        counts = scores.word_counts + word_counts(config, model, variables, own_others, own_mesh)
-        sums = {name: values.sum(dtype=np.float64) for name, values in scores.per_image.items()}
-        sums, counts = sum_over_processes((sums, counts))
-        usage = summarise(counts)
-        return {name: float(value) / len(chosen) for name, value in sums.items()} | {
-            "codebook_usage": usage.fraction,
-            "perplexity": usage.perplexity,
-            "dead_words": float(len(usage.dead)),
-        }
-
-    return evaluate

@@ -20,7 +20,7 @@ from v2l_jax.metrics.results import Result, mean
 from v2l_jax.parallel.mesh import shard_batch
 from v2l_jax.run import loading
 from v2l_jax.run.run import Run
-from v2l_jax.tokenizers.v2l import ImageTokens, decode, tokenize
+from v2l_jax.tokenizers.base import TokenStreams, VisualTokenizer
 from v2l_jax.towers import vgg
 from v2l_jax.towers.inception import inception_outputs, load_inception
 
@@ -57,32 +57,35 @@ def to_words(
     """Local words of pictures in [-1, 1], by the run's tokenizer; `image_embedding` are the tower's
     vectors of them.
     """
-    trained, k = run.trained, run.config.model.global_tokens
-
-    def local_ids(image: Array, vector: Array) -> Array:
-        return tokenize(trained.model, trained.variables, image, vector, k).local_ids
-
-    return in_batches(run, local_ids, images, image_embedding)
-
-
-def from_words(
-    run: Run, global_ids: Int[np.ndarray, "images k"], local_ids: Int[np.ndarray, "images h w"]
-) -> Float[np.ndarray, "images side side 3"]:
-    """Pictures that words decode to, clipped to [-1, 1]."""
     trained = run.trained
+    names = ("image", "image_embedding")[: len(trained.tokenizer.input_shapes(1))]
 
-    def picture(global_ids: Array, local_ids: Array) -> Array:
-        return jnp.clip(
-            decode(
-                trained.model,
-                trained.variables,
-                ImageTokens(global_ids=global_ids, local_ids=local_ids),
-            ),
-            -1,
-            1,
-        )
+    def local_ids(*arrays: Array) -> Array:
+        batch = dict(zip(names, arrays, strict=True))
+        return _encode(trained.tokenizer, trained.variables, batch)["local"]
 
-    return in_batches(run, picture, global_ids, local_ids)
+    return in_batches(run, local_ids, *(images, image_embedding)[: len(names)])
+
+
+def from_words(run: Run, tokens: TokenStreams) -> Float[np.ndarray, "images side side 3"]:
+    """Pictures that token ids decode to, clipped to [-1, 1]."""
+    trained, names = run.trained, list(tokens)
+
+    def picture(*ids: Array) -> Array:
+        streams = dict(zip(names, ids, strict=True))
+        return jnp.clip(_decode(trained.tokenizer, trained.variables, streams), -1, 1)
+
+    return in_batches(run, picture, *tokens.values())
+
+
+@functools.partial(jax.jit, static_argnames="tokenizer")
+def _encode(tokenizer: VisualTokenizer, variables: Any, batch: dict[str, Array]) -> TokenStreams:
+    return tokenizer.encode(variables, batch)
+
+
+@functools.partial(jax.jit, static_argnames="tokenizer")
+def _decode(tokenizer: VisualTokenizer, variables: Any, tokens: TokenStreams) -> Array:
+    return tokenizer.decode(variables, tokens)
 
 
 @dataclasses.dataclass(frozen=True)

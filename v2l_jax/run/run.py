@@ -24,8 +24,7 @@ from v2l_jax.metrics.results import Result, Scalar, merge_results
 from v2l_jax.ops.batches import in_batches
 from v2l_jax.ops.nearest import nearest_rows
 from v2l_jax.run import building, features, loading
-from v2l_jax.tokenizers.v2l import ImageTokens
-from v2l_jax.towers import vgg
+from v2l_jax.tokenizers.base import TokenStreams
 from v2l_jax.towers.image_text import ImageTextTower
 
 _IMAGES_A_BATCH = 256
@@ -100,8 +99,7 @@ class Run:
     @functools.cached_property
     def lpips(self) -> Any:
         """LPIPS parameters, or None where `train.perceptual` names none."""
-        c = self.config.train
-        return vgg.load_lpips(loading.locate(c.perceptual)) if c.perceptual else None
+        return building.lpips_params(self.config)
 
     def features(self, name: str, source: Source) -> Float[np.ndarray, "images dim"]:
         """The tower's unit vectors of all images of a source, kept in the workdir.
@@ -144,10 +142,8 @@ class Run:
         table = jnp.asarray((book or self.global_words).embeddings)
         return in_batches(lambda part: nearest_rows(part, table, k), vectors, size=_IMAGES_A_BATCH)
 
-    def tokens(self, split: str) -> ImageTokens:
-        """The words of a split as the tokenize job left them: global ids [images,
-        model.global_tokens], local ids [images, h, w].
-        """
+    def tokens(self, split: str) -> TokenStreams:
+        """The token ids of a split as the tokenize job left them, by stream."""
         return tokenize.read(self.workdir, split)
 
     def folder(self, task: str) -> pathlib.Path:

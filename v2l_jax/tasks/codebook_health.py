@@ -11,13 +11,10 @@ from ml_collections import ConfigDict
 
 from v2l_jax import experiment
 from v2l_jax.atomic_write import atomic_write
-from v2l_jax.data.loader import make_loader
-from v2l_jax.data.sources import WithVectors
 from v2l_jax.errors import ConfigError
 from v2l_jax.jobs import train
 from v2l_jax.metrics.results import Result, Scalar, read_results
 from v2l_jax.options import POSITIVE, Rule, option
-from v2l_jax.parallel.mesh import local_rows
 from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import TaskSection
 from v2l_jax.run import building
@@ -28,7 +25,6 @@ from v2l_jax.tasks.codebook_health_tables import (
     codebook_health_section,
     codebook_health_tables,
 )
-from v2l_jax.training.loop import fit
 from v2l_jax.training.metric_log import FILE_NAME, MetricLog, read_metrics
 
 _TASK = "codebook_health"
@@ -121,38 +117,23 @@ def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
 def _train(run: Run, setting: dict[str, Scalar], steps: dict[str, Callable]) -> dict[str, float]:
     """The metrics after the last step."""
     config = _variant(run.config, setting)
-    photos = WithVectors(run.photos.train, run.split_features("train"))
-    held_out = WithVectors(run.photos.held_out, run.split_features("held_out"))
-    model = building.tokenizer_for(config, run.local_words, run.global_words)
-    state = building.placed_state(config, model, len(photos), run.mesh)
-    frozen = building.placed_frozen(
-        config, building.frozen_words(run.local_words, run.global_words), run.mesh
-    )
+    words = building.vectors({"local": run.local_words, "global": run.global_words})
+    tokenizer = building.tokenizer(config, words)
+    splits = train.images(config, run.workdir, tokenizer)
+    trainer = building.trainer(config, tokenizer, len(splits["train"]), run.mesh)
+    frozen = trainer.placed_frozen(building.frozen_inputs(tokenizer, words, run.lpips))
     if setting["changes"] not in steps:
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        steps[setting["changes"]] = building.train_step(config, model, len(photos), shardings)
-    size = config.train.batch_size
+        steps[setting["changes"]] = trainer.step_function()
     found: dict[str, float] = {}
-    evaluate = train.evaluator(config, model, frozen, held_out, run.mesh)
-    fit(
-        state,
-        steps[setting["changes"]],
-        make_loader(
-            photos,
-            building.image_transform(config, augment=True),
-            size,
-            config.seed,
-            rows=local_rows(run.mesh, size),
-        ),
+    evaluate = train.evaluator(config, tokenizer, frozen, splits["held_out"], run.mesh)
+    trainer.fit(
+        trainer.placed_state(),
+        trainer.loader(splits["train"]),
         frozen,
-        num_steps=building.total_steps(config, len(photos)),
-        mesh=run.mesh,
-        metric_log=MetricLog(run.folder(_TASK) / _name(setting), tensorboard=False),
-        log_every=config.train.log_every,
-        eval_every=config.train.eval_every,
         evaluate=lambda state: found.update(evaluate(state)) or found,
-        show=("loss", "reconstruction_loss", "words_used"),
+        metric_log=MetricLog(run.folder(_TASK) / _name(setting), tensorboard=False),
         description=_name(setting),
+        step=steps[setting["changes"]],
     )
     return found
 

@@ -46,7 +46,7 @@ from v2l_jax.tasks.classification import derangement
 from v2l_jax.tasks.harness.galleries import kept_gallery
 from v2l_jax.tasks.harness.noised_examples import NoisedExamples
 from v2l_jax.tasks.harness.windows import PromptPieces, Window, WindowFilling, WindowPrompts, cover
-from v2l_jax.tokenizers.v2l import ImageTokens
+from v2l_jax.tokenizers.base import TokenStreams
 
 POSITION = 70
 """Where its section stands on the page."""
@@ -288,7 +288,7 @@ class _Originals:
 
     indices: Int[np.ndarray, " images"]
     images: Float[np.ndarray, "images side side 3"]
-    true: ImageTokens
+    true: TokenStreams
 
     @classmethod
     def draw(cls, run: Run, count: int) -> "_Originals":
@@ -323,7 +323,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     save_pictures(_folder(run) / "original", originals.images[: options.pictures])
     for setting in missing:
         if setting["corruption"] == "none":
-            pictures = from_words(run, originals.true.global_ids, originals.true.local_ids)
+            pictures = from_words(run, originals.true)
             save_pictures(_folder(run) / "reconstruction", pictures[: options.pictures])
             run.record("denoising", setting, quality(pictures))
     for name in options.corruptions:
@@ -339,7 +339,7 @@ def _measure_corruption(
     name: Corruption,
     wanted: Sequence[dict[str, Scalar]],
 ) -> None:
-    true, damaged = originals.true.local_ids, originals.damaged(run, name)
+    true, damaged = originals.true["local"], originals.damaged(run, name)
     image_embedding = run.split_features("held_out")[originals.indices]
     shown = true if name in FILLING else to_words(run, damaged, image_embedding)
     counts = replaced_words(options, true[0].size)
@@ -353,7 +353,7 @@ def _measure_corruption(
         else:
             restored = _restored(run, options, name, control, shown, examples)
             right = (restored == true)[:, hole(name, *true.shape[1:])].mean(-1)
-            pictures = from_words(run, originals.true.global_ids, restored)
+            pictures = from_words(run, originals.true | {"local": restored})
             rows = [mean("token_accuracy", right)]
             if control == "none":
                 _write_example(run, options, name, true, shown, restored, examples)

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from v2l_jax.data.sources import WithVectors
+from v2l_jax.data.sources import Source
 from v2l_jax.metrics.fid import frechet_inception_distance
 from v2l_jax.metrics.inception_score import inception_score
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.options import TEXT, option
 from v2l_jax.report.data import TaskSection
-from v2l_jax.run import loading
+from v2l_jax.run import building, loading
 from v2l_jax.run.reconstruction import inception_of_pairs, score
 from v2l_jax.run.run import Run
 from v2l_jax.towers.inception import load_inception
@@ -54,12 +54,13 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     Inception is), codebook usage, perplexity.
     """
     photos, trained = run.photos.held_out, run.trained
-    held_out = WithVectors(photos, run.split_features("held_out"))
-    scores = score(run.config, trained.model, trained.variables, held_out, run.mesh, run.lpips)
+    held_out = building.with_inputs(
+        trained.tokenizer, photos, lambda: run.split_features("held_out")
+    )
+    scores = score(run.config, trained.tokenizer, trained.variables, held_out, run.mesh, run.lpips)
     usage = scores.usage
     setting = missing[0] | {
-        "local_tokens": usage.tokens // len(held_out),
-        "global_tokens": run.config.model.global_tokens,
+        f"{stream}_tokens": count for stream, count in scores.tokens_per_image.items()
     }
     rows = [mean(metric, values, **setting) for metric, values in scores.per_image.items()]
     rows.append(
@@ -81,14 +82,14 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     run.record("reconstruction", missing[0], rows)
 
 
-def _inception_rows(run: Run, held_out: WithVectors, setting: Mapping[str, Scalar]) -> list[Result]:
+def _inception_rows(run: Run, held_out: Source, setting: Mapping[str, Scalar]) -> list[Result]:
     """FID of the reconstructions; their IS too where the weights go on to Inception's logits, and
     there are enough of them.
     """
     params = load_inception(loading.locate(run.config.evaluate.reconstruction.inception))
     trained = run.trained
     photos, pictures = inception_of_pairs(
-        run.config, trained.model, trained.variables, held_out, run.mesh, params
+        run.config, trained.tokenizer, trained.variables, held_out, run.mesh, params
     )
     rows = [frechet_inception_distance(photos.features, pictures.features, paired=True, **setting)]
     if pictures.logits is not None and len(pictures.logits) >= _SPLITS:

@@ -36,7 +36,7 @@ from v2l_jax.tasks.restoration_prompts import (
     restore,
 )
 from v2l_jax.tasks.restoration_tables import LEAD, restoration_tables
-from v2l_jax.tokenizers.v2l import ImageTokens
+from v2l_jax.tokenizers.base import TokenStreams
 from v2l_jax.training.metric_log import read_metrics
 
 POSITION = 80
@@ -143,7 +143,9 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
             filled = np.where(task.masks, _filled(run, task, method, control), task.true)
             right = (filled == task.true)[task.masks].reshape(len(filled), -1).mean(1)
             rows = [mean("token_accuracy", right), *_cross_entropy(run, task, method, control)]
-            pictures = from_words(run, task.global_ids, filled.reshape(-1, *task.grid))
+            pictures = from_words(
+                run, {"global": task.global_ids, "local": filled.reshape(-1, *task.grid)}
+            )
             if (method, control) == ("lora", "none"):
                 _write_example(run, task, filled)
         if control == "none" and method in _SHOWN:
@@ -156,17 +158,17 @@ def _task(run: Run) -> _Task:
     the others.
     """
     tokens, seed = run.tokens("held_out"), run.config.seed
-    count, *grid = tokens.local_ids.shape
+    count, *grid = tokens["local"].shape
     indices = np.sort(
         np.random.default_rng(seed).permutation(count)[
             : run.config.evaluate.restoration.images or None
         ]
     )
     masks = draw_masks(count, int(np.prod(grid)), run.config.finetune.masked, (seed, 3))[indices]
-    chosen: ImageTokens = jax.tree.map(lambda ids: ids[indices], tokens)
-    pictures = from_words(run, chosen.global_ids, chosen.local_ids)
+    chosen: TokenStreams = jax.tree.map(lambda ids: ids[indices], tokens)
+    pictures = from_words(run, chosen)
     return _Task(
-        chosen.global_ids, chosen.local_ids.reshape(masks.shape), tuple(grid), masks, pictures
+        chosen["global"], chosen["local"].reshape(masks.shape), tuple(grid), masks, pictures
     )
 
 
@@ -175,7 +177,7 @@ def _filled(run: Run, task: _Task, method: str, control: str) -> Int[np.ndarray,
     if method == "nearest":
         return copy_nearest(task.true, task.masks, task.grid)
     if method == "most_frequent":
-        return np.full_like(task.true, most_frequent_word(run.tokens("train").local_ids))
+        return np.full_like(task.true, most_frequent_word(run.tokens("train")["local"]))
     context = task.true
     if control == "no_tokens":
         context = np.full_like(context, -1)
@@ -201,7 +203,7 @@ def _cross_entropy(run: Run, task: _Task, method: str, control: str) -> list[Res
         return []
     if method == "most_frequent":
         nats = frequency_nats(
-            run.tokens("train").local_ids, task.true, task.masks, len(run.local_words)
+            run.tokens("train")["local"], task.true, task.masks, len(run.local_words)
         )
         return [mean("hidden_word_nats", nats)]
     texts, model, params = (

@@ -11,19 +11,16 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from v2l_jax.data.loader import make_loader
-from v2l_jax.data.sources import WithVectors
 from v2l_jax.errors import ConfigError
 from v2l_jax.jobs import train
 from v2l_jax.metrics.results import Result, Scalar
 from v2l_jax.options import POSITIVE, each, number, option
-from v2l_jax.parallel.mesh import local_rows, shard_batch
+from v2l_jax.parallel.mesh import shard_batch
 from v2l_jax.progress import progress_bar
 from v2l_jax.report.data import TaskSection
 from v2l_jax.run import building
 from v2l_jax.run.run import Run
 from v2l_jax.tasks.scaling_tables import scaling_section
-from v2l_jax.training.optimizer import scaled_rate
 
 POSITION = 90
 """Where its section stands on the page."""
@@ -102,21 +99,15 @@ def _steps_to_target(run: Run, batch_size: int, seed: int) -> float:
         c.max_steps,
         0.0,
     )
-    photos = WithVectors(run.photos.train, run.split_features("train"))
-    held_out = WithVectors(run.photos.held_out, run.split_features("held_out"))
-    model = building.tokenizer_for(config, run.local_words, run.global_words)
-    state = building.placed_state(config, model, len(photos), run.mesh)
-    frozen = building.placed_frozen(
-        config, building.frozen_words(run.local_words, run.global_words), run.mesh
-    )
-    step_fn = building.train_step(
-        config, model, len(photos), jax.tree.map(lambda leaf: leaf.sharding, state)
-    )
-    evaluate = train.evaluator(config, model, frozen, held_out, run.mesh)
-    transform = building.image_transform(config, augment=True)
-    loader = make_loader(photos, transform, batch_size, seed, rows=local_rows(run.mesh, batch_size))
-    t = config.train
-    rate = scaled_rate(t.learning_rate, t.learning_rate_scaling, batch_size, t.base_batch_size)
+    words = building.vectors({"local": run.local_words, "global": run.global_words})
+    tokenizer = building.tokenizer(config, words)
+    splits = train.images(config, run.workdir, tokenizer)
+    trainer = building.trainer(config, tokenizer, len(splits["train"]), run.mesh)
+    state = trainer.placed_state()
+    frozen = trainer.placed_frozen(building.frozen_inputs(tokenizer, words, run.lpips))
+    step_fn, loader = trainer.step_function(), trainer.loader(splits["train"])
+    evaluate = train.evaluator(config, tokenizer, frozen, splits["held_out"], run.mesh)
+    rate = trainer.learning_rate
     before = -np.inf
     for step in progress_bar(
         range(1, c.max_steps + 1), f"batch {batch_size}, rate {rate:.2g}", "step"

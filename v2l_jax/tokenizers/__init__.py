@@ -3,14 +3,14 @@
 from typing import Any
 
 _HOME = {
-    "ImageTokens": "v2l",
+    "ImageTokens": "v2l_network",
     "ReleasedTokenizer": "released",
-    "V2LTokenizer": "v2l",
-    "decode": "v2l",
+    "V2LTokenizer": "v2l_network",
+    "decode": "v2l_network",
     "load_reference": "reference",
     "load_tokenizer": "released",
     "save_tokenizer": "released",
-    "tokenize": "v2l",
+    "tokenize": "v2l_network",
 }
 __all__ = list(_HOME)
 

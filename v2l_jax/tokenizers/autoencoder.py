@@ -16,9 +16,7 @@ from jaxtyping import Array, Float
 
 from v2l_jax.ops.convolution import conv_general_dilated
 from v2l_jax.ops.group_norm import GroupNorm
-
-BLOCK_OUTPUT = "block_output"
-"""Names what residual and attention blocks hand on, for rematerialization policies."""
+from v2l_jax.training.remat import BLOCK_OUTPUT
 
 # What PyTorch's layers, and so the published model, start from: uniform within ± fan_in^-0.5.
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -221,7 +219,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Float[Array, "batch h w z"], context: Float[Array, "batch k d"]
+        self, z: Float[Array, "batch h w z"], context: Float[Array, "batch k d"] | None = None
     ) -> Float[Array, "batch height width c"]:
         x = conv3x3(self.channels * self.channel_multipliers[-1], self.dtype, "conv_in")(z)
         x = Middle(self.cross_attention_heads, self.dtype, name="middle")(x, context)

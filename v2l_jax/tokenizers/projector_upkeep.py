@@ -2,10 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from v2l_jax.tokenizers.projector_fit import (
     Projector,
@@ -13,14 +12,12 @@ from v2l_jax.tokenizers.projector_fit import (
     recenter_projector,
     revive_words,
 )
-from v2l_jax.tokenizers.v2l import V2LTokenizer
 from v2l_jax.training.accumulation import accumulate
-from v2l_jax.training.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
 class ProjectorUpkeep:
-    """Remedies of `tokenizer.projector_fit`, each on the features of the batch of every so many
+    """Remedies of `tokenizers.projector_fit`, each on the features of the batch of every so many
     steps, in this order; 0 = never.
 
     Attributes:
@@ -38,32 +35,39 @@ class ProjectorUpkeep:
 
     def apply(
         self,
-        model: V2LTokenizer,
-        state: TrainState,
+        projector: Projector,
+        used: Bool[Array, " words"] | None,
+        words: Float[Array, "words dim"],
+        step: jax.Array,
+        encode: Callable[[jax.Array], jax.Array],
         image: Float[Array, "b h w 3"],
-        frozen_words: Any,
         parts: int,
-    ) -> TrainState:
-        """The state with its projector moved where that is due; the images are encoded in `parts`."""
-        step, params, words = state.step, state.params, frozen_words["local_words"]
+    ) -> tuple[Projector, Bool[Array, " words"] | None]:
+        """Moves the projector where that is due.
 
-        def encode(carry: None, image: jax.Array) -> tuple[None, tuple, jax.Array]:
-            return (
-                carry,
-                (),
-                model.apply({"params": params, "frozen": frozen_words}, image, method="encode"),
-            )
+        Args:
+          projector: after the gradient's update.
+          used: which words a token chose since the last revival; None where none is revived.
+          words: frozen local codebook.
+          step: int32 scalar, training steps done before this one.
+          encode: images → features as the quantizer sees them, [b, h, w, dim].
+          image: the step's batch.
+          parts: the images are encoded in so many parts.
+
+        Returns:
+          The projector, and `used` with nothing in use after a revival.
+        """
 
         def where(
             due: jax.Array, move: Callable[[Projector, jax.Array], Projector], projector: Projector
         ) -> Projector:
             def moved() -> Projector:
-                features = accumulate(encode, None, image, parts)[2]
+                visit = lambda carry, image: (carry, (), encode(image))
+                features = accumulate(visit, None, image, parts)[2]
                 return move(projector, features.reshape(-1, features.shape[-1]))
 
             return jax.lax.cond(due, moved, lambda: projector)
 
-        projector = params["projector"]
         if self.fit_every:
             due = (step % self.fit_every == 0) & (step < self.fit_until)
             projector = where(due, lambda _, features: fit_projector(words, features), projector)
@@ -73,9 +77,9 @@ class ProjectorUpkeep:
                 due, lambda old, features: recenter_projector(old, words, features), projector
             )
         if self.revive_every:
-            due, used = (step % self.revive_every == 0) & (step > 0), state.used_words
+            due, seen = (step % self.revive_every == 0) & (step > 0), used
             projector = where(
-                due, lambda old, features: revive_words(old, words, features, used), projector
+                due, lambda old, features: revive_words(old, words, features, seen), projector
             )
-            state = state.replace(used_words=used & ~due)
-        return state.replace(params=params | {"projector": projector})
+            used = used & ~due
+        return projector, used

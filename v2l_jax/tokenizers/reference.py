@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from v2l_jax.errors import CheckpointError
-from v2l_jax.tokenizers.v2l import V2LTokenizer
+from v2l_jax.tokenizers.v2l_network import V2LTokenizer
 from v2l_jax.training.discriminator import PatchDiscriminator
 
 # (regular expression, path here): module names; the leaf (weight, bias, …) is handled by `_leaf`.

@@ -27,7 +27,7 @@ from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import AssetError, CheckpointError, ConfigError
 from v2l_jax.formats.safetensors_files import read_safetensors
 from v2l_jax.tokenizers.reference import check_shapes
-from v2l_jax.tokenizers.v2l import V2LTokenizer
+from v2l_jax.tokenizers.v2l_network import V2LTokenizer
 
 FORMAT = "v2l_jax tokenizer 1"
 SHIPPED = pathlib.Path(__file__).parents[1] / "assets" / "released"

@@ -3,15 +3,13 @@ against.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from v2l_jax.tokenizers.autoencoder import BLOCK_OUTPUT
-from v2l_jax.tokenizers.v2l import Reconstruction, V2LTokenizer
 from v2l_jax.training.discriminator import PatchDiscriminator
 from v2l_jax.training.losses import (
     LossWeights,
@@ -20,11 +18,13 @@ from v2l_jax.training.losses import (
     generator_loss,
     reconstruction_loss,
 )
+from v2l_jax.training.remat import rematerialize
 from v2l_jax.training.state import TrainState
 
-Metrics = dict[str, Any]
+if TYPE_CHECKING:
+    from v2l_jax.tokenizers.base import Batch, TokenStreams, TrainOutput, VisualTokenizer
 
-REMAT_POLICIES = ("none", "blocks", "all")
+Metrics = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,36 +33,28 @@ class AdversarialLoss:
     `make_train_step`.
 
     Attributes:
-      remat: which of the tokenizer's activations are kept for the backward pass: "none" recomputes
-        none (all are kept), "blocks" keeps what goes from block to block, "all" recomputes
-        everything.
+      remat: which of the tokenizer's activations are kept for the backward pass; see
+        `training.remat`.
     """
 
-    model: V2LTokenizer
+    tokenizer: "VisualTokenizer"
     discriminator: PatchDiscriminator
     lpips: Callable | None
     weights: LossWeights
     perceptual_images: int | None = None
     remat: str = "none"
 
-    def reconstruct(
-        self,
-        params: Any,
-        image: Float[Array, "b h w 3"],
-        global_ids: Int[Array, "b k"],
-        frozen: dict[str, Any],
-    ) -> Reconstruction:
-        """The tokenizer's forward pass."""
-        variables = {"params": params, "frozen": frozen["model"]}
-        return self.model.apply(variables, image, global_ids, method="reconstruct")
+    def forward(
+        self, state: TrainState, params: Any, batch: "Batch", frozen: dict[str, Any]
+    ) -> "TrainOutput":
+        """The tokenizer's training pass with these parameters, at the state's step."""
+        variables = state.variables(params, frozen)
+        key = jax.random.fold_in(state.rng, state.step)
+        return self.tokenizer.train_forward(variables, batch, step=state.step, key=key)
 
     def tokenizer_gradients(
-        self,
-        state: TrainState,
-        image: Float[Array, "b h w 3"],
-        global_ids: Int[Array, "b k"],
-        frozen: dict[str, Any],
-    ) -> tuple[Any, Any, Float[Array, "b h w 3"], Metrics]:
+        self, state: TrainState, batch: "Batch", frozen: dict[str, Any]
+    ) -> tuple[Any, Any, "TokenStreams", Metrics]:
         """Gradients of the tokenizer's loss.
 
         The network is differentiated once. The image losses and the generator's loss are first
@@ -72,32 +64,23 @@ class AdversarialLoss:
 
         Returns:
           Gradients, the discriminator's running statistics after it scored the reconstruction,
-          that, and metrics; of these "words_used" is not a count but says 1 or 0 for each local
-          word.
+          the tokens, and metrics.
         """
-        weights = {"quantizer_loss": self.weights.quantizer}
-        if self.weights.entropy:
-            weights["entropy_loss"] = self.weights.entropy
+        weights = self.tokenizer.loss_weights
 
-        def forward(params: Any) -> tuple[Any, Reconstruction]:
-            result = self.reconstruct(params, image, global_ids, frozen)
-            losses = {"quantizer_loss": result.quantizer_loss}
-            if "entropy_loss" in weights:
-                variables = {"params": params, "frozen": frozen["model"]}
-                temperature = self.weights.entropy_temperature
-                losses["entropy_loss"] = self.model.apply(
-                    variables, result.features, temperature, method="entropy_loss"
-                )
-            return (result.image, losses), result
+        def forward(params: Any) -> tuple[Any, "TrainOutput"]:
+            result = self.forward(state, params, batch, frozen)
+            return (result.image, {name: result.losses[name] for name in weights}), result
 
         (fake, losses), pull_back, result = jax.vjp(
             rematerialize(forward, self.remat), state.params, has_aux=True
         )
+        image = batch["image"]
         (image_loss, metrics), image_gradient = self._image_loss_and_gradient(fake, image, frozen)
 
         def play() -> tuple[jax.Array, jax.Array, jax.Array, Any]:
             loss, stats, gradient = self._generator_loss_and_gradient(state, fake)
-            at_kernel = self._last_kernel_gradient(state.params, result.last_features, frozen)
+            at_kernel = self._last_kernel_gradient(state, result.last_features, frozen)
             weight = self.weights.adversarial * adaptive_weight(
                 at_kernel(image_gradient), at_kernel(gradient)
             )
@@ -111,7 +94,10 @@ class AdversarialLoss:
             playing, play, wait
         )
         (grads,) = pull_back(
-            (image_gradient + adversarial_gradient, jax.tree.map(jnp.float32, weights))
+            (
+                image_gradient + adversarial_gradient,
+                {name: jnp.float32(value) for name, value in weights.items()},
+            )
         )
         for name, value in weights.items():
             image_loss += value * losses[name]
@@ -119,9 +105,8 @@ class AdversarialLoss:
             "loss": image_loss + weight * adversarial_loss,
             "generator_loss": adversarial_loss,
             "adaptive_weight": weight,
-            "words_used": _present(result.tokens.local_ids, self.model.num_local_words),
         }
-        return grads, disc_stats, fake, metrics
+        return grads, disc_stats, result.tokens, metrics
 
     def discriminator_gradients(
         self,
@@ -174,31 +159,23 @@ class AdversarialLoss:
         return value, stats, gradient
 
     def _last_kernel_gradient(
-        self, params: Any, last_features: jax.Array, frozen: dict[str, Any]
+        self, state: TrainState, last_features: jax.Array, frozen: dict[str, Any]
     ) -> Callable:
-        """Returns the map from a gradient at the reconstruction to one at the last convolution's
-        kernel.
-        """
+        """Returns the map from a gradient at the reconstruction to one at the last kernel."""
+        path = self.tokenizer.last_kernel
+        kernel = state.params
+        for name in path:
+            kernel = kernel[name]
 
         def to_image(kernel: jax.Array) -> jax.Array:
-            last = {"conv_out": params["conv_out"] | {"kernel": kernel}}
-            return self.model.apply(
-                {"params": last, "frozen": frozen["model"]}, last_features, method="to_image"
-            )
+            params = _with_leaf(state.params, path, kernel)
+            return self.tokenizer.to_image(state.variables(params, frozen), last_features)
 
-        _, pull_back = jax.vjp(to_image, params["conv_out"]["kernel"])
+        _, pull_back = jax.vjp(to_image, kernel)
         return lambda gradient: pull_back(gradient)[0]
 
 
-def rematerialize(function: Callable, policy: str) -> Callable:
-    """`function` as its backward pass will remember it; `policy` is one of `REMAT_POLICIES`."""
-    if policy == "none":
-        return function
-    keep = (
-        jax.checkpoint_policies.save_only_these_names(BLOCK_OUTPUT) if policy == "blocks" else None
-    )
-    return jax.checkpoint(function, policy=keep)
-
-
-def _present(ids: jax.Array, vocabulary: int) -> jax.Array:
-    return jnp.zeros(vocabulary).at[ids.ravel()].set(1.0)
+def _with_leaf(tree: Mapping[str, Any], path: tuple[str, ...], leaf: jax.Array) -> dict[str, Any]:
+    """The tree with another leaf at a path."""
+    name, *rest = path
+    return {**tree, name: _with_leaf(tree[name], tuple(rest), leaf) if rest else leaf}

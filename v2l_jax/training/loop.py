@@ -54,7 +54,7 @@ def fit(
     checkpoint_every: int | None = None,
     eval_every: int | None = None,
     evaluate: Callable[[PyTree], Mapping[str, float]] | None = None,
-    sample: Callable[[PyTree, int], None] | None = None,
+    until: Callable[[Mapping[str, float]], bool] | None = None,
     show: Sequence[str] = ("loss", "psnr"),
     description: str = "training",
     hang_seconds: float = 0.0,
@@ -82,9 +82,9 @@ def fit(
         and an "eval" row each evaluation.
       log_every: steps between rows.
       checkpoint_every: steps between checkpoints; evaluations and the last step save too.
-      eval_every: steps between evaluations and samples; the last step has one too.
+      eval_every: steps between evaluations; the last step has one too.
       evaluate: `state -> metrics`; the checkpointer keeps the best by these.
-      sample: `(state, step) -> None`, to draw pictures.
+      until: training ends early after the first evaluation whose metrics fulfil this.
       show: metrics shown live beside the progress bar.
       description: what the progress bar says.
       hang_seconds: where a step, an evaluation or a save takes longer, every thread's stack goes to
@@ -92,7 +92,7 @@ def fit(
       profiler: traces the steps that it names.
 
     Returns:
-      The state after `num_steps` steps.
+      The state after `num_steps` steps, or where `until` ended training.
 
     Raises:
       NanLossError: a loss or norm is not finite (names the step), or the state is not. Nothing of
@@ -114,16 +114,10 @@ def fit(
     if metric_log is not None:
         metric_log.resume(first, evaluated)
 
-    def evaluate_and_sample(state: PyTree, step: int) -> dict[str, float]:
-        metrics = (
-            {name: float(value) for name, value in evaluate(state).items()}
-            if evaluate is not None
-            else {}
-        )
+    def evaluated_at(state: PyTree, step: int) -> dict[str, float]:
+        metrics = {name: float(value) for name, value in evaluate(state).items()}
         if metrics and metric_log is not None:
             metric_log.write(step, "eval", metrics)
-        if sample is not None:
-            sample(state, step)
         return metrics
 
     def save(state: PyTree, step: int, metrics: Mapping[str, float]) -> None:
@@ -143,7 +137,7 @@ def fit(
         and due(first, eval_every)
         and first <= num_steps
     ):
-        evaluate_and_sample(state, first)  # SIGTERM came between this step and its evaluation
+        evaluated_at(state, first)  # SIGTERM came between this step and its evaluation
     if first >= num_steps:
         return state
 
@@ -175,16 +169,13 @@ def fit(
                 pace.check()
                 bar.set_postfix_str(recorder.postfix(show), refresh=False)
             stopping = stop_asked(step) and step < num_steps
-            evaluating = due(step, eval_every) and (evaluate is not None or sample is not None)
+            evaluating, found = evaluate is not None and due(step, eval_every), {}
             if stopping or evaluating or due(step, checkpoint_every):
                 recorder.settle()
                 _check_finite(state, step, checkpointer)
                 watchdog.feed()
-                save(
-                    state,
-                    step,
-                    evaluate_and_sample(state, step) if evaluating and not stopping else {},
-                )
+                found = evaluated_at(state, step) if evaluating and not stopping else {}
+                save(state, step, found)
             if stopping:
                 if checkpointer is not None:
                     checkpointer.wait()
@@ -192,6 +183,8 @@ def fit(
                     "told to stop: saved at step %d of %d; run again to go on", step, num_steps
                 )
                 raise SystemExit(PREEMPTED_EXIT_CODE)
+            if found and until is not None and until(found):
+                break
         if checkpointer is not None:
             checkpointer.wait()
     return state

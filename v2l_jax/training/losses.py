@@ -1,4 +1,4 @@
-"""The losses of V2L training (Zhu et al. 2024, section 3.3; adaptive weight from Esser et al. 2021,
+"""The losses of tokenizer training (Zhu et al. 2024, section 3.3; adaptive weight from Esser et al. 2021,
 equation 7).
 """
 
@@ -11,28 +11,22 @@ from jaxtyping import Array, Float
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """How much each term counts, and when the adversarial game starts.
+    """How much each term of the images counts, and when the adversarial game starts; the
+    tokenizer's own losses have weights there.
 
     Attributes:
-      quantizer: weight of the vector-quantization loss.
       perceptual: weight of LPIPS.
       adversarial: factor on the adaptive weight of the generator's loss.
       disc_start: the GAN terms and the discriminator's training are off until the step counter
         exceeds this.
       disc_warmup: so many steps earlier the discriminator trains already, on reconstructions that
         it does not influence yet.
-      entropy: weight of the codebook's entropy regulariser (`tokenizer.entropy`).
-      entropy_temperature: of that regulariser's soft assignments, in squared distance between unit
-        vectors.
     """
 
-    quantizer: float = 1.0
     perceptual: float = 0.1
     adversarial: float = 0.75
     disc_start: int = 10_000
     disc_warmup: int = 0
-    entropy: float = 0.0
-    entropy_temperature: float = 0.01
 
 
 def reconstruction_loss(

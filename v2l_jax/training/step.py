@@ -2,15 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from v2l_jax.tokenizers.projector_upkeep import ProjectorUpkeep
-from v2l_jax.tokenizers.v2l import V2LTokenizer
 from v2l_jax.training.accumulation import accumulate
 from v2l_jax.training.adversarial_loss import AdversarialLoss, Metrics
 from v2l_jax.training.discriminator import PatchDiscriminator
@@ -18,21 +16,21 @@ from v2l_jax.training.losses import LossWeights
 from v2l_jax.training.spikes import SpikeGuard
 from v2l_jax.training.state import TrainState
 
+if TYPE_CHECKING:
+    from v2l_jax.tokenizers.base import TokenStreams, VisualTokenizer
+
 Batch = dict[str, Any]
 StepFunction = Callable[[TrainState, Batch, dict[str, Any]], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    model: V2LTokenizer,
+    tokenizer: "VisualTokenizer",
     discriminator: PatchDiscriminator,
     lpips: Callable | None,
     weights: LossWeights,
     tx: optax.GradientTransformation,
     disc_tx: optax.GradientTransformation,
     *,
-    k: int,
-    refresh_reconstruction: bool = True,
-    projector_upkeep: ProjectorUpkeep | None = None,
     perceptual_images: int | None = None,
     micro_batches: int = 1,
     remat: str = "none",
@@ -43,37 +41,33 @@ def make_train_step(
     """Returns the compiled step `(state, batch, frozen) -> (state, metrics)`; the given state is
     donated.
 
-    `batch`: {"image": float32 [b, h, w, 3] in [-1, 1], "image_embedding": float32 [b, d] image
-    embeddings, or the tower's input images [b, s, s, 3]}. `frozen`: {"model": the model's "frozen"
-    collection (local_words [v, d], global_words [g, d], and the tower's parameters where the step
-    runs the tower), "lpips": LPIPS parameters (absent without LPIPS)}. `metrics`: float32 scalars
-    loss, reconstruction_loss, quantizer_loss, perceptual_loss, generator_loss, discriminator_loss,
-    adaptive_weight, gradient_norm, words_used (different local words in the batch), entropy_loss
-    where it has a weight and, with a `spike_guard`, skipped (1 where the step was left out). The
-    three adversarial ones are 0 until the step counter exceeds `weights.disc_start`, the
-    discriminator's `weights.disc_warmup` earlier; until then the game costs nothing.
+    The discriminator sees reconstructions by the just-updated tokenizer, one more forward pass, as
+    in the published code.
+
+    `batch`: arrays by name, `tokenizer.input_shapes` each; "image" is float32 [b, h, w, 3] in [-1,
+    1]. `frozen`: {"model": the tokenizer's "frozen" collection, "lpips": LPIPS parameters (absent
+    without LPIPS)}. `metrics`: float32 scalars loss, reconstruction_loss, perceptual_loss,
+    generator_loss, discriminator_loss, adaptive_weight, gradient_norm, words_used (different
+    codebook entries in the batch), the tokenizer's own losses and, with a `spike_guard`, skipped (1
+    where the step was left out). The three adversarial ones are 0 until the step counter exceeds
+    `weights.disc_start`, the discriminator's `weights.disc_warmup` earlier; until then the game
+    costs nothing.
 
     Args:
-      model: the tokenizer.
+      tokenizer: what trains.
       discriminator: the discriminator.
       lpips: `(lpips_params, image, reconstruction) -> [b]`, or None to train without a perceptual
         loss.
       weights: loss weights and the step at which the GAN starts.
       tx: optimizer of the tokenizer; gets `step` as an extra argument.
       disc_tx: optimizer of the discriminator; gets `step` as an extra argument.
-      k: global words an image gets.
-      refresh_reconstruction: whether the discriminator sees the reconstruction by the just-updated
-        tokenizer (one more forward pass, as the published code does) or the one that the
-        tokenizer's own update used.
-      projector_upkeep: when to move the projector to the encoder's features; None never does, as in
-        the published code.
       perceptual_images: LPIPS is the mean over this many images, the (micro-)batch's first; None
         takes all, as the paper does.
       micro_batches: parts of a batch whose gradients are taken one after the other and averaged
         (`training.accumulation`). Losses are means, so the result is that of the whole batch, but
-        for the adversarial terms and the entropy regulariser: BatchNorm, the adaptive weight and
-        the histogram of words see a part at a time.
-      remat: one of `adversarial_loss.REMAT_POLICIES`; see `AdversarialLoss`.
+        for the adversarial terms and losses that are no means: BatchNorm, the adaptive weight and
+        an entropy regulariser's histogram see a part at a time.
+      remat: one of `remat.REMAT_POLICIES`.
       ema_decay: of the moving average in `state.ema_params`, less at the start: (1 + step) / (10 +
         step) at most.
       spike_guard: leaves out steps with a sudden gradient; `state.spikes` remembers. None takes
@@ -84,13 +78,10 @@ def make_train_step(
     """
     step = _Step(
         adversarial_loss=AdversarialLoss(
-            model, discriminator, lpips, weights, perceptual_images, remat
+            tokenizer, discriminator, lpips, weights, perceptual_images, remat
         ),
         tx=optax.with_extra_args_support(tx),
         disc_tx=optax.with_extra_args_support(disc_tx),
-        k=k,
-        refresh_reconstruction=refresh_reconstruction,
-        projector_upkeep=projector_upkeep,
         micro_batches=micro_batches,
         ema_decay=ema_decay,
         spike_guard=spike_guard,
@@ -112,9 +103,6 @@ class _Step:
     adversarial_loss: AdversarialLoss
     tx: optax.GradientTransformationExtraArgs
     disc_tx: optax.GradientTransformationExtraArgs
-    k: int
-    refresh_reconstruction: bool
-    projector_upkeep: ProjectorUpkeep | None
     micro_batches: int
     ema_decay: float
     spike_guard: SpikeGuard | None
@@ -123,15 +111,11 @@ class _Step:
     def __call__(
         self, state: TrainState, batch: Batch, frozen: dict[str, Any]
     ) -> tuple[TrainState, Metrics]:
-        model, weights = self.adversarial_loss.model, self.adversarial_loss.weights
-        global_ids = model.apply(
-            {"frozen": frozen["model"]}, batch["image_embedding"], self.k, method="global_ids"
-        )
-        batch = {"image": batch["image"], "global_ids": global_ids}
-        new, fake, metrics = self._train_tokenizer(state, batch, frozen)
+        weights = self.adversarial_loss.weights
+        new, metrics = self._train_tokenizer(state, batch, frozen)
         new, metrics["discriminator_loss"] = jax.lax.cond(
             state.step > weights.disc_start - weights.disc_warmup,
-            lambda new: self._train_discriminator(new, batch, fake, frozen),
+            lambda new: self._train_discriminator(new, batch, frozen),
             lambda new: (new, jnp.zeros(())),
             new,
         )
@@ -152,66 +136,58 @@ class _Step:
 
     def _train_tokenizer(
         self, state: TrainState, batch: Batch, frozen: Any
-    ) -> tuple[TrainState, jax.Array, Metrics]:
-        """Returns the state after the tokenizer's update, the reconstructions before it, and
-        metrics.
-        """
+    ) -> tuple[TrainState, Metrics]:
+        """Returns the state after the tokenizer's update, and metrics."""
         gathered = state.replace(
             params=self._whole(state.params), disc_params=self._whole(state.disc_params)
         )
 
-        def gradients(disc_stats: Any, part: Batch) -> tuple[Any, Any, jax.Array]:
+        def gradients(disc_stats: Any, part: Batch) -> tuple[Any, Any, Any]:
             now = gathered.replace(disc_batch_stats=disc_stats)
-            grads, disc_stats, fake, metrics = self.adversarial_loss.tokenizer_gradients(
-                now, part["image"], part["global_ids"], frozen
+            grads, disc_stats, tokens, metrics = self.adversarial_loss.tokenizer_gradients(
+                now, part, frozen
             )
-            return disc_stats, (grads, metrics), fake
+            return disc_stats, (grads, metrics), tokens
 
-        disc_stats, (grads, metrics), fake = accumulate(
+        disc_stats, (grads, metrics), tokens = accumulate(
             gradients, state.disc_batch_stats, batch, self.micro_batches
         )
-        used = metrics["words_used"] > 0
         metrics |= {
-            "words_used": jnp.sum(used).astype(jnp.float32),
+            "words_used": jnp.sum(self.adversarial_loss.tokenizer.used_entries(tokens)),
             "gradient_norm": optax.global_norm(grads),
         }
         grads = self._split_as("params", grads)
         updates, opt_state = self.tx.update(grads, state.opt_state, state.params, step=state.step)
         params = optax.apply_updates(state.params, updates)
         new = state.replace(params=params, opt_state=opt_state, disc_batch_stats=disc_stats)
-        if state.used_words is not None:
-            new = new.replace(used_words=state.used_words | used)
-        if self.projector_upkeep is not None:
-            new = self.projector_upkeep.apply(
-                self.adversarial_loss.model,
-                new,
-                batch["image"],
-                frozen["model"],
-                self.micro_batches,
-            )
-        return new.replace(params=self._split_as("params", new.params)), fake, metrics
+        return self._after_update(new, batch, tokens, frozen), metrics
+
+    def _after_update(
+        self, state: TrainState, batch: Batch, tokens: "TokenStreams", frozen: Any
+    ) -> TrainState:
+        """The state with what the tokenizer changes beside the gradient's update."""
+        variables = self.adversarial_loss.tokenizer.after_update(
+            state.variables(state.params, frozen), batch, tokens, state.step, self.micro_batches
+        )
+        return state.replace(
+            params=self._split_as("params", variables["params"]), memory=variables.get("memory")
+        )
 
     def _train_discriminator(
-        self, state: TrainState, batch: Batch, fake: jax.Array, frozen: Any
+        self, state: TrainState, batch: Batch, frozen: Any
     ) -> tuple[TrainState, jax.Array]:
         """Returns the state after the discriminator's update, and its loss."""
         params, disc_params = self._whole(state.params), self._whole(state.disc_params)
 
-        def gradients(
-            disc_stats: Any, micro_batch: tuple[Batch, jax.Array]
-        ) -> tuple[Any, Any, tuple]:
-            part, fake = micro_batch
-            if self.refresh_reconstruction:
-                fake = self.adversarial_loss.reconstruct(
-                    params, part["image"], part["global_ids"], frozen
-                ).image
+        def gradients(disc_stats: Any, part: Batch) -> tuple[Any, Any, Any]:
+            fake = self.adversarial_loss.forward(state, params, part, frozen).image
             loss, grads, disc_stats = self.adversarial_loss.discriminator_gradients(
                 disc_params, disc_stats, part["image"], fake
             )
             return disc_stats, (grads, loss), ()
 
         disc_stats, (grads, loss), _ = accumulate(
-            gradients, state.disc_batch_stats, (batch, fake), self.micro_batches
+            gradients, state.disc_batch_stats, batch, self.micro_batches
         )
         grads = self._split_as("disc_params", grads)
         updates, opt_state = self.disc_tx.update(
