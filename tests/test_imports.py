@@ -10,6 +10,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
 # Top floor first. A module may import its own room and the rooms after it.
 ROOMS = (
     "main",
+    "tokenizer",
     "command_line",
     "jobs",
     "tasks",

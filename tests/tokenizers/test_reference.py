@@ -109,3 +109,11 @@ def test_arrays_that_do_not_fit_are_named(case):
     arrays = case.arrays | {"decoder.norm_out.weight": np.ones(7, np.float32)}
     with pytest.raises(CheckpointError, match=r"decoder/norm_out/scale has shape \(7,\).*\(32,\)"):
         tokenizer_from_reference(arrays)
+
+
+def test_the_former_import_goes_on():
+    from v2l_jax import tokenizer, tokenizers
+
+    assert tokenizer.load_reference is tokenizers.load_reference
+    with pytest.raises(AttributeError, match="has no attribute 'load_nothing'"):
+        tokenizer.load_nothing  # noqa: B018
