@@ -14,7 +14,7 @@ from v2l_jax.data.corruptions import Corruption
 from v2l_jax.data.episodes import draw_episodes
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.text_tokenizers import TextTokenizer
-from v2l_jax.tasks.classification import Scoring, make_prompts, name_mask
+from v2l_jax.representations.v2l_words import word_texts
 from v2l_jax.tasks.denoising import (
     FILLING,
     Options,
@@ -23,7 +23,10 @@ from v2l_jax.tasks.denoising import (
     restore,
     windows_of,
 )
+from v2l_jax.tasks.few_shot import Scoring, make_prompts
+from v2l_jax.tasks.harness.answers import name_mask
 from v2l_jax.tasks.harness.noised_examples import NoisedExamples
+from v2l_jax.tasks.harness.prompts import encode
 from v2l_jax.tasks.harness.windows import PromptPieces, Window, WindowPrompts
 
 FEW_SHOT_TOKENS = 16  # new tokens of an answer in the published loop
@@ -91,10 +94,13 @@ class FewShot:
         rng = np.random.default_rng(0)
         names = sorted(_WORDS)
         labels = np.repeat(np.arange(len(names)), 60)
-        words = [[f" {word}" for word in rng.permutation(_WORDS[names[label]])] for label in labels]
+        words = [
+            word_texts([f" {word}" for word in rng.permutation(_WORDS[names[label]])])
+            for label in labels
+        ]
         drawn = draw_episodes(labels, names, ways, shots, episodes, seed=0)
         prompts = [
-            tokenizer.encode_prompt(str(prompt))
+            encode(tokenizer, prompt.whole)
             for prompt in make_prompts(drawn, words, Scoring(rule="greedy"))
         ]
         masks = [name_mask(tokenizer, episode.class_names) for episode in drawn]

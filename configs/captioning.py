@@ -21,4 +21,6 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.evaluate.tasks = ("captioning",)
+    # Captions need more words than naming: all that the language model has, of any length.
+    config.representation.v2l_words.update({"vocabulary": "candidates", "single_words": False})
     return config

@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     asked = {"repetitions": (0, 1, 3, 5), "induction": (True, False), "table_1": True}
     asked |= {"tokens": (5, 21), "rule": ("greedy", "likelihood"), "episodes": 100}  # of 72 rows
     controls = {"controls": ("no_tokens", "shuffled"), "control_shots": (1,)}
+    config.evaluate.few_shot.update(asked | controls)
     # The paper's codebook has bigrams and trigrams.
-    config.evaluate.few_shot.update(asked | controls | {"single_words": False})
+    config.representation.v2l_words.single_words = False
     return config

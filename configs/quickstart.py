@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
     train |= {"encoder_scale": 0.2, "crop_scale": (0.5, 1.0), "flip": True}
     train |= {"log_every": 10, "eval_every": 20, "checkpoint_every": 20}
     config.train.update(train)
-    likeliest = {"rule": "likelihood", "calibrate": True, "single_words": True}
+    config.representation.v2l_words.single_words = True
+    likeliest = {"rule": "likelihood", "calibrate": True}
     config.evaluate.few_shot.update(likeliest | {"episodes": 200, "control_shots": (1, 3)})
     return config

@@ -18,4 +18,5 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.evaluate.tasks = ("vqa",)
+    config.representation.v2l_words.single_words = False
     return config

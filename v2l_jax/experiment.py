@@ -3,6 +3,7 @@
 The defaults are the paper's training run (Zhu et al. 2024); a file in `configs/` holds only what
 differs. Tasks, tokenizers and some jobs declare their own options in their own files, as a
 dataclass `Options`; they appear here as `evaluate.<task>`, `model.<kind>`, `finetune` and so on.
+A representation's options are `representation.<kind>`.
 """
 
 import dataclasses
@@ -366,6 +367,13 @@ class EvaluateOptions:
     batch_size: int = _unmeasured(256, "images at a time", POSITIVE)
 
 
+@dataclasses.dataclass(frozen=True)
+class RepresentationOptions:
+    """How an image is written for the language model; options of one kind stand under its name."""
+
+    kind: str = option("v2l_words", "which way: a file of v2l_jax/representations", NAME)
+
+
 _SECTIONS = {
     "": Experiment,
     "mesh": Mesh,
@@ -375,15 +383,27 @@ _SECTIONS = {
     "codebook": CodebookOptions,
     "model": ModelOptions,
     "train": TrainOptions,
+    "representation": RepresentationOptions,
     "evaluate": EvaluateOptions,
 }
-_ROOMS = {"evaluate.": "tasks", "model.": "tokenizers", "": "jobs"}
+_ROOMS = {
+    "representation.": "representations", "evaluate.": "tasks", "model.": "tokenizers", "": "jobs",
+}  # fmt: skip
+_WORDS = "representation.v2l_words."
+_RENAMED = {
+    "evaluate.few_shot.single_words": f"{_WORDS}single_words",
+    "evaluate.few_shot.selection": f"{_WORDS}selection",
+    "evaluate.few_shot.mmr": f"{_WORDS}mmr",
+    "evaluate.few_shot.adaptive": f"{_WORDS}adaptive",
+    "evaluate.captioning.vocabulary": f"{_WORDS}vocabulary",
+}
+"""Where options of earlier versions went."""
 
 
 @functools.cache
 def sections() -> dict[str, type]:
     """The dataclass of options at each dotted path: those above, and one for each file of
-    `v2l_jax/tasks`, `tokenizers` and `jobs` that declares a class `Options`, and classes inside it.
+    `v2l_jax/representations`, `tasks`, `tokenizers` and `jobs` that declares a class `Options`, and classes inside it.
     """
     found = dict(_SECTIONS)
     for prefix, room in _ROOMS.items():
@@ -445,7 +465,7 @@ def load(path: str | os.PathLike, overrides: Sequence[tuple[str, str]] = ()) -> 
         raise ConfigError(f"{file} has no function get_config")
     config = complete(get_config(argument) if argument else get_config())
     for dotted, value in overrides:
-        option_path = options.known_path(dotted, known())
+        option_path = _known_path(dotted)
         one = known()[option_path]
         _set(config, dotted, value if dotted != option_path else options.parse(value, one))
     for dotted, value in list(options.flatten(config, known())):
@@ -479,6 +499,13 @@ def _expand_home(value: Any) -> Any:
     return value
 
 
+def _known_path(path: str) -> str:
+    """As `options.known_path`; an option of earlier versions is told where it went."""
+    if path in _RENAMED and path not in known():
+        raise ConfigError(f"config.{path} is now config.{_RENAMED[path]}")
+    return options.known_path(path, known())
+
+
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Takes `--config.a.b=value`, `--config.a.b value`, `--config.a.flag` and `--noconfig.a.flag` out
     of a command line; returns the rest, and the pairs of dotted path and text.
@@ -509,7 +536,7 @@ def check(config: ConfigDict) -> None:
     """
     values = dict(options.flatten(config, known()))
     for path, value in values.items():
-        one = known()[options.known_path(path, known())]
+        one = known()[_known_path(path)]
         if not one.rule.allows(value):
             raise ConfigError(f"config.{path} is {value!r}, but must be {one.rule.wants}")
     missing = [path for path in known() if path not in values]
@@ -519,7 +546,15 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_together(config: ConfigDict) -> None:
-    tasks = [key.split(".")[1] for key in sections() if key.startswith("evaluate.")]
+    tasks, representations = (
+        [key.split(".")[1] for key in sections() if key.startswith(prefix)]
+        for prefix in ("evaluate.", "representation.")
+    )
+    if config.representation.kind not in representations:
+        raise ConfigError(
+            f"config.representation.kind is {config.representation.kind!r}, but must be one of "
+            f"{', '.join(representations)}"
+        )
     for task in config.evaluate.tasks:
         if task not in tasks:
             raise ConfigError(

@@ -3,15 +3,14 @@
 import re
 import xml.etree.ElementTree
 
-from v2l_jax.report import plots
+from v2l_jax.report import accuracy, plots
 from v2l_jax.report import rows as tables
-from v2l_jax.tasks import few_shot_tables
 
 
 def _group(ways=2, value=0.75):
     measure = tables.Measure(value, value - 0.1, value + 0.1, 200)
-    return few_shot_tables.FewShotGroup(
-        ways, 1 / ways, [few_shot_tables.FewShotRow(1, measure, {"shuffled": measure}, None)]
+    return accuracy.FewShotGroup(
+        ways, 1 / ways, [accuracy.FewShotRow(1, measure, {"shuffled": measure}, None)]
     )
 
 

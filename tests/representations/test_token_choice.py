@@ -1,14 +1,11 @@
-"""Words are picked as the definitions say, beside plain loops; shots are ordered by the photos'
-likeness.
-"""
+"""Words are picked as the definitions say, beside plain loops."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from v2l_jax.data.episodes import draw_episodes
 from v2l_jax.ops.nearest import nearest_rows
-from v2l_jax.representations.token_choice import TokenChoice, choose_words, nearest_last
+from v2l_jax.representations.token_choice import TokenChoice, choose_words
 
 FORMS = [" {}", "{}", " {}s", "{},", " A {} of", "{}\n"]
 
@@ -100,17 +97,3 @@ def test_an_image_gets_its_words_whatever_is_beside_it(space):
         choose_words(vectors[5:9], embeddings, texts, choice, 3)
         == choose_words(vectors, embeddings, texts, choice)[5:9]
     )
-
-
-def test_the_most_similar_shot_comes_last():
-    labels = np.repeat(np.arange(3), 8)
-    vectors = np.random.default_rng(1).standard_normal((24, 6)).astype(np.float32)
-    episodes = draw_episodes(labels, ("a", "b", "c"), 3, 2, 20, seed=0)
-    for before, after in zip(episodes, nearest_last(episodes, vectors), strict=True):
-        products = [vectors[shot.index] @ vectors[after.query.index] for shot in after.shots]
-        assert products == sorted(products) and len(set(products)) == 6
-        assert set(before.shots) == set(after.shots) and (before.query, before.class_names) == (
-            after.query,
-            after.class_names,
-        )
-    assert any(b != a for b, a in zip(episodes, nearest_last(episodes, vectors), strict=True))

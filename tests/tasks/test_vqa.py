@@ -13,12 +13,19 @@ from configs import vqa as vqa_config
 from tests.tiny_config import get_config
 from v2l_jax import experiment
 from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.data.questions import Question
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.jobs import evaluate
 from v2l_jax.llm.engine import LLMEngine
-from v2l_jax.metrics.results import read_results, wilson_interval, write_results
+from v2l_jax.llm.llama import Llama, load_llama
+from v2l_jax.llm.text_tokenizers import load_text_tokenizer
+from v2l_jax.metrics.results import Result, read_results, wilson_interval, write_results
+from v2l_jax.report.tables import render
+from v2l_jax.representations.base import shown_text
+from v2l_jax.representations.v2l_words import word_texts
 from v2l_jax.run import features, loading
 from v2l_jax.tasks import vqa
+from v2l_jax.tasks.vqa import Asked, make_prompts, question_prompt
 
 WORDS = 60
 
@@ -34,7 +41,8 @@ class Knowing(LLMEngine):
         self.asked = []
 
     def check_lengths(self, prompts, new_tokens):
-        if max(map(len, prompts)) + new_tokens > self.context:
+        new = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else new_tokens
+        if any(len(p) + n > self.context for p, n in zip(prompts, new, strict=True)):
             raise DataError("too long")
 
     def generate_text(self, prompts, max_new_tokens, *, stop_strings, description, stop_ids):
@@ -61,6 +69,7 @@ def _config(**changes):
     config = get_config()
     config.evaluate.tasks = ("vqa",)
     config.evaluate.vqa = vqa_config.get_config().evaluate.vqa
+    config.representation = vqa_config.get_config().representation
     config.evaluate.vqa.update(dict(sets=("coco_qa",), shots=3, tokens=4, pictures=2) | changes)
     experiment.check(config)
     return config
@@ -239,3 +248,179 @@ def test_what_cannot_work_stops_before_anything_runs(asset, tmp_path):
         vqa.check(config)
     with pytest.raises(ConfigError, match="config.evaluate.vqa.answering"):
         _config(answering=("aloud",))
+
+
+def words(*texts):
+    return word_texts(texts)
+
+
+def shown(prompt):
+    return shown_text(prompt, lambda ids: "")
+
+
+def _questions(images, texts=None):
+    texts = texts or [f"question {i}" for i in range(len(images))]
+    return [
+        Question(f"{image}.jpg", text, ("yes",), "yes/no")
+        for image, text in zip(images, texts, strict=True)
+    ]
+
+
+def test_the_prompt_is_the_published_one():
+    shots = [
+        (Asked(words(" cat", " kitten"), "what is it"), "cat"),
+        (Asked(words(" bus"), "What color is it?"), "red"),
+    ]
+    query = Asked(words(" dog", " puppy"), "is it big?")
+    assert shown(question_prompt(shots, query)) == (
+        "Condition: cat kitten. Question: what is it? Answer: cat\n"
+        "Condition: bus. Question: What color is it? Answer: red\n"
+        "Condition: dog puppy. Question: is it big? Answer:"
+    )
+
+
+def test_without_words_nothing_tells_of_an_image():
+    pool = list(
+        zip([(), ()], [Question("a", "what is it", ("two", "2", "2"), "number"), *_questions("b")])
+    )
+    (prompt,) = make_prompts([((), _questions("c")[0])], pool, [(1, 0)])
+    assert shown(prompt) == (
+        "Question: question 0? Answer: yes\nQuestion: what is it? Answer: 2\n"
+        "Question: question 0? Answer:"
+    )
+
+
+def test_shots_are_of_other_images_and_depend_on_their_query_alone():
+    pool = _questions([i // 3 for i in range(30)])
+    drawn = vqa.draw_shots(pool, pool, 27, seed=3)
+    for query, shots in zip(pool, drawn, strict=True):
+        assert len(set(shots)) == 27 and query.image not in {pool[j].image for j in shots}
+    assert vqa.draw_shots(pool[:5], pool, 27, seed=3) == drawn[:5]
+    assert vqa.draw_shots(pool[:5], pool, 2, seed=3) == [shots[:2] for shots in drawn[:5]]
+    assert vqa.draw_shots(pool, pool, 27, seed=4) != drawn
+    counts = np.bincount(
+        np.concatenate([vqa.draw_shots(pool[:1], pool, 2, seed=s)[0] for s in range(1350)]),
+        minlength=30,
+    )
+    assert (counts[:3] == 0).all() and (np.abs(counts[3:] - 100) < 45).all(), (
+        "each of 27 is drawn about 100 times"
+    )
+    with pytest.raises(
+        DataError, match=r"28 examples were asked for, but only 27 questions .* than 0.jpg"
+    ):
+        vqa.draw_shots(pool, pool, 28, seed=3)
+
+
+def test_similar_shots_end_with_the_most_similar():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((40, 6))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    pool, queries = (
+        _questions([i % 20 for i in range(30)]),
+        _questions([i % 20 for i in range(30, 40)]),
+    )
+    chosen = vqa.similar_shots(
+        queries, pool, vectors[30:].astype(np.float32), vectors[:30].astype(np.float32), 4, seed=0
+    )
+    for i, shots in enumerate(chosen):
+        ranked = sorted(
+            (j for j in range(30) if pool[j].image != queries[i].image),
+            key=lambda j: vectors[30 + i] @ vectors[j],
+        )
+        assert list(shots) == ranked[-4:]
+
+
+def test_equal_questions_are_drawn_by_seed():
+    vectors = np.ones((20, 1), np.float32)
+    pool = _questions(range(20))
+    chosen = [
+        vqa.similar_shots(pool[:1], pool, vectors[:1], vectors, 3, seed=s)[0] for s in range(40)
+    ]
+    assert len(set(chosen)) > 30 and {j for shots in chosen for j in shots} == set(range(1, 20))
+
+
+@pytest.fixture(scope="module")
+def smollm2(asset):
+    path = asset("smollm2-135m-instruct")
+    config, params = load_llama(path)
+    return LLMEngine(Llama(config), params), load_text_tokenizer(path)
+
+
+SHOTS = [
+    (Asked(words(" cat", " kitten", " pet"), "what animal is it?"), "cat"),
+    (Asked(words(" bus", " school", " yellow"), "what is the color of the bus?"), "yellow"),
+    (Asked(words(" train", " rails", " station"), "what is on the tracks?"), "train"),
+]
+QUERIES = [
+    (Asked(words(" pizza", " slice", " crust"), "what food is it?"), "pizza"),
+    (Asked(words(" car", " red", " road"), "what is the color of the car?"), "red"),
+    (Asked(words(" horse", " saddle", " farm"), "what is the cowboy riding?"), "horse"),
+]
+PROMPTS = [question_prompt(SHOTS, query) for query, _ in QUERIES]
+
+
+def test_the_language_model_answers_from_obvious_words(smollm2):
+    true = [answer for _, answer in QUERIES]
+    ways = [
+        vqa.answering(way, 3, 6, ["red", "pizza", "horse", "surfboard"]).answer(
+            *smollm2, PROMPTS, ""
+        )
+        for way in ("open", "closed")
+    ]
+    assert ways == [[f" {answer}" for answer in true], true]
+
+
+SETTING = {
+    "dataset": "photos",
+    "llm": "tiny",
+    "tower": "conse",
+    "shots": 4,
+    "shot_choice": "random",
+    "tokens": 21,
+    "representation": "words",
+}
+
+
+def _row(value, count, answering="open", control="none", answer_type="all", **changes):
+    fields = (
+        SETTING | {"answering": answering, "control": control, "answer_type": answer_type} | changes
+    )
+    return Result("vqa_accuracy", value, count, (value - 0.1, value + 0.1), fields)
+
+
+def test_rows_are_controls_and_columns_types():
+    rows = [
+        _row(0.5, 20),
+        _row(0.25, 8, answer_type="color"),
+        _row(0.3, 20, control="shuffled"),
+        _row(0.75, 12, answer_type="number"),
+    ]
+    rows += [_row(0.8, 20, answering="closed")]
+    (table,) = render(rows, vqa.TABLE)
+    assert list(table.head) == ["", "All (20)", "Color (8)", "Number (12)"]
+    assert [list(row) for row in table.rows] == [
+        [
+            "Open answers\nthe picture's words",
+            "0.50\n0.40–0.60",
+            "0.25\n0.15–0.35",
+            "0.75\n0.65–0.85",
+        ],
+        ["Open answers\ncontrol: another picture's words", "0.30\n0.20–0.40", "–", "–"],
+        ["Closed answers\nthe picture's words", "0.80\n0.70–0.90", "–", "–"],
+    ]
+    assert all(
+        part in table.caption for part in ("photos", "4 examples", "21 words", "tiny", "conse")
+    )
+
+
+def test_each_setting_has_its_table():
+    rows = [
+        _row(0.5, 20),
+        _row(0.6, 20, dataset="shapes"),
+        _row(0.7, 20, llm="large"),
+        _row(0.4, 20, shot_choice="similar"),
+    ]
+    tables = {table.rows[0][1].splitlines()[0]: table.caption for table in render(rows, vqa.TABLE)}
+    assert tables.keys() == {"0.50", "0.60", "0.70", "0.40"}
+    assert "shapes" in tables["0.60"] and "large" in tables["0.70"]
+    assert "most similar" in tables["0.40"] and "drawn" in tables["0.50"]

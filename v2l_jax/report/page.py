@@ -10,12 +10,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from v2l_jax.report import images, plots
+from v2l_jax.report import accuracy, images, plots
 from v2l_jax.report import rows as tables
 from v2l_jax.report.curves import Curves, curve_plots
 from v2l_jax.report.data import PhotoRow, ReportData, TaskSection
 from v2l_jax.report.visible_text import visible_pieces, visible_text
-from v2l_jax.tasks import few_shot_tables
 
 _NUMBERS = dict(
     enumerate(
@@ -32,7 +31,7 @@ def render_page(data: ReportData) -> str:
     without data becomes a sentence that names the job which makes it.
     """
     rows = tables.as_rows(data.results)
-    few_shot = few_shot_tables.few_shot_tables(rows, data.to_beat)
+    few_shot = accuracy.few_shot_tables(rows, data.to_beat)
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),
         autoescape=True,
@@ -48,7 +47,7 @@ def render_page(data: ReportData) -> str:
         "spelled": lambda number: _NUMBERS.get(number, str(number)),
         "interval": _interval,
         "duration": _duration,
-        "control_label": few_shot_tables.control_label,
+        "control_label": accuracy.control_label,
         "metric_label": tables.metric_label,
         "setting": _setting,
         "value": _value,
@@ -57,7 +56,7 @@ def render_page(data: ReportData) -> str:
     return environment.get_template("page.html").render(
         data=data,
         css=Markup(_read("page.css")),
-        headline=few_shot_tables.headline(few_shot),
+        headline=accuracy.headline(few_shot),
         facts=_facts(rows),
         photos=[_photo(photo) for photo in data.photos],
         few_shot=few_shot,
@@ -112,7 +111,7 @@ def _section(section: TaskSection) -> dict[str, Any]:
     }
 
 
-def _accuracy_plots(few_shot: Sequence[few_shot_tables.FewShotTable]) -> list[list[Markup]]:
+def _accuracy_plots(few_shot: Sequence[accuracy.FewShotTable]) -> list[list[Markup]]:
     return [
         [
             Markup(plots.accuracy_plot(group, f"accuracy-{number}-{group.ways}"))

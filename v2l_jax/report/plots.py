@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from v2l_jax.tasks.few_shot_tables import FewShotGroup
+from v2l_jax.report.accuracy import FewShotGroup
 
 Numbers = Sequence[int | float]
 

@@ -1,9 +1,4 @@
-"""Which of a photo's nearest words the language model gets to see, and in what order its examples
-come.
-
-The paper shows the nearest words as they are (Zhu et al. 2024, section 3.2); often they are one
-word five times (" Dog", " dog", " dogs").
-"""
+"""Which of an image's nearest words are shown: all, one a spelling, or diverse ones."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +11,6 @@ from jaxtyping import Array, Float, Int
 
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.codebook.filter import spelling_groups
-from v2l_jax.data.episodes import Episode
 from v2l_jax.ops.batches import in_batches
 
 
@@ -117,21 +111,3 @@ def _pick(
     _, rest = jax.lax.scan(step, state, None, length=count - 1)
     ids, scores = (jnp.concatenate([one[None], more]).T for one, more in zip(first, rest))
     return ids, scores
-
-
-def nearest_last(
-    episodes: Sequence[Episode], vectors: Float[np.ndarray, "images dim"]
-) -> list[Episode]:
-    """The episodes with their shots sorted so that the one most similar to the query comes last.
-
-    Models weigh the end of a prompt most (Lu et al. 2022); similarity is the inner product of the
-    images' vectors.
-    """
-    likeness = lambda shot, episode: float(vectors[shot.index] @ vectors[episode.query.index])
-    return [
-        dataclasses.replace(
-            episode,
-            shots=tuple(sorted(episode.shots, key=lambda shot, e=episode: likeness(shot, e))),
-        )
-        for episode in episodes
-    ]

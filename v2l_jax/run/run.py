@@ -90,6 +90,11 @@ class Run:
         return self._codebook(codebook.global_path(self.workdir))
 
     @functools.cached_property
+    def candidates(self) -> Codebook:
+        """The words that the global codebook was chosen from, checked like it."""
+        return self._codebook(codebook.candidates_path(self.workdir))
+
+    @functools.cached_property
     def trained(self) -> building.TrainedTokenizer:
         """The trained tokenizer: model, variables on every device, and codebooks."""
         return building.trained_tokenizer(
@@ -109,29 +114,21 @@ class Run:
             images in another run of a task, so its file is also keyed by them.
           source: the images.
         """
-        if name not in tokenize.SPLITS:
-            paths = getattr(source, "paths", None)
-            if paths is None:
-                paths = [source[i]["path"] for i in range(len(source))]
-            name = f"{name}-{hashlib.sha256(json.dumps(list(paths)).encode()).hexdigest()[:12]}"
-        return features.cached(self.config, self.workdir, name, source)
+        return features.cached(self.config, self.workdir, self.file_name(name, source), source)
+
+    def file_name(self, name: str, source: Source) -> str:
+        """What files about a source are called: its name, and for images that are not the run's own
+        a digest of their paths.
+        """
+        if name in tokenize.SPLITS:
+            return name
+        known = getattr(source, "paths", None)
+        paths = known or [source[i]["path"] for i in range(len(source))]
+        return f"{name}-{hashlib.sha256(json.dumps(list(paths)).encode()).hexdigest()[:12]}"
 
     def split_features(self, split: str) -> Float[np.ndarray, "images dim"]:
         """The tower's unit vectors of the run's own photos; `split` is "train" or "held_out"."""
         return self.features(split, self.photos.train if split == "train" else self.photos.held_out)
-
-    def words(self, split: str, k: int) -> list[tuple[str, ...]]:
-        """The k nearest global words of each photo of a split, nearest first."""
-        return self.nearest_words(self.split_features(split), k)
-
-    def nearest_words(
-        self, vectors: Float[np.ndarray, "images dim"], k: int, book: Codebook | None = None
-    ) -> list[tuple[str, ...]]:
-        """The k words of a codebook, the global one by default, nearest to each of the tower's
-        image vectors, nearest first.
-        """
-        book = book or self.global_words
-        return [tuple(book.texts[i] for i in row) for row in self.nearest_ids(vectors, k, book)]
 
     def nearest_ids(
         self, vectors: Float[np.ndarray, "images dim"], k: int, book: Codebook | None = None
@@ -145,6 +142,10 @@ class Run:
     def tokens(self, split: str) -> TokenStreams:
         """The token ids of a split as the tokenize job left them, by stream."""
         return tokenize.read(self.workdir, split)
+
+    def has_tokens(self, split: str) -> bool:
+        """Whether `tokens` has something to read."""
+        return split in tokenize.SPLITS and tokenize.path_of(self.workdir, split).exists()
 
     def folder(self, task: str) -> pathlib.Path:
         """Where a task keeps pictures and examples for the report; made if it is not there."""

@@ -38,11 +38,11 @@ from v2l_jax.metrics.results import Result, Scalar, mean, proportion
 from v2l_jax.options import CONTROLS, COUNT, POSITIVE, SHARE, TEXT, each, one_of, option
 from v2l_jax.report.data import Gallery, PromptExample, Table, TaskSection
 from v2l_jax.report.tables import Number, Published, TableSpec, render, with_fields
+from v2l_jax.representations.controls import derangement
 from v2l_jax.run import building, loading
 from v2l_jax.run.pictures import PictureQuality, from_words, save_pictures, to_words
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
-from v2l_jax.tasks.classification import derangement
 from v2l_jax.tasks.harness.galleries import kept_gallery
 from v2l_jax.tasks.harness.noised_examples import NoisedExamples
 from v2l_jax.tasks.harness.windows import PromptPieces, Window, WindowFilling, WindowPrompts, cover

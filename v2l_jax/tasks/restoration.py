@@ -22,11 +22,11 @@ from v2l_jax.options import CONTROLS, COUNT, POSITIVE, option
 from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
 from v2l_jax.report.plots import Line, curve_plot
+from v2l_jax.representations.controls import derangement
 from v2l_jax.run import loading
 from v2l_jax.run.pictures import PictureQuality, from_words, read_pictures, save_pictures
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
-from v2l_jax.tasks.classification import derangement
 from v2l_jax.tasks.restoration_prompts import (
     copy_nearest,
     draw_masks,

@@ -12,9 +12,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from v2l_jax.atomic_write import atomic_write
-from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import codebook
 from v2l_jax.metrics.clip_score import (
     VocabularyScores,
     normalized_scores,
@@ -25,12 +23,12 @@ from v2l_jax.metrics.clip_score import (
 )
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.options import COUNT, POSITIVE, each, one_of, option
-from v2l_jax.report.data import TaskSection
+from v2l_jax.report.data import Table, TaskSection
+from v2l_jax.report.tables import Number, Published, TableSpec, render
+from v2l_jax.report.word_ring import word_ring
+from v2l_jax.representations.controls import derangement
 from v2l_jax.run import loading
 from v2l_jax.run.run import Run
-from v2l_jax.tasks.classification import derangement
-from v2l_jax.tasks.semantic_quality_tables import semantic_quality_lead, semantic_quality_tables
-from v2l_jax.tasks.word_ring import word_ring
 
 POSITION = 40
 """Where its section stands on the page."""
@@ -87,7 +85,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
             f"{most} words a photo are asked, but the global codebook has {len(run.global_words)}"
         )
     vectors, kind = run.split_features("held_out"), run.config.tower.partition(":")[0]
-    candidates = Codebook.load(codebook.candidates_path(run.workdir))
+    candidates = run.candidates
     bounds = vocabulary_scores(vectors, np.asarray(candidates.embeddings))
     nearest = run.nearest_ids(vectors, most)
     _write_rings(run, vectors, nearest)
@@ -142,13 +140,79 @@ def _write_rings(
             draft.write_text(svg, encoding="utf-8")
 
 
+_LEAD = (
+    "A word is as near to a photo as the cosine of their two vectors says. The score of a photo is "
+    "the mean over its words; the relative score divides it by that of the best word of the whole "
+    "vocabulary, so that 1 is the bound. The same tower chose the words and judges them, as in the "
+    "paper, so compare with the controls: another photo's words (where classes are few, it is "
+    "often of the same class), and the mean over all words. (There is no row without words: no "
+    "words, no cosine.) The last column is another reading of a relative score, 0 for the worst "
+    "word of the vocabulary and 1 for the best; the paper gives no formula for its CLIP-R."
+)
+_NOT_CLIP = (
+    " These are scores of a ConSE tower, not of CLIP: its cosines have another scale and it knows "
+    "only its classifier's classes, so the paper's numbers stand in a table of their own."
+)
+PUBLISHED = tuple(
+    Published(
+        f"{method}\n{codebook}, ImageNet-1K", {"clip_score": score, "clip_r": r}, {"tokens": tokens}
+    )
+    for method, codebook, tokens, score, r in (
+        ("SPAE", "PaLM-2", 5, 0.1868, 0.7147),
+        ("V2L (the paper)", "E-LLaMA-2", 5, 0.2576, 0.9165),
+        ("SPAE", "PaLM-2", 21, 0.1815, 0.6901),
+        ("V2L (the paper)", "E-LLaMA-2", 21, 0.2427, 0.8520),
+    )
+)
+"""Table 2 of Zhu et al. 2024."""
+
+_HEADS = {
+    f"{kind}_{metric}": head.format(name)
+    for kind, name in (("clip", "CLIP"), ("conse", "ConSE"))
+    for metric, head in (("score", "{} score"), ("r", "{}-R"), ("r_min_max", "Min–max"))
+}
+TABLE = TableSpec(
+    caption=(
+        "{count} photos of {dataset}, {vocabulary:,} words to choose from, 95 % intervals; tower "
+        "{tower}"
+    ),
+    rows=("llm", "control", "tokens"),
+    columns=("metric",),
+    tables=("dataset", "vocabulary", "tower"),
+    labels={
+        "control": {
+            "none": "The photo's words\n{llm}",
+            "shuffled": "Control: another photo's words",
+            "random": "Control: any word, on average",
+        },
+        "metric": _HEADS,
+    },
+    row_label="{control}",
+    row_columns={"tokens": "Words a photo"},
+    numbers={metric: Number(4) for metric in _HEADS},
+    published=PUBLISHED,
+)
+_OWN_SCALE = dataclasses.replace(
+    TABLE,
+    published_apart="Table 2 of the paper: CLIP scores, which do not compare with the table above",
+)
+
+
 def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
     """Table 2 with controls and the paper's rows, and photos ringed by their words."""
     kind = results[0].metric.partition("_")[0]
     return TaskSection(
         "semantic_quality",
         "How near words are to their photos",
-        semantic_quality_lead(kind),
-        tables=semantic_quality_tables(results, kind),
+        _LEAD + ("" if kind == "clip" else _NOT_CLIP),
+        tables=tables(results),
         figures=[ring.read_text(encoding="utf-8") for ring in _rings(run)],
     )
+
+
+def tables(results: Sequence[Result]) -> list[Table]:
+    """Our rows and the paper's: below ours for a CLIP, apart for another tower, whose scores are
+    not comparable.
+    """
+    clip = results[0].metric.startswith("clip")
+    return render(results, TABLE if clip else _OWN_SCALE)

@@ -9,31 +9,25 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from v2l_jax.codebook.codebook import Codebook
-from v2l_jax.codebook.filter import count_hits, keep_frequent
 from v2l_jax.data.episodes import Episode, draw_episodes
-from v2l_jax.jobs import codebook
 from v2l_jax.metrics.results import Result, Scalar, mean, proportion
 from v2l_jax.options import POSITIVE, SHARE, each, number, option
-from v2l_jax.report.data import TaskSection
-from v2l_jax.representations.token_choice import (
-    TokenChoice,
-    choose_words,
-    nearest_last,
-    single_words,
-)
+from v2l_jax.report.data import Table, TaskSection
+from v2l_jax.report.tables import Number, TableSpec, render, with_fields
+from v2l_jax.representations.base import ImageSet, Segments
+from v2l_jax.representations.v2l_words import Options as Words
 from v2l_jax.run import loading
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
-from v2l_jax.tasks.classification import Scoring, check_lengths, classify, hits
-from v2l_jax.tasks.few_shot import named_labels
-from v2l_jax.tasks.token_choice_tables import token_choice_tables
+from v2l_jax.tasks.few_shot import Scoring, answering, hits, make_prompts
+from v2l_jax.tasks.harness import loop
+from v2l_jax.tasks.harness.answers import Given
+from v2l_jax.tasks.harness.classes import named_labels, nearest_last
 
 POSITION = 30
 """Where its section stands on the page."""
@@ -82,9 +76,7 @@ class Way:
     Attributes:
       name: as in results and tables.
       against: the way that it changes in one thing.
-      choice: of words.
-      book: "published" merges no spellings, "own" is the run's global codebook, "single words" is
-        its unigrams.
+      words: how images are written.
       scoring: how answers are read; None asks no language model but takes the class of the shot
         that is most like the query.
       nearest_last: order shots by likeness to the query.
@@ -92,44 +84,33 @@ class Way:
 
     name: str
     against: str
-    choice: TokenChoice
-    book: Literal["published", "own", "single words"] = "own"
+    words: Words = Words()
     scoring: Scoring | None = Scoring()
     nearest_last: bool = False
 
 
 def ways_to_choose(c: ConfigDict) -> list[Way]:
     """The ways compared, each after the one it is compared with; the first is the paper's."""
-    nearest = TokenChoice(c.tokens)
-    merged = TokenChoice(c.tokens, merge=True)
-    own, lemmas = "words of the run's codebook", "lemmas merged"
+    published, merged = Words("published"), Words(selection="diverse", mmr=1.0)
+    merged_published = Words("published", selection="diverse", mmr=1.0)
+    paper, own, lemmas = "the paper's way", "words of the run's codebook", "lemmas merged"
     ways = [
-        Way("the paper's way", "", nearest, "published", Scoring("greedy", calibrate=False)),
-        Way("likelihood", "the paper's way", nearest, "published", Scoring(calibrate=False)),
-        Way("calibrated", "likelihood", nearest, "published"),
-        Way("lemmas merged in the published codebook", "calibrated", merged, "published"),
-        Way(own, "calibrated", nearest),
+        Way(paper, "", published, Scoring("greedy", calibrate=False)),
+        Way("likelihood", paper, published, Scoring(calibrate=False)),
+        Way("calibrated", "likelihood", published),
+        Way("lemmas merged in the published codebook", "calibrated", merged_published),
+        Way(own, "calibrated"),
         Way(lemmas, own, merged),
-        Way("single words", own, nearest, "single words"),
-        Way("nearest shot last", own, nearest, nearest_last=True),
-        Way(
-            "no words: the class of the nearest shot",
-            "the paper's way",
-            nearest,
-            scoring=None,
-            nearest_last=True,
-        ),
+        Way("single words", own, Words(single_words=True)),
+        Way("nearest shot last", own, nearest_last=True),
+        Way("no words: the class of the nearest shot", paper, scoring=None, nearest_last=True),
     ]
-    ways += [
-        Way(f"lemmas merged, mmr {x:g}", lemmas, dataclasses.replace(merged, mmr=float(x)))
-        for x in c.mmr
-    ]
-    ways += [
-        Way(
-            f"lemmas merged, adaptive {x:g}", lemmas, dataclasses.replace(merged, adaptive=float(x))
-        )
-        for x in c.adaptive
-    ]
+    for x in map(float, c.mmr):
+        words = dataclasses.replace(merged, mmr=x)
+        ways.append(Way(f"lemmas merged, mmr {x:g}", lemmas, words))
+    for x in map(float, c.adaptive):
+        words = dataclasses.replace(merged, adaptive=x)
+        ways.append(Way(f"lemmas merged, adaptive {x:g}", lemmas, words))
     return ways
 
 
@@ -167,12 +148,11 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     """Accuracy of each missing way, what it adds to the way it changes, and to the paper's way:
     paired differences.
     """
-    c, study = run.config.evaluate.token_choice, Study(run)
-    by_name = {way.name: way for way in ways_to_choose(c)}
-    for setting in missing:
-        study.check_lengths(by_name[setting["choice"]], setting["ways"], setting["photos"])
-    for setting in missing:
-        way, where = by_name[setting["choice"]], (setting["ways"], setting["photos"])
+    study = Study(run)
+    by_name = {way.name: way for way in ways_to_choose(run.config.evaluate.token_choice)}
+    places = [(by_name[s["choice"]], s["ways"], s["photos"]) for s in missing]
+    loop.check_lengths(run, (study.questions(*place) for place in places))
+    for setting, (way, *where) in zip(missing, places, strict=True):
         right = study.right(way, *where)
         rows = [proportion(ACCURACY, int(right.sum()), len(right))]
         if way.against:
@@ -182,82 +162,54 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
 
 
 class Study:
-    """Episodes, words and answers, each made once; answers are kept in the task's folder, so that a
-    run can go on later.
+    """Episodes, written images and answers, each made once; answers are kept in the task's folder,
+    so that a run can go on later.
     """
 
     def __init__(self, run: Run):
         self.run = run
-        self.vectors = np.concatenate(
-            [run.split_features(split) for split in ("train", "held_out")]
-        )
-        self._books: dict[str, Codebook] = {}
-        self._words: dict[tuple[str, TokenChoice], list[tuple[str, ...]]] = {}
+        self.images = ImageSet.own(run)
+        self.vectors = self.images.image_embeddings(run)
+        self._written: dict[Words, Sequence[Segments]] = {}
         self._episodes: dict[tuple[int, str], Sequence[Episode]] = {}
 
     def right(self, way: Way, ways: int, photos: str) -> Int[np.ndarray, " episodes"]:
         """1 for each episode that the language model answers correctly, else 0."""
-        c, path = (
-            self.run.config.evaluate.token_choice,
-            self.run.folder("token_choice") / "right.json",
-        )
+        c = self.run.config.evaluate.token_choice
+        path = self.run.folder("token_choice") / "right.json"
         key = json.dumps(
             [self.run.config.llm, way.name, ways, photos, c.shots, c.tokens, c.episodes]
         )
         kept = read_json(path, {})
         if key not in kept:
-            episodes, words = self.asked(way, ways, photos)
-            label = f"{way.name}, {ways}-way, {photos} photos"
-            if way.scoring is None:
-                answers = [episode.shots[-1].class_name for episode in episodes]
-            else:
-                answers = classify(
-                    self.run.engine, self.run.llm.tokenizer, episodes, words, way.scoring, label
-                )
+            answers = loop.answers(self.run, self.questions(way, ways, photos))
+            episodes = self.episodes(way, ways, photos)
             kept[key] = hits(answers, episodes, way.scoring or Scoring()).astype(int).tolist()
             write_json(path, kept)
         return np.asarray(kept[key], np.int64)
 
-    def check_lengths(self, way: Way, ways: int, photos: str) -> None:
-        """Raises DataError for prompts that do not fit the model's context."""
-        if way.scoring is not None:
-            check_lengths(
-                self.run.engine, self.run.llm.tokenizer, *self.asked(way, ways, photos), way.scoring
-            )
+    def questions(self, way: Way, ways: int, photos: str) -> loop.Questions:
+        """What a way asks about a set of photos."""
+        episodes = self.episodes(way, ways, photos)
+        label = f"{way.name}, {ways}-way, {photos} photos"
+        if way.scoring is None:
+            named = [episode.shots[-1].class_name for episode in episodes]
+            return loop.Questions(label, [], Given(named), lambda answers: [])
+        if way.words not in self._written:
+            tokens = self.run.config.evaluate.token_choice.tokens
+            self._written[way.words] = way.words.segments(self.run, self.images, tokens)
+        prompts = make_prompts(episodes, self._written[way.words], way.scoring)
+        how = answering(episodes, prompts, way.scoring)
+        return loop.Questions(label, [p.whole for p in prompts], how, lambda answers: [])
 
-    def asked(
-        self, way: Way, ways: int, photos: str
-    ) -> tuple[Sequence[Episode], Sequence[Sequence[str]]]:
-        """Episodes in the order of their prompts, and the words of all photos."""
+    def episodes(self, way: Way, ways: int, photos: str) -> Sequence[Episode]:
+        """Episodes in the order of their prompts."""
         if (ways, photos) not in self._episodes:
             self._episodes[ways, photos] = make_episodes(
                 self.run.config, self.run.photos, ways, photos
             )
         episodes = self._episodes[ways, photos]
-        if (way.book, way.choice) not in self._words:
-            book = self.book(way.book)
-            self._words[way.book, way.choice] = choose_words(
-                self.vectors, np.asarray(book.embeddings), book.texts, way.choice
-            )
-        return nearest_last(episodes, self.vectors) if way.nearest_last else episodes, self._words[
-            way.book, way.choice
-        ]
-
-    def book(self, name: str) -> Codebook:
-        """A codebook by its name in `Way`."""
-        if name not in self._books:
-            self._books[name] = self._make_book(name)
-        return self._books[name]
-
-    def _make_book(self, name: str) -> Codebook:
-        own, c = self.run.global_words, self.run.config.codebook
-        if name == "own":
-            return own
-        if name == "single words":
-            return single_words(own)
-        candidates = Codebook.load(codebook.candidates_path(self.run.workdir))
-        counts = count_hits(self.run.split_features("train"), candidates.embeddings, c.filter_top)
-        return candidates.take(keep_frequent(counts, c.filter_min_hits))
+        return nearest_last(episodes, self.vectors) if way.nearest_last else episodes
 
 
 def make_episodes(
@@ -291,12 +243,81 @@ def make_episodes(
     )
 
 
+_COLUMNS = {
+    ("training", ACCURACY): "Training photos",
+    ("held-out", ACCURACY): "Held-out photos",
+    ("held-out", ADDED): "Adds to that",
+    ("held-out", OVER_PAPER): "Adds to the paper’s way",
+}
+_SETTING = ("llm", "dataset", "shots", "tokens", "episodes")
+TABLE = TableSpec(
+    caption=(
+        "{ways}-way {shots}-shot accuracy in percent, {llm}, {dataset}, {count} episodes each"
+    ),
+    rows=("row",),
+    columns=("photos", "metric"),
+    tables=(*_SETTING, "ways"),
+    labels={("photos", "metric"): _COLUMNS},
+    corner="Way to choose",
+    all_columns=True,
+    numbers={
+        ACCURACY: Number(1, scale=100.0, between=" to "),
+        ADDED: Number(1, scale=100.0, sign="+", between=" to "),
+        OVER_PAPER: Number(1, scale=100.0, sign="+", between=" to "),
+    },
+)
+
+
+def tables(results: Sequence[Result]) -> list[Table]:
+    """One table for each number of ways; the way with the best accuracy on training photos, over
+    all ways, is marked.
+    """
+    groups: dict[tuple, list[Result]] = {}
+    for result in results:
+        groups.setdefault(tuple(result.measured_on.get(k) for k in _SETTING), []).append(result)
+    shown = []
+    for members in groups.values():
+        best = best_choice(members)
+        for result in members:
+            if (result.measured_on["photos"], result.metric) in _COLUMNS:
+                shown.append(with_fields(result, row=_row(result, best)))
+    return render(shown, TABLE)
+
+
+def _row(result: Result, best: str | None) -> str:
+    choice, against = (str(result.measured_on[key]) for key in ("choice", "against"))
+    notes = [f"changes: {against}"] * bool(against) + ["best on training photos"] * (choice == best)
+    return "\n".join([choice, *notes])
+
+
+def best_choice(results: Sequence[Result]) -> str | None:
+    """The choice with the highest mean accuracy on training photos over all numbers of ways
+    measured; the earlier of equals.
+
+    What asks no language model is there to compare with, and cannot be picked.
+    """
+    found: dict[str, list[float]] = {}
+    for result in results:
+        on = result.measured_on
+        if (result.metric, on["photos"], on["reader"]) == (
+            "token_choice_accuracy",
+            "training",
+            "language model",
+        ):
+            found.setdefault(str(on["choice"]), []).append(result.value)
+    most = max(map(len, found.values()), default=0)
+    whole = {choice: sum(values) for choice, values in found.items() if len(values) == most}
+    return max(whole, key=whole.__getitem__) if whole else None
+
+
 def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
     """A table for each number of classes."""
     del run
     lead = (
-        "Photos are shown to the language model as a few words; which ones, and how its answer is read, is a choice. Each line changes "
-        "one thing of the line named in it. All lines answer the same episodes, so “adds” is a paired difference, in points of "
-        "accuracy with its 95 % interval. Choices were made by the training photos’ column alone; the other columns are held-out photos."
+        "Photos are shown to the language model as a few words; which ones, and how its answer is "
+        "read, is a choice. Each line changes one thing of the line named in it. All lines answer "
+        "the same episodes, so “adds” is a paired difference, in points of accuracy with its 95 % "
+        "interval. Choices were made by the training photos’ column alone; the other columns are "
+        "held-out photos."
     )
-    return TaskSection("token_choice", "Choosing words", lead, token_choice_tables(results))
+    return TaskSection("token_choice", "Choosing words", lead, tables(results))

@@ -1,20 +1,16 @@
-"""Visual question answering: the language model answers questions about pictures from their words
-(Zhu et al. 2024, Fig. 5).
+"""Visual question answering: the language model answers questions about images from what is written
+of them (Zhu et al. 2024, section 3.4, Figure 5).
 """
 
 import dataclasses
-import pathlib
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
-from PIL import Image
 
-from v2l_jax.atomic_write import atomic_write
-from v2l_jax.data.images import decode_image
 from v2l_jax.data.questions import (
     Question,
     QuestionImages,
@@ -23,23 +19,26 @@ from v2l_jax.data.questions import (
     read_vqa_v2,
     sample_questions,
 )
+from v2l_jax.errors import DataError
 from v2l_jax.metrics.results import Result, Scalar
 from v2l_jax.metrics.vqa import accuracy_by_type, score_answer, vqa_accuracy
 from v2l_jax.options import CONTROLS, COUNT, NAME, POSITIVE, TEXT, each, one_of, option
-from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
+from v2l_jax.report.data import TaskSection
+from v2l_jax.report.tables import Number, TableSpec, render
+from v2l_jax.representations import fingerprint
+from v2l_jax.representations.base import ImageSet, Segments, Text
 from v2l_jax.run.loading import locate
 from v2l_jax.run.run import Run
-from v2l_jax.run.workdir import read_json, write_json
-from v2l_jax.tasks.classification import shuffle_words
-from v2l_jax.tasks.prompts import Words
-from v2l_jax.tasks.question_answering import (
-    answer_closed,
-    answer_open,
-    draw_shots,
-    make_prompts,
-    similar_shots,
+from v2l_jax.tasks.harness import loop
+from v2l_jax.tasks.harness.answers import Answering, LikeliestName, WrittenLine
+from v2l_jax.tasks.harness.examples import (
+    folder_of,
+    keep_examples,
+    kept_examples,
+    prompt_example,
+    words_of,
 )
-from v2l_jax.tasks.vqa_tables import lead, vqa_tables
+from v2l_jax.tasks.harness.prompts import Prompt, answer_text
 
 POSITION = 60
 """Where its section stands on the page."""
@@ -115,7 +114,8 @@ class Options:
         shown: tuple[str, ...] = option(("", "", ""), "what examples are drawn from", each(TEXT))
 
 
-_PICTURE_SIDE = 320
+STOP_STRINGS = ("\n", "Condition:", "Question:")
+"""An answer is a line; a model that goes on with another example has answered."""
 
 
 class QuestionSet(NamedTuple):
@@ -129,7 +129,7 @@ class QuestionSet(NamedTuple):
 
 
 def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
-    """For each set and way of answering a row set with the pictures' words, and one for each
+    """For each set and way of answering a row set with the images' own segments, and one for each
     control.
     """
     c = config.evaluate.vqa
@@ -145,6 +145,7 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
             "candidates",
         )
     }
+    fixed |= fingerprint(config)
     return [
         {"dataset": c[name].name, "answering": answering, "control": control, **fixed}
         for name in c.sets
@@ -200,13 +201,137 @@ _READERS: dict[str, Callable[[ConfigDict], tuple[tuple[Question, ...], tuple[Que
 }
 
 
-class _Task(NamedTuple):
-    """Prompts of a set under one control."""
+def draw_shots(
+    queries: Sequence[Question], pool: Sequence[Question], count: int, seed: int
+) -> list[tuple[int, ...]]:
+    """Examples for each query, drawn without replacement from the questions about other images.
 
-    setting: dict[str, Scalar]
-    questions: QuestionSet
-    prompts: list[str]
-    words: list[Words | None]
+    Args:
+      queries: the questions to be answered; the i-th gets the same shots whatever follows it.
+      pool: the questions that may be shown.
+      count: shots of a query.
+      seed: another seed gives other shots.
+
+    Returns:
+      For each query, indices into `pool` in the order of the prompt.
+
+    Raises:
+      DataError: a query has fewer than `count` questions about other images.
+    """
+    images = np.asarray([question.image for question in pool])
+    return [
+        tuple(np.random.default_rng([seed, i]).permutation(others)[:count].tolist())
+        for i, others in enumerate(_about_other_images(queries, images, count))
+    ]
+
+
+def similar_shots(
+    queries: Sequence[Question],
+    pool: Sequence[Question],
+    query_vectors: Float[np.ndarray, "queries dim"],
+    pool_vectors: Float[np.ndarray, "pool dim"],
+    count: int,
+    seed: int,
+) -> list[tuple[int, ...]]:
+    """As `draw_shots`, but those whose question is most like the query's, the most similar last
+    (Liu et al. 2022).
+
+    Args:
+      queries, pool, count: as in `draw_shots`.
+      query_vectors, pool_vectors: of the questions' texts, L2-normalised; similarity is their dot
+        product.
+      seed: decides among questions that are equally similar, such as the same question about
+        different images.
+
+    Raises:
+      DataError: as in `draw_shots`.
+    """
+    images = np.asarray([question.image for question in pool])
+    chosen = []
+    for i, others in enumerate(_about_other_images(queries, images, count)):
+        shuffled = np.random.default_rng([seed, i]).permutation(others)
+        # Rounding makes a tie of equal texts, whose vectors may differ in the last bits.
+        similarity = np.round(pool_vectors[shuffled] @ query_vectors[i], 5)
+        chosen.append(
+            tuple(shuffled[np.argsort(-similarity, kind="stable")[:count]][::-1].tolist())
+        )
+    return chosen
+
+
+def _about_other_images(
+    queries: Sequence[Question], images: np.ndarray, count: int
+) -> Iterator[np.ndarray]:
+    """For each query, the pool's questions about other images; raises DataError for fewer than
+    `count`.
+    """
+    for query in queries:
+        others = np.flatnonzero(images != query.image)
+        if len(others) < count:
+            raise DataError(
+                f"{count} examples were asked for, but only {len(others)} questions are about other "
+                f"images than {query.image}; ask for fewer shots or give more questions to show"
+            )
+        yield others
+
+
+class Asked(NamedTuple):
+    """A question about an image as the prompt shows it.
+
+    Attributes:
+      image: what is written of the image; nothing hides that there is one.
+      question: its text.
+    """
+
+    image: Segments
+    question: str
+
+
+def question_prompt(shots: Sequence[tuple[Asked, str]], query: Asked) -> Prompt:
+    """`Condition: {image}. Question: {question} Answer: {answer}` lines, the last without its
+    answer.
+
+    A question without its mark gets one; COCO-QA's have none. Without an image the condition is
+    left away.
+    """
+    lines: Prompt = ()
+    for asked, answer in shots:
+        lines += (*_question_part(asked), Text(f"{answer_text(answer)}\n"))
+    return lines + _question_part(query)
+
+
+def _question_part(asked: Asked) -> Prompt:
+    condition = (Text("Condition: "), *asked.image, Text(". ")) if asked.image else ()
+    question = asked.question.strip()
+    mark = "" if question.endswith("?") else "?"
+    return (*condition, Text(f"Question: {question}{mark} Answer:"))
+
+
+def make_prompts(
+    queries: Sequence[tuple[Segments, Question]],
+    pool: Sequence[tuple[Segments, Question]],
+    shots: Sequence[Sequence[int]],
+) -> list[Prompt]:
+    """The prompt of each query.
+
+    Args:
+      queries: what is written of the image, and the question.
+      pool: the same for questions that may be shown; their most given answer is.
+      shots: for each query, the shown ones as indices into `pool`.
+    """
+    shown = [(Asked(image, question.text), question.answer) for image, question in pool]
+    return [
+        question_prompt([shown[j] for j in chosen], Asked(image, question.text))
+        for (image, question), chosen in zip(queries, shots, strict=True)
+    ]
+
+
+def answering(way: str, count: int, max_new_tokens: int, candidates: Sequence[str]) -> Answering:
+    """How `count` prompts are answered: "open", the published way, is greedy decoding up to the end
+    of the line; "closed" takes the likeliest candidate, which ends with the line.
+    """
+    if way == "open":
+        return WrittenLine(max_new_tokens, STOP_STRINGS)
+    return LikeliestName([tuple(candidates)] * count, end="\n")
 
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
@@ -214,126 +339,133 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     first is answered.
     """
     c = run.config.evaluate.vqa
-    tasks = []
-    for name in c.sets:
-        if wanted := [setting for setting in missing if setting["dataset"] == c[name].name]:
-            tasks += _tasks(run, name, wanted)
-    tokenizer = run.llm.tokenizer
-    run.engine.check_lengths(
-        [tokenizer.encode_prompt(text) for task in tasks for text in task.prompts], c.max_new_tokens
-    )
-    for task in tasks:
-        label = ", ".join(str(task.setting[key]) for key in ("dataset", "answering", "control"))
-        if task.setting["answering"] == "open":
-            answers = answer_open(run.engine, tokenizer, task.prompts, c.max_new_tokens, label)
+    sets = {c[name].name: Asking(run, name) for name in c.sets if _wanted(c[name].name, missing)}
+    loop.measure(run, "vqa", missing, lambda setting: sets[setting["dataset"]].questions(setting))
+
+
+def _wanted(dataset: str, missing: Sequence[dict[str, Scalar]]) -> bool:
+    return any(setting["dataset"] == dataset for setting in missing)
+
+
+class Asking:
+    """What the settings of one question set ask: questions, examples and written images, each made
+    once.
+    """
+
+    def __init__(self, run: Run, name: str):
+        c, self.run, self.set = run.config.evaluate.vqa, run, read_set(run.config, name)
+        self.name = c[name].name
+        asked, shown = self.set.asked, self.set.shown
+        self.images = QuestionImages(asked + shown)
+        self.write = loop.Writer(run, ImageSet((f"vqa-{name}", self.images)))
+        if c.shot_choice == "similar":
+            texts = [question.text for question in asked + shown]
+            vectors = run.tower.encode_texts(texts, run.config.tower_options.batch_size)
+            of_asked, of_shown = vectors[: len(asked)], vectors[len(asked) :]
+            self.shots = similar_shots(asked, shown, of_asked, of_shown, c.shots, run.config.seed)
         else:
-            answers = answer_closed(
-                run.engine, tokenizer, task.prompts, task.questions.answers, label
-            )
-        truths = [question.answers for question in task.questions.asked]
-        types = [question.answer_type for question in task.questions.asked]
-        rows = [
-            vqa_accuracy(answers, truths, answer_type="all"),
-            *accuracy_by_type(answers, truths, types),
-        ]
-        run.record("vqa", task.setting, rows)
-        if task.setting["control"] == "none":
-            _write_examples(run, task, answers)
+            self.shots = draw_shots(asked, shown, c.shots, run.config.seed)
 
-
-def _tasks(run: Run, name: str, wanted: Sequence[dict[str, Scalar]]) -> list[_Task]:
-    c, seed = run.config.evaluate.vqa, run.config.seed
-    questions = read_set(run.config, name)
-    asked, shown = questions.asked, questions.shown
-    images = QuestionImages(asked + shown)
-    words = run.nearest_words(run.features(f"vqa-{name}", images), c.tokens)
-    shown_words = {
-        "none": words,
-        "shuffled": shuffle_words(words, seed),
-        "no_tokens": [None] * len(words),
-    }
-    if c.shot_choice == "similar":
-        vectors = run.tower.encode_texts(
-            [question.text for question in asked + shown], run.config.tower_options.batch_size
+    def questions(self, setting: dict[str, Scalar]) -> loop.Questions:
+        """The prompts of a setting."""
+        c, control = self.run.config.evaluate.vqa, str(setting["control"])
+        written = dict(zip(self.images.paths, self.write(control, c.tokens), strict=True))
+        asked, shown = (
+            [(written[question.image], question) for question in group]
+            for group in (self.set.asked, self.set.shown)
         )
-        shots = similar_shots(
-            asked, shown, vectors[: len(asked)], vectors[len(asked) :], c.shots, seed
-        )
-    else:
-        shots = draw_shots(asked, shown, c.shots, seed)
-    tasks = []
-    for setting in wanted:
-        of_image = dict(zip(images.paths, shown_words[setting["control"]], strict=True))
-        with_words = lambda group: [(of_image[question.image], question) for question in group]
-        prompts = make_prompts(with_words(asked), with_words(shown), shots)
-        tasks.append(
-            _Task(setting, questions, prompts, [of_image[question.image] for question in asked])
-        )
-    return tasks
+        prompts = make_prompts(asked, shown, self.shots)
+        way = str(setting["answering"])
 
+        def score(answers: list[str]) -> list[Result]:
+            answers = [answer.strip() for answer in answers] if way == "open" else answers
+            if control == "none":
+                self._keep(way, [image for image, _ in asked], prompts[0], answers)
+            truths = [question.answers for question in self.set.asked]
+            types = [question.answer_type for question in self.set.asked]
+            whole = vqa_accuracy(answers, truths, answer_type="all")
+            return [whole, *accuracy_by_type(answers, truths, types)]
 
-def _folder(run: Run, dataset: str) -> pathlib.Path:
-    """Pictures and examples of this language model and data set."""
-    return run.folder("vqa") / re.sub(r"[^\w.]+", "-", f"{run.config.llm} {dataset}")
+        how = answering(way, len(prompts), c.max_new_tokens, self.set.answers)
+        return loop.Questions(f"{setting['dataset']}, {way}, {control}", prompts, how, score)
 
-
-def _write_examples(run: Run, task: _Task, answers: Sequence[str]) -> None:
-    """Keeps the first questions with their pictures, and the first prompt, for the report."""
-    folder = _folder(run, str(task.setting["dataset"]))
-    folder.mkdir(exist_ok=True)
-    asked = task.questions.asked[: run.config.evaluate.vqa.pictures]
-    examples = []
-    for i, (question, words, answer) in enumerate(zip(asked, task.words, answers)):
-        picture = Image.fromarray(decode_image(question.image))
-        picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
-        with atomic_write(folder / f"{i}.png") as path:
-            picture.save(path, format="PNG")
-        examples.append(
+    def _keep(
+        self, way: str, written: Sequence[Segments], prompt: Prompt, answers: Sequence[str]
+    ) -> None:
+        """Keeps the first questions with their images, and the first prompt, for the report."""
+        asked = self.set.asked[: self.run.config.evaluate.vqa.pictures]
+        examples = [
             {
-                "words": [word.strip() for word in words or ()],
+                "words": words_of(self.run, image),
                 "question": question.text,
                 "answer": answer,
                 "truth": question.answer,
                 "score": score_answer(answer, question.answers),
             }
-        )
-    prompt = {
-        "prompt": task.prompts[0],
-        "answer": f" {answers[0]}",
-        "expected": task.questions.asked[0].answer,
-    }
-    write_json(
-        folder / f"{task.setting['answering']}.json", {"examples": examples, "prompt": prompt}
-    )
+            for question, image, answer in zip(asked, written, answers)
+        ]
+        first = prompt_example(self.run, prompt, f" {answers[0]}", self.set.asked[0].answer)
+        paths = [question.image for question in asked]
+        keep_examples(folder_of(self.run, "vqa", self.name), way, paths, examples, first)
+
+
+_LEAD = (
+    "A language model that never saw a picture answers questions about pictures from their words "
+    "alone, after a few examples. Much of an answer can be guessed from the question, so only what "
+    "stands above the controls was read off the words: without words, and with another picture's "
+    "words. Open answers are generated and count if they are the true one after the published "
+    "normalisation; closed ones are the likeliest of the set's answers."
+)
+_DRAWN_SHAPES = (
+    " The pictures of easy-VQA are drawn shapes. A ConSE tower names photographed things and sees "
+    "neither their form nor their colour, so its rows show what the questions alone give away."
+)
+TABLE = TableSpec(
+    caption=(
+        "{dataset}: accuracy with 95 % intervals; {shots} examples, {shot_choice}; {tokens} words "
+        "a picture; {representation}; {llm}, {tower}"
+    ),
+    rows=("answering", "control"),
+    columns=("answer_type",),
+    tables=("dataset", "llm", "tower", "shots", "shot_choice", "tokens", "representation"),
+    labels={
+        "answering": {"open": "Open answers", "closed": "Closed answers"},
+        "control": {
+            "none": "the picture's words",
+            "no_tokens": "control: no words",
+            "shuffled": "control: another picture's words",
+        },
+        "answer_type": {"all": "All"},
+        "shot_choice": {"random": "drawn by the seed", "similar": "the most similar questions"},
+    },
+    counts_in_head=True,
+    numbers={"vqa_accuracy": Number(2)},
+)
 
 
 def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
-    """A table for each set with its controls, pictures with question, answer and truth, and a
+    """A table for each set with its controls, images with question, answer and truth, and a
     prompt.
     """
-    galleries, prompts = [], []
-    for dataset in dict.fromkeys(str(row.measured_on["dataset"]) for row in results):
-        folder = _folder(run, dataset)
-        for answering in ("open", "closed"):
-            kept = read_json(folder / f"{answering}.json", None)
-            if kept:
-                pictures = [
-                    _picture(folder / f"{i}.png", example)
-                    for i, example in enumerate(kept["examples"])
-                ]
-                galleries.append(Gallery(f"{dataset}, {answering} answers", [pictures]))
-                prompts.append(PromptExample(**kept["prompt"]))
+    on = [result.measured_on for result in results]
+    blind = any("easy" in str(o["dataset"]) and str(o["tower"]).startswith("conse") for o in on)
+    kept = [
+        kept_examples(folder_of(run, "vqa", dataset), way, f"{dataset}, {way} answers", _below)
+        for dataset in dict.fromkeys(str(o["dataset"]) for o in on)
+        for way in ("open", "closed")
+    ]
+    found = [pair for pair in kept if pair]
     return TaskSection(
         "vqa",
         "Questions about pictures",
-        lead(results),
-        vqa_tables(results),
-        galleries=galleries,
-        examples=prompts[:1],
+        _LEAD + (_DRAWN_SHAPES if blind else ""),
+        render(loop.with_representation(results), TABLE),
+        galleries=[gallery for gallery, _ in found],
+        examples=[prompt for _, prompt in found[:1]],
     )
 
 
-def _picture(path: pathlib.Path, example: dict) -> Picture:
+def _below(example: Mapping[str, Any]) -> str:
     mark = "✓" if example["score"] >= 0.5 else f"✗ (truth: {example['truth']})"
-    caption = f"{example['question']}\n{example['answer'] or '(nothing)'} {mark}\nwords: {', '.join(example['words'][:8])}"
-    return Picture(np.asarray(Image.open(path).convert("RGB")), caption)
+    answer, words = example["answer"] or "(nothing)", ", ".join(example["words"][:8])
+    return f"{example['question']}\n{answer} {mark}\nwords: {words}"

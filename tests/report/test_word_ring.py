@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from v2l_jax.tasks.word_ring import place_words, text_width, word_ring
+from v2l_jax.report.word_ring import place_words, text_width, word_ring
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
 WORDS = [" tabby", "cat", " kitten", "Persian cat", " mountain lion", " pet", "animal", " whiskers"]

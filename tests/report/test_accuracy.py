@@ -5,8 +5,8 @@ import math
 import pytest
 
 from v2l_jax.metrics import results
+from v2l_jax.report.accuracy import few_shot_tables, headline
 from v2l_jax.report.rows import Measure, as_rows
-from v2l_jax.tasks.few_shot_tables import few_shot_tables, headline
 
 
 def _row(ways, shots, value, control="none", **more):

@@ -1,0 +1,159 @@
+"""What a representation offers, and the segments that it writes an image as."""
+
+import bisect
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.data.sources import Source
+from v2l_jax.metrics.results import Scalar
+from v2l_jax.run.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A piece of text. Neighbouring texts are joined before they are split into tokens."""
+
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Ids:
+    """Token ids of the language model, which no tokenizer splits again."""
+
+    ids: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Slots:
+    """Vectors that stand where embeddings of tokens would.
+
+    Attributes:
+      vectors: of the size of the language model's embedding.
+    """
+
+    vectors: Float[Any, "slots hidden"]
+
+
+Segment = Text | Ids | Slots
+Segments = tuple[Segment, ...]
+
+
+class ImageSet(Sequence[str]):
+    """Images that a task shows, in a fixed order; its items are their paths.
+
+    Attributes:
+      parts: (name, images) of each source, one after another. "train" and "held_out" are the run's
+        own images; files in the workdir are named after the part.
+    """
+
+    def __init__(self, *parts: tuple[str, Source]):
+        self.parts = parts
+        self._ends = list(itertools.accumulate(len(images) for _, images in parts))
+
+    @classmethod
+    def own(cls, run: Run) -> "ImageSet":
+        """The run's own images: those trained on, then the others."""
+        return cls(("train", run.photos.train), ("held_out", run.photos.held_out))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> str:
+        """The path of an image, or what else its source calls it."""
+        part = bisect.bisect_right(self._ends, index)
+        images = self.parts[part][1]
+        inside = index - (self._ends[part - 1] if part else 0)
+        paths = getattr(images, "paths", None)
+        return paths[inside] if paths is not None else images[inside]["path"]
+
+    def image_embeddings(self, run: Run) -> Float[np.ndarray, "images dim"]:
+        """The tower's unit vectors of all images."""
+        return np.concatenate([run.features(name, images) for name, images in self.parts])
+
+
+class Written(Sequence[Segments]):
+    """The segments of every image of a set, each made when it is asked for."""
+
+    def __init__(self, count: int, write: Callable[[int], Segments]):
+        self._count, self._write = count, write
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Segments:
+        return self._write(range(self._count)[index])
+
+    def __iter__(self) -> Iterator[Segments]:
+        return map(self._write, range(self._count))
+
+
+class Representation:
+    """How an image is written for a language model.
+
+    Subclasses are frozen dataclasses whose fields, declared with `option`, are their options.
+    """
+
+    def fingerprint(self) -> dict[str, Scalar]:
+        """Fields that tell rows of this representation from rows of others; its options by
+        default.
+        """
+        return dataclasses.asdict(self) if dataclasses.is_dataclass(self) else {}
+
+    def prepare(self, run: Run, images: ImageSet, budget: int) -> None:
+        """Does, once, the work that can be kept in the workdir; nothing by default.
+
+        Args:
+          run: networks, images and folder.
+          images: what will be written.
+          budget: as for `segments`.
+        """
+
+    def segments(self, run: Run, images: ImageSet, budget: int) -> Sequence[Segments]:
+        """The images as a prompt shows them.
+
+        Args:
+          run: networks, images and folder.
+          images: what is written.
+          budget: how much may be written of an image: words, or what else the representation
+            counts in. A representation of fixed length need not look at it.
+
+        Returns:
+          For each image, in order, its segments; none where nothing tells of the image.
+        """
+        raise NotImplementedError
+
+    def content(self, images: ImageSet) -> Int[np.ndarray, " images"] | None:
+        """For each image, the number of the one whose content its segments tell of: itself, but for
+        controls; None where segments tell nothing of any image.
+        """
+        return np.arange(len(images))
+
+    def new_vocabulary(self) -> Codebook | None:
+        """Rows that the language model's embedding needs besides its own; none by default."""
+        return None
+
+    def init_adapter(self, key: Any) -> Any | None:
+        """Fresh parameters of a network between image and language model; none by default."""
+        del key
+        return None
+
+
+def shown_text(segments: Segments, decode: Callable[[Sequence[int]], str]) -> str:
+    """Segments as a reader of a report sees them; vectors by their number.
+
+    Args:
+      segments: of an image or of a whole prompt.
+      decode: token ids → text.
+    """
+    written = {
+        Text: lambda s: s.text,
+        Ids: lambda s: decode(s.ids),
+        Slots: lambda s: f"[{len(s.vectors)} vectors]",
+    }
+    return "".join(written[type(segment)](segment) for segment in segments)

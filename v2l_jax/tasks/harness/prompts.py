@@ -1,0 +1,48 @@
+"""Prompts as segments: the paper's input-output pairs, and how segments become token ids (Zhu et al.
+2024, section 3.4).
+"""
+
+import itertools
+
+from v2l_jax.errors import DataError
+from v2l_jax.llm.text_tokenizers import TextTokenizer
+from v2l_jax.representations.base import Ids, Segments, Slots, Text
+
+Prompt = Segments
+
+
+def input_part(image: Segments) -> Prompt:
+    """The part of a prompt that shows an image and ends where the answer begins."""
+    return (Text("###\nInput: < "), *image, Text(" >\nOutput:"))
+
+
+def answer_text(answer: str) -> str:
+    """What the language model has to write after "Output:" to give `answer`."""
+    return f" {answer}"
+
+
+def example_part(image: Segments, answer: str) -> Prompt:
+    """The part of a prompt that shows an image with its answer."""
+    return (*input_part(image), Text(f"{answer_text(answer)}\n"))
+
+
+def encode(tokenizer: TextTokenizer, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt.
+
+    Neighbouring texts are joined before they are split into tokens, so that the ids are those of
+    the whole text where a prompt is text alone.
+
+    Raises:
+      DataError: the prompt has slots for vectors.
+    """
+    ids: list[int] = []
+    for position, (kind, group) in enumerate(itertools.groupby(prompt, type)):
+        if kind is Slots:
+            raise DataError("this task asks in token ids, and the representation writes vectors")
+        if kind is Text:
+            text = "".join(segment.text for segment in group)
+            ids += tokenizer.encode(text) if position else tokenizer.encode_prompt(text)
+        else:
+            ids += [] if position else tokenizer.encode_prompt("")
+            ids += [i for segment in group if isinstance(segment, Ids) for i in segment.ids]
+    return ids
