@@ -162,7 +162,7 @@ class Run:
         common = {
             "task": task,
             "llm": self.config.llm,
-            "tower": self.global_words.tower,
+            "tower": self.global_words.tower if self._has_words else self.config.tower,
             "dataset": self.config.data.name,
             **self.identify(task),
             **setting,
@@ -183,6 +183,11 @@ class Run:
             )
         key = json.dumps({"llm": self.config.llm, **setting}, sort_keys=True, default=str)
         merge_results(self.workdir / "results.json", rows, f"evaluate/{task}/{key}")
+
+    @property
+    def _has_words(self) -> bool:
+        """Whether the codebook job has run; a tokenizer that learns its codebook needs none."""
+        return codebook.global_path(self.workdir).exists()
 
     def _codebook(self, path: pathlib.Path) -> Codebook:
         book = Codebook.load(path)

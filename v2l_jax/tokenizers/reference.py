@@ -100,8 +100,8 @@ def tokenizer_from_reference(
         raise CheckpointError(
             f"not a V2L checkpoint in the released layout: it lacks {error}"
         ) from error
-    variables = {"params": _params(arrays), "frozen": frozen}
-    check_shapes(model, variables["params"])
+    variables = {"params": reference_params(arrays), "frozen": frozen}
+    check_shapes(v2l_shapes(model), variables["params"])
     return model, jax.device_put(variables)
 
 
@@ -137,7 +137,8 @@ def to_flax_layout(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array.T)
 
 
-def _params(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def reference_params(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The "params" that published arrays make: those of encoder, decoder and quantizer."""
     params: dict[str, Any] = {}
     for name, array in arrays.items():
         path = parameter_path(name)
@@ -152,26 +153,39 @@ def _put(tree: dict[str, Any], path: tuple[str, ...], value: np.ndarray) -> None
     tree[path[-1]] = value
 
 
-def _infer_model(arrays: Mapping[str, np.ndarray]) -> V2LTokenizer:
+def autoencoder_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The sizes of encoder and decoder, by the names that networks here give them.
+
+    Raises:
+      KeyError: an array is missing.
+    """
     levels = _count(arrays, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
     channels = arrays["encoder.conv_in.weight"].shape[0]
-    widths = [
-        arrays[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)
-    ]
     attending = [
         level for level in range(levels) if f"encoder.down.{level}.attn.0.q.weight" in arrays
     ]
+    return {
+        "channels": channels,
+        "channel_multipliers": tuple(
+            arrays[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] // channels
+            for level in range(levels)
+        ),
+        "num_res_blocks": _count(arrays, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
+        "z_channels": arrays["encoder.conv_out.weight"].shape[0],
+        "attn_resolutions": tuple(_NOMINAL_RESOLUTION >> level for level in attending),
+        "resolution": _NOMINAL_RESOLUTION,
+    }
+
+
+def _infer_model(arrays: Mapping[str, np.ndarray]) -> V2LTokenizer:
+    sizes = autoencoder_sizes(arrays)
+    width = sizes["channels"] * sizes["channel_multipliers"][-1]
     return V2LTokenizer(
-        channels=channels,
-        channel_multipliers=tuple(width // channels for width in widths),
-        num_res_blocks=_count(arrays, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
-        z_channels=arrays["encoder.conv_out.weight"].shape[0],
-        attn_resolutions=tuple(_NOMINAL_RESOLUTION >> level for level in attending),
-        resolution=_NOMINAL_RESOLUTION,
+        **sizes,
         word_dim=arrays["quant_conv.weight"].shape[0],
         num_local_words=arrays["tok_embeddings.weight"].shape[0],
         num_global_words=arrays["tok_embeddings_global.weight"].shape[0],
-        cross_attention_heads=arrays["decoder.mid.cross_attn_1.to_q.weight"].shape[0] // widths[-1],
+        cross_attention_heads=arrays["decoder.mid.cross_attn_1.to_q.weight"].shape[0] // width,
     )
 
 
@@ -182,19 +196,20 @@ def _count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
     return max(found) + 1
 
 
-def check_shapes(model: V2LTokenizer, params: dict[str, Any]) -> None:
-    """Raises CheckpointError for the first parameter that is missing, superfluous, or of another
-    shape than the model's.
-    """
+def v2l_shapes(model: V2LTokenizer) -> dict[str, Any]:
+    """Shapes of a V2L model's parameters."""
     side = model.downsampling
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     image_embedding = jax.ShapeDtypeStruct((1, model.word_dim), jnp.float32)
-    expected = _shapes(
-        jax.eval_shape(lambda a, b: model.init(jax.random.key(0), a, b, 1), image, image_embedding)[
-            "params"
-        ]
-    )
-    found = _shapes(params)
+    init = lambda a, b: model.init(jax.random.key(0), a, b, 1)["params"]
+    return jax.eval_shape(init, image, image_embedding)
+
+
+def check_shapes(expected: dict[str, Any], params: dict[str, Any]) -> None:
+    """Raises CheckpointError for the first parameter that is missing, superfluous, or of another
+    shape than expected.
+    """
+    expected, found = _shapes(expected), _shapes(params)
     for name in sorted(found.keys() | expected.keys()):
         if found.get(name) != expected.get(name):
             raise CheckpointError(

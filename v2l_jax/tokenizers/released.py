@@ -26,7 +26,7 @@ from v2l_jax.atomic_write import atomic_write
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import AssetError, CheckpointError, ConfigError
 from v2l_jax.formats.safetensors_files import read_safetensors
-from v2l_jax.tokenizers.reference import check_shapes
+from v2l_jax.tokenizers.reference import check_shapes, v2l_shapes
 from v2l_jax.tokenizers.v2l_network import V2LTokenizer
 
 FORMAT = "v2l_jax tokenizer 1"
@@ -206,7 +206,7 @@ def load_tokenizer(folder: str | pathlib.Path, llm: str | None = None) -> Releas
     except (AssetError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is not a tokenizer of this version: {error}") from error
     params = flax.traverse_util.unflatten_dict(arrays, sep="/")
-    check_shapes(model, params)
+    check_shapes(v2l_shapes(model), params)
     for book, count in ((local, model.num_local_words), (global_, model.num_global_words)):
         if book.embeddings.shape != (count, model.word_dim) or book.llm != described["llm"]:
             raise CheckpointError(

@@ -1,0 +1,253 @@
+"""VQ-GAN with a learned codebook (Esser et al. 2021): one token stream "local".
+
+By default the row of Zhu et al. 2024, Table 3: V2L's network without cross-attention, a codebook that
+trains, and encoder features that are not normalized. Checkpoints of the published code
+(CompVis/taming-transformers) can be read too.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.typing import Dtype
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.errors import CheckpointError
+from v2l_jax.ops.nearest import nearest_row
+from v2l_jax.options import POSITIVE, WEIGHT, option
+from v2l_jax.tokenizers.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
+from v2l_jax.tokenizers.base import Batch, TokenStreams, TrainOutput, Variables, VisualTokenizer
+from v2l_jax.tokenizers.quantizer import quantize
+from v2l_jax.tokenizers.reference import (
+    autoencoder_sizes,
+    check_shapes,
+    read_reference,
+    reference_params,
+)
+
+WORDS = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of the learned codebook."""
+
+    entries: int = option(32_000, "entries of the codebook", POSITIVE)
+    entry_dim: int = option(256, "length of its vectors", POSITIVE)
+    codebook_weight: float = option(
+        0.33,
+        "of the quantizer loss's term that moves the codebook; checkpoints of the published code were "
+        "trained with 0.25",
+        WEIGHT,
+    )
+
+
+class VQGANNetwork(nn.Module):
+    """Encoder and decoder; the codebook stands outside.
+
+    Attributes: as in `V2LTokenizer`, and
+      entry_dim: length of codebook vectors.
+    """
+
+    channels: int = 128
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 256
+    attn_resolutions: tuple[int, ...] = (16,)
+    resolution: int = 256
+    entry_dim: int = 256
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        attention = attention_levels(
+            self.channel_multipliers, self.attn_resolutions, self.resolution
+        )
+        shape = (self.channels, self.channel_multipliers, self.num_res_blocks)
+        self.encoder = Encoder(*shape, self.z_channels, attention, self.dtype)
+        self.decoder = Decoder(*shape, attention, dtype=self.dtype)
+        self.conv_out = conv3x3(3, self.dtype)
+        self.to_codes = dense(self.entry_dim, self.dtype)
+        self.from_codes = dense(self.z_channels, self.dtype)
+
+    def __call__(self, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """All layers, without a quantizer: for `init`."""
+        return self.to_image(self.decode_features(self.features(image)))
+
+    def features(self, image: Float[Array, "b height width 3"]) -> Float[Array, "b h w d"]:
+        """What the quantizer sees: float32, not normalized."""
+        return self.to_codes(self.encoder(image)).astype(jnp.float32)
+
+    def decode_features(self, vectors: Float[Array, "b h w d"]) -> Float[Array, "b height width c"]:
+        """Input of the last convolution, from codebook vectors."""
+        return self.decoder(self.from_codes(vectors))
+
+    def to_image(
+        self, last_features: Float[Array, "b height width c"]
+    ) -> Float[Array, "b height width 3"]:
+        """The last convolution; float32."""
+        return self.conv_out(last_features).astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGAN(VisualTokenizer):
+    """VQ-GAN; its codebook is the parameter "codebook" [entries, entry_dim].
+
+    Attributes:
+      network: the Flax module.
+      entries: rows of the codebook.
+      codebook_weight: weight of the quantizer loss's term that moves the codebook.
+      quantizer_weight: weight of the whole quantizer loss.
+      mesh: devices that share the search for the nearest entry; None searches where features are.
+    """
+
+    network: VQGANNetwork
+    entries: int
+    codebook_weight: float = 0.33
+    quantizer_weight: float = 1.0
+    mesh: Mesh | None = None
+
+    encoder_parameters = "^(encoder|to_codes|codebook)"
+
+    @property
+    def codebooks(self) -> Mapping[str, int]:
+        """Entries of the one codebook."""
+        return {"local": self.entries}
+
+    @property
+    def dtype(self) -> Dtype:
+        """Type of convolutions and matrix products."""
+        return self.network.dtype
+
+    @property
+    def loss_weights(self) -> Mapping[str, float]:
+        """quantizer_loss."""
+        return {"quantizer_loss": self.quantizer_weight}
+
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        """Parameters; the codebook is uniform within ± 1 / entries, as published."""
+        params = self.network.init(key, batch["image"])["params"]
+        shape, bound = (self.entries, self.network.entry_dim), 1.0 / self.entries
+        codebook = jax.random.uniform(
+            jax.random.fold_in(key, 1), shape, minval=-bound, maxval=bound
+        )
+        return {"params": params | {"codebook": codebook}}
+
+    def codebook(self, variables: Variables) -> Float[Array, "entries d"]:
+        """The codebook's vectors."""
+        return variables["params"]["codebook"]
+
+    def train_forward(
+        self, variables: Variables, batch: Batch, *, step: jax.Array, key: jax.Array
+    ) -> TrainOutput:
+        """Encodes, quantizes and decodes."""
+        del step, key
+        features = self._apply(variables, "features", batch["image"])
+        ids, codebook = self._nearest(variables, features), self.codebook(variables)
+        quantized = quantize(features, ids, codebook[ids], self.codebook_weight)
+        last_features = self._apply(variables, "decode_features", quantized.vectors)
+        image = self._apply(variables, "to_image", last_features)
+        return TrainOutput(image, last_features, {"quantizer_loss": quantized.loss}, {"local": ids})
+
+    def encode(self, variables: Variables, batch: Batch) -> TokenStreams:
+        """Nearest entries in raster order, [b, h, w]."""
+        features = self._apply(variables, "features", batch["image"])
+        return {"local": self._nearest(variables, features)}
+
+    def decode(self, variables: Variables, tokens: TokenStreams) -> Float[Array, "b h w 3"]:
+        """Images from entries."""
+        vectors = self.codebook(variables)[tokens["local"]]
+        return self.to_image(variables, self._apply(variables, "decode_features", vectors))
+
+    def to_image(
+        self, variables: Variables, last_features: Float[Array, "b h w c"]
+    ) -> Float[Array, "b h w 3"]:
+        """The last convolution."""
+        return self._apply(variables, "to_image", last_features)
+
+    def on_mesh(self, mesh: Mesh | None) -> "VQGAN":
+        """The search for the nearest entry, shared by a mesh's devices."""
+        return dataclasses.replace(self, mesh=mesh)
+
+    def with_dtype(self, dtype: Dtype) -> "VQGAN":
+        """The same network with other matrix products."""
+        return dataclasses.replace(self, network=self.network.clone(dtype=dtype))
+
+    def pretrained(self, path: str, codebooks: Mapping[str, Codebook]) -> dict[str, Any]:
+        """The parameters of a checkpoint of the published code, of the same sizes."""
+        del codebooks
+        params = load_taming(path)[1]["params"]
+        check_shapes(self._shapes(), params)
+        return params
+
+    def _shapes(self) -> dict[str, Any]:
+        """Shapes of the parameters."""
+        side = 2 ** (len(self.network.channel_multipliers) - 1)
+        image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        init = lambda image: self.init(jax.random.key(0), {"image": image})["params"]
+        return jax.eval_shape(init, image)
+
+    def _nearest(
+        self, variables: Variables, features: Float[Array, "b h w d"]
+    ) -> Int[Array, "b h w"]:
+        flat = features.reshape(-1, features.shape[-1])
+        ids = nearest_row(flat, self.codebook(variables), mesh=self.mesh)
+        return ids.reshape(features.shape[:-1])
+
+    def _apply(self, variables: Variables, method: str, *inputs: Any) -> Any:
+        return self.network.apply({"params": variables["params"]}, *inputs, method=method)
+
+
+def network_of(model: Any, entry_dim: int, dtype: Dtype) -> VQGANNetwork:
+    """The network of `config.model`."""
+    return VQGANNetwork(
+        model.channels,
+        tuple(model.channel_multipliers),
+        model.num_res_blocks,
+        model.z_channels,
+        tuple(model.attn_resolutions),
+        model.resolution,
+        entry_dim,
+        dtype,
+    )
+
+
+def make(model: Any, train: Any, words: Mapping[str, Any], dtype: Dtype) -> VQGAN:
+    """The tokenizer of `config.model` and `config.train`; see `tokenizers.base`."""
+    del words
+    c = model.vqgan
+    network = network_of(model, c.entry_dim, dtype)
+    return VQGAN(network, c.entries, c.codebook_weight, train.weight_quantizer)
+
+
+def load_taming(path: str | pathlib.Path) -> tuple[VQGAN, Variables]:
+    """Reads a checkpoint of CompVis/taming-transformers; every size is inferred from the arrays.
+
+    Args:
+      path: a PyTorch-Lightning file, `{"state_dict": {name: tensor}}`, read without executing
+        anything. What lies under "loss." (LPIPS, the discriminator) is left out.
+
+    Returns:
+      The tokenizer, with the codebook weight of published training, 0.25, and its "params".
+
+    Raises:
+      CheckpointError: the file lacks an array, or arrays do not fit together.
+    """
+    arrays = read_reference(path)
+    try:
+        codebook = np.asarray(arrays["quantize.embedding.weight"], np.float32)
+        network = VQGANNetwork(**autoencoder_sizes(arrays), entry_dim=codebook.shape[1])
+    except KeyError as error:
+        raise CheckpointError(f"{path} is no VQ-GAN checkpoint: it lacks {error}") from error
+    params = reference_params(arrays)
+    params["to_codes"], params["from_codes"] = params.pop("to_words"), params.pop("from_words")
+    tokenizer = VQGAN(network, len(codebook), codebook_weight=0.25)
+    params["codebook"] = codebook
+    check_shapes(tokenizer._shapes(), params)
+    return tokenizer, {"params": params}
