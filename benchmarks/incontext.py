@@ -32,7 +32,7 @@ from benchmarks.workloads import Denoising, FewShot, Workload, agreement
 from v2l_jax.assets import fetch as assets
 from v2l_jax.llm import llama_weights
 from v2l_jax.llm.engine import LLMEngine
-from v2l_jax.llm.llama import Llama, load_llama, scannable
+from v2l_jax.llm.llama import Llama, load_llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.llm.llama_sharding import place_params
 from v2l_jax.llm.text_tokenizers import load_text_tokenizer
@@ -130,9 +130,7 @@ def random_engines(config: LlamaConfig, dtype: str, token_budget: int) -> Engine
         config, peer.tensors(), llama_weights.HUGGINGFACE_NAMES, jnp.dtype(dtype)
     )
     engine = LLMEngine(
-        Llama(config, jnp.dtype(dtype)),
-        place_params(scannable(params), None),
-        token_budget=token_budget,
+        Llama(config, jnp.dtype(dtype)), place_params(params, None), token_budget=token_budget
     )
     return Engines(
         config, {dtype: engine}, {dtype: machine.matmul_peak(dtype)}, peer, f"torch loop, {dtype}"

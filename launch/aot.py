@@ -1,7 +1,7 @@
 """python -m launch.aot --config=configs/imagenet.py --topology=v5e:16x16 \\
     [--program=train] [--sweep] [--effort=0]
 
-Compiles a config's train step, or LLaMA's prefill or decode step, for a TPU topology that is not
+Compiles a config's train step, or LLaMA's prefill, decode or adapter step, for a TPU topology that is not
 there, and prints what a chip would hold and do: memory by part and whether it fits, FLOPs, bytes,
 collectives by kind and size, and the least step time with its bound. `--sweep` prints a line for 8,
 16, … chips up to the topology named, with the batch growing along (weak scaling) and kept (strong).
@@ -30,6 +30,7 @@ os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
 os.environ.setdefault(
     "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
 )  # compiling takes no chip, so several may at a time
+os.environ["V2L_JAX_CPU_FORMS"] = "off"  # programs are for TPUs, whatever this machine is
 os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
 
@@ -52,16 +53,22 @@ _TOPOLOGY = flags.DEFINE_string(
     "v5e:2x4",
     "Chip and shape, as libtpu names them: v5e:16x16, v4:2x2x4, v5p:2x2x4, v6e:4x4.",
 )
-_PROGRAM = flags.DEFINE_enum("program", "train", ["train", "prefill", "decode"], "What to compile.")
-_LLM = flags.DEFINE_enum("llm", "llama-2-7b", list(programs.LLAMAS), "Model of prefill and decode.")
+_PROGRAM = flags.DEFINE_enum(
+    "program", "train", ["train", *programs.LLM_PROGRAMS], "What to compile."
+)
+_LLM = flags.DEFINE_enum(
+    "llm", "llama-2-7b", list(programs.LLAMAS), "Model of prefill, decode and adapters."
+)
 _BATCH = flags.DEFINE_integer(
     "batch",
     0,
-    "Rows of prefill and decode; 0 = one a chip of the batch axes. Training takes "
+    "Rows of prefill, decode and adapters; 0 = one a chip of the batch axes. Training takes "
     "config.train.batch_size.",
 )
 _LENGTH = flags.DEFINE_integer(
-    "length", 1024, "Tokens of a prompt (prefill), or of a full cache (decode)."
+    "length",
+    1024,
+    "Tokens of a prompt (prefill), of a full cache (decode), or of a training text (adapters).",
 )
 _NUM_IMAGES = flags.DEFINE_integer(
     "num_images", 1_281_167, "Training images of an epoch; ImageNet's by default."
@@ -135,9 +142,8 @@ def estimate(config: ConfigDict, topology: str, batch: int | None = None) -> Est
         config.train.batch_size = batch = batch or config.train.batch_size
         program = programs.train_step(config, mesh, programs.Words(), _NUM_IMAGES.value)
     else:
-        lower = programs.llama_prefill if _PROGRAM.value == "prefill" else programs.llama_decode
         batch = _BATCH.value or max(1, len(devices) // mesh.shape["tensor"])
-        program = lower(_LLM.value, mesh, batch, _LENGTH.value)
+        program = programs.LLM_PROGRAMS[_PROGRAM.value](_LLM.value, mesh, batch, _LENGTH.value)
     try:
         compiled = program.traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from v2l_jax.llm.adapter_step import adapter_optimizer, initial_state, make_adapter_step
 from v2l_jax.llm.llama import KVCache, Llama
 from v2l_jax.llm.llama_config import LlamaConfig, config_from_huggingface
 from v2l_jax.llm.llama_sharding import cache_spec, param_shardings
+from v2l_jax.llm.lora import Lora
 from v2l_jax.parallel.mesh import batch_sharding
 from v2l_jax.run import building
 from v2l_jax.towers import vgg
@@ -137,6 +139,36 @@ def llama_decode(name: str, mesh: Mesh, batch: int, length: int) -> Program:
 
     held = {"parameters": _bytes(params), "cache": _bytes(cache)}
     return Program(jax.jit(decode, donate_argnums=1).trace(params, cache, tokens), held)
+
+
+def adapter_step(
+    name: str, mesh: Mesh, batch: int, length: int, lora: Lora | None = None
+) -> Program:
+    """A training step of LoRA adapters (`Lora()` by default) on a frozen LLaMA in bfloat16: `batch`
+    texts of `length` tokens, half of which are targets.
+    """
+    lora = lora or Lora()
+    model, params = _llama(name, mesh)
+    tx = adapter_optimizer(1e-4, 10, 100)
+    state = jax.eval_shape(lambda: initial_state(jax.random.key(0), model, lora, tx))
+    whole = NamedSharding(mesh, PartitionSpec())
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state)
+    texts = {
+        "tokens": jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=batch_sharding(mesh)),
+        "targets": jax.ShapeDtypeStruct(
+            (batch, length // 2), jnp.int32, sharding=batch_sharding(mesh)
+        ),
+    }
+    held = {
+        "parameters": _bytes(params),
+        "adapters": _bytes(state.adapters),
+        "optimizer": _bytes(state.opt_state),
+    }
+    return Program(make_adapter_step(model, lora, tx).trace(state, texts, params), held)
+
+
+LLM_PROGRAMS = {"prefill": llama_prefill, "decode": llama_decode, "adapters": adapter_step}
+"""What `launch.aot --program` compiles for a language model."""
 
 
 def _llama(name: str, mesh: Mesh) -> tuple[Llama, Any]:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from v2l_jax.errors import CheckpointError
 from v2l_jax.llm.llama import Llama, load_llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
-from v2l_jax.llm.lora import PROJECTIONS, Lora, init_adapters, merged
+from v2l_jax.llm.lora import PROJECTIONS, Lora, init_adapters, scaled
 from v2l_jax.llm.peft_files import CONFIG_FILE, TENSOR_FILE, load_adapters, save_adapters
 
 CONFIG = LlamaConfig(50, 32, 48, 2, 6, 2, 8, 128, 1e-5, rotary_frequencies(8, 10000.0))
@@ -58,12 +58,12 @@ def _theirs(torch, model, tokens):
 
 def _ours(base, lora, adapters, tokens):
     config, params = load_llama(base)
-    params = merged(config, params, adapters, lora.scale)
     model = Llama(config)
     hidden, _ = model.apply(
         {"params": params},
         jnp.asarray(tokens),
         jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape),
+        adapters=scaled(adapters, lora.scale),
     )
     return np.asarray(model.apply({"params": params}, hidden, method="logits"))
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from v2l_jax.llm.llama import KVCache, Llama, cache_dtype, init_cache
+from v2l_jax.llm.llama import KVCache, Llama, init_cache
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.ops.batches import in_batches
 
@@ -69,7 +69,7 @@ def expand(
 
 def _prefill(model: Llama, params: Any, prefix: Int[Array, "1 length"]) -> KVCache:
     positions = jnp.arange(prefix.shape[1], dtype=jnp.int32)[None]
-    cache = init_cache(model.config, 1, prefix.shape[1], cache_dtype(params["layers"], model.dtype))
+    cache = init_cache(model.config, 1, prefix.shape[1], model.dtype)
     return model.apply({"params": params}, prefix, positions, cache=cache)[1]
 
 
@@ -78,7 +78,7 @@ def _continuation(
 ) -> Int[Array, "batch 2"]:
     """Greedy t2 and t3 after the shared prefix and `first`."""
     start, batch = shared.positions.shape[1], first.shape[0]
-    cache = init_cache(model.config, batch, 2, cache_dtype(params["layers"], model.dtype))
+    cache = init_cache(model.config, batch, 2, model.dtype)
     token, chosen = first, []
     for step in range(2):
         positions = jnp.full((batch, 1), start + step, jnp.int32)

@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from v2l_jax.llm.llama import Llama
-from v2l_jax.llm.lora import Adapters, Lora, init_adapters, merged
+from v2l_jax.llm.lora import Adapters, Lora, init_adapters, scaled
 from v2l_jax.llm.text_loss import target_loss
 from v2l_jax.training.optimizer import warmup_cosine
 
@@ -26,7 +26,7 @@ class AdapterState:
 
     Attributes:
       step: int32 scalar, finished steps.
-      adapters: see `finetuning.lora`.
+      adapters: float32, see `lora.Adapters`.
       opt_state: optimizer state of the adapters.
     """
 
@@ -60,23 +60,30 @@ def initial_state(
 
 
 def adapter_loss(
-    model: Llama, params: Any, adapters: Adapters, scale: float, batch: Batch, chunk: int = 256
+    model: Llama,
+    params: Any,
+    adapters: Adapters | None,
+    scale: float,
+    batch: Batch,
+    chunk: int = 256,
 ) -> Float[Array, ""]:
     """Mean cross-entropy of the batch's targets, in nats, under the adapted model.
 
     Args:
       model: the network.
       params: its frozen parameters.
-      adapters, scale: see `finetuning.lora.merged`.
+      adapters: from `init_adapters` or `peft_files.load_adapters`; None is the frozen model.
+      scale: `Lora.scale`.
       batch: {"tokens": int32 [batch, length], -1 pads on the right; "targets": int32 [batch,
         targets], positions of the tokens that count, -1 for none}.
       chunk: target tokens whose logits are held at once.
     """
     tokens, targets = jnp.asarray(batch["tokens"]), jnp.asarray(batch["targets"])
     positions = jnp.where(tokens >= 0, jnp.arange(tokens.shape[1], dtype=jnp.int32), -1)
-    variables = {"params": merged(model.config, params, adapters, scale)}
+    variables = {"params": params}
     ids = jnp.maximum(tokens, 0)
-    hidden, _ = model.apply(variables, ids, positions)
+    changes = None if adapters is None else scaled(adapters, scale)
+    hidden, _ = model.apply(variables, ids, positions, adapters=changes)
     return target_loss(
         lambda x: model.apply(variables, x, method="logits"), hidden, ids, targets, chunk
     )

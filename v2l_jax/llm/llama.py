@@ -1,8 +1,7 @@
-"""The frozen language model: a decoder of the LLaMA family as a pure function of (params, tokens,
-cache).
+"""The language model: a decoder of the LLaMA family as a pure function of (params, tokens, cache).
 
 LLaMA 1/2/3 (arXiv 2302.13971, 2307.09288, 2407.21783), SmolLM2, Mistral (arXiv 2310.06825), Qwen2
-(arXiv 2407.10671). Parameters are frozen: nothing here makes gradients or optimizer state for them.
+(arXiv 2407.10671).
 """
 
 import json
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
@@ -23,21 +21,22 @@ from v2l_jax.errors import CheckpointError
 from v2l_jax.formats.gguf_files import read_gguf
 from v2l_jax.formats.safetensors_files import read_safetensors
 from v2l_jax.llm import llama_weights
+from v2l_jax.llm.bfloat16_slices import floats, slices_bits, storage_dtype, stored, take
 from v2l_jax.llm.llama_config import LlamaConfig, config_from_gguf, config_from_huggingface
 from v2l_jax.llm.llama_sharding import place_params
+from v2l_jax.llm.lora import Adapters, adapt
 from v2l_jax.llm.segment_attention import Segment, attention, causal_attention
 from v2l_jax.ops.matmul import einsum_in
 
 
 class KVCache(NamedTuple):
-    """Keys and values already computed; a pytree that goes in and comes out, never changed in
-    place.
+    """Keys and values already computed: a pytree that `Llama` takes and returns, never changed in
+    place. The type of its arrays is `Llama`'s own business; rows may be selected and joined.
 
     Attributes:
-      keys: [layers, batch, length, kv_heads, head_dim], rotated; bits where the layers' weights are
-        (`scannable`).
+      keys: [layers, batch, length, kv_heads, head_dim], rotated.
       values: [layers, batch, length, kv_heads, head_dim].
-      positions: int32 [batch, length], the position of what a slot holds; -1 for nothing.
+      positions: int32 [batch, length], the position of the token in a slot; -1 for an empty slot.
       cursor: int32 scalar, the slot that is written next, the same in all rows.
     """
 
@@ -50,8 +49,9 @@ class KVCache(NamedTuple):
 def init_cache(
     config: LlamaConfig, batch: int, length: int, dtype: DTypeLike = jnp.float32
 ) -> KVCache:
-    """An empty cache with `length` slots a row."""
+    """An empty cache with `length` slots a row, for a model that computes in `dtype`."""
     shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    dtype = storage_dtype(dtype)
     return KVCache(
         keys=jnp.zeros(shape, dtype),
         values=jnp.zeros(shape, dtype),
@@ -117,16 +117,18 @@ class Llama(nn.Module):
 
     def __call__(
         self,
-        tokens: Int[Array, "batch length"],
+        tokens: Int[Array, "batch length"] | None,
         positions: Int[Array, "batch length"],
         contexts: tuple[KVCache, ...] = (),
         cache: KVCache | None = None,
         keep: bool = False,
+        inputs: Float[Array, "batch length hidden"] | None = None,
+        adapters: Adapters | None = None,
     ) -> tuple[Float[Array, "batch length hidden"], KVCache | None]:
         """Hidden states of new tokens.
 
         Args:
-          tokens: ids; whatever stands at padding is ignored.
+          tokens: ids; ids at padding are ignored.
           positions: position of each token in its own sequence, counted from 0 with contexts
             included, ascending along a row; -1 is padding.
           contexts: read-only caches that the tokens see beside their own. A context's batch may
@@ -137,28 +139,33 @@ class Llama(nn.Module):
             contexts.
           keep: without a cache, return the tokens' keys and values as a full one (`with_room` makes
             room for more).
+          inputs: input embeddings in place of those of `tokens`, which may then be None.
+          adapters: low-rank changes of the layers' projections, of any of `lora.PROJECTIONS`, their
+            factor included (`lora.scaled`).
 
         Returns:
           Final hidden states (after the last norm; float32, meaningless at padding), and the cache
           with the tokens in it.
         """
-        c, length = self.config, tokens.shape[1]
+        c, length = self.config, positions.shape[1]
         positions = positions.astype(jnp.int32)
         angles = jnp.maximum(positions, 0)[..., None] * jnp.asarray(
             c.inverse_frequencies, jnp.float32
         )
         rotation = (jnp.cos(angles), jnp.sin(angles))
-        held_type = cache_dtype(self.layers, self.dtype)
         if cache is not None:
             written = lax.dynamic_update_slice(cache.positions, positions, (0, cache.cursor))
+        by_bits = {name: w for name, w in self.layers.items() if slices_bits(w.dtype)}
+        scanned = {name: w for name, w in self.layers.items() if name not in by_bits}
+        kept_type = storage_dtype(self.dtype)
 
         def block(carry, xs):
             hidden, stacked = carry
-            layer, weights, shared = xs
-            weights = {name: _floats(w) for name, w in weights.items()}
-            queries, keys, values = _project(c, weights, hidden, rotation, self.dtype)
+            layer, weights, changes, shared = xs
+            weights = weights | {name: take(w, layer) for name, w in by_bits.items()}
+            queries, keys, values = _project(c, weights, changes, hidden, rotation, self.dtype)
             segments = [
-                Segment(*map(_floats, kv), context.positions)
+                Segment(*map(floats, kv), context.positions)
                 for kv, context in zip(shared, contexts)
             ]
             window = _window(c, layer)
@@ -168,37 +175,33 @@ class Llama(nn.Module):
             else:
                 start = (layer, 0, cache.cursor, 0, 0)
                 stacked = tuple(
-                    lax.dynamic_update_slice(s, _held(x[None], s.dtype), start)
+                    lax.dynamic_update_slice(s, stored(x[None], s.dtype), start)
                     for s, x in zip(stacked, (keys, values))
                 )
-                seen = (
-                    _floats(lax.dynamic_index_in_dim(s, layer, keepdims=False)) for s in stacked
-                )
+                seen = (floats(lax.dynamic_index_in_dim(s, layer, keepdims=False)) for s in stacked)
                 mixed = attention(
                     queries, positions, [*segments, Segment(*seen, written)], window, self.dtype
                 )
-            hidden = hidden + _matmul(mixed, weights["attention_output"], self.dtype).astype(
+            out = _matmul(mixed, weights["attention_output"], self.dtype)
+            out = adapt(out, mixed, changes, {"o_proj": 1}, self.dtype)
+            hidden = hidden + out.astype(self.residual_dtype)
+            hidden = hidden + _mlp(c, weights, changes, hidden, self.dtype).astype(
                 self.residual_dtype
             )
-            hidden = hidden + _mlp(c, weights, hidden, self.dtype).astype(self.residual_dtype)
-            kept = keep and cache is None
-            return (hidden, stacked), (
-                _held(keys, held_type),
-                _held(values, held_type),
-            ) if kept else None
+            kept = tuple(stored(x, kept_type) for x in (keys, values))
+            return (hidden, stacked), kept if keep and cache is None else None
 
-        held = (
-            _held(self.embedding, jnp.uint16)
-            if self.embedding.dtype == jnp.bfloat16
-            else self.embedding
-        )
-        hidden = _floats(jnp.take(held, tokens, axis=0)).astype(self.residual_dtype)
+        hidden = take(self.embedding, tokens) if inputs is None else inputs
         xs = (
             jnp.arange(c.num_layers),
-            dict(self.layers),
+            scanned,
+            adapters or {},
             tuple((k.keys, k.values) for k in contexts),
         )
-        carry = (hidden, None if cache is None else (cache.keys, cache.values))
+        carry = (
+            hidden.astype(self.residual_dtype),
+            None if cache is None else (cache.keys, cache.values),
+        )
         # Where gradients are taken, a layer is computed again: on the CPU too, writing its
         # activations out takes longer.
         (hidden, stacked), kept = lax.scan(jax.checkpoint(block, prevent_cse=False), carry, xs)
@@ -214,51 +217,23 @@ class Llama(nn.Module):
         return _matmul(hidden, matrix, self.dtype)
 
 
-def scannable(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as `Llama` scans them fastest on this backend; numpy arrays in, numpy arrays out.
-
-    On CPU, XLA turns a whole stack of bfloat16 matrices into float32 before it takes one layer of
-    it, or writes one, so there bfloat16 layers are held as uint16 of the same bits, and `Llama`
-    holds keys and values as it finds its layers.
-    """
-    if jax.default_backend() != "cpu":
-        return dict(params)
-    bits = lambda x: x.view(np.uint16) if x.dtype == jnp.bfloat16 else x
-    return {**params, "layers": jax.tree.map(bits, params["layers"])}
-
-
-def cache_dtype(layers: Mapping[str, Array], dtype: DTypeLike) -> DTypeLike:
-    """The type of keys and values beside such layers: `dtype`, or its bits."""
-    return jnp.uint16 if any(w.dtype == jnp.uint16 for w in layers.values()) else dtype
-
-
-def _floats(x: Array) -> Array:
-    """What `_held` took; anything else as it is."""
-    return lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
-
-
-def _held(x: Array, dtype: DTypeLike) -> Array:
-    """In the type that a stack is held in: bfloat16 as its bits where that is uint16."""
-    return (
-        lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16)
-        if dtype == jnp.uint16
-        else x.astype(dtype)
-    )
-
-
 def _project(
-    config: LlamaConfig, weights: Mapping[str, Array], hidden: Array, rotation, dtype: DTypeLike
+    config: LlamaConfig,
+    weights: Mapping[str, Array],
+    adapters: Adapters,
+    hidden: Array,
+    rotation: tuple[Array, Array],
+    dtype: DTypeLike,
 ) -> tuple[Array, Array, Array]:
     """Scaled and rotated queries [batch, length, kv_heads, group, head_dim], rotated keys and
     values without the group.
     """
     matrix = weights["qkv"]
-    x = _matmul(
-        _rms_norm(hidden, weights["attention_norm"], config.norm_eps),
-        matrix.reshape(config.hidden_size, -1),
-        dtype,
-    )
+    normed = _rms_norm(hidden, weights["attention_norm"], config.norm_eps)
+    x = _matmul(normed, matrix.reshape(config.hidden_size, -1), dtype)
     x = x.reshape(*x.shape[:2], *matrix.shape[1:])
+    widths = {"q_proj": config.queries_per_kv, "k_proj": 1, "v_proj": 1}
+    x = adapt(x, normed, adapters, widths, dtype)
     if config.qkv_bias:
         x = x + weights["qkv_bias"]
     rotated = _rotate(x[..., :-1, :], *rotation)
@@ -267,12 +242,18 @@ def _project(
 
 
 def _mlp(
-    config: LlamaConfig, weights: Mapping[str, Array], hidden: Array, dtype: DTypeLike
+    config: LlamaConfig,
+    weights: Mapping[str, Array],
+    adapters: Adapters,
+    hidden: Array,
+    dtype: DTypeLike,
 ) -> Array:
     """Gated MLP (SwiGLU, arXiv 2002.05202)."""
     x = _rms_norm(hidden, weights["mlp_norm"], config.norm_eps)
     gate_up = _matmul(x, weights["gate_up"], dtype)
-    return _matmul(nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :], weights["down"], dtype)
+    gate_up = adapt(gate_up, x, adapters, {"gate_proj": 1, "up_proj": 1}, dtype)
+    inner = nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :]
+    return adapt(_matmul(inner, weights["down"], dtype), inner, adapters, {"down_proj": 1}, dtype)
 
 
 def _window(config: LlamaConfig, layer: Int[Array, ""]) -> Int[Array, ""] | None:
@@ -314,7 +295,7 @@ def load_llama(
     Args:
       path: a Hugging Face directory (config.json beside model.safetensors or its shards), a .gguf
         file, or a directory with one .gguf file.
-      dtype: what matrices are stored in (see `scannable`); norm scales and biases stay float32.
+      dtype: what matrices are stored in; norm scales and biases stay float32.
       mesh: where the parameters go, by `llama_sharding.TENSOR_RULES`; None is the default device.
 
     Returns:
@@ -330,7 +311,8 @@ def load_llama(
         found = sorted(path.glob("*.gguf"))
         if len(found) != 1:
             raise CheckpointError(
-                f"{path}: expected config.json with safetensors, or one .gguf file, found {len(found)} .gguf files; check the path"
+                f"{path}: expected config.json with safetensors, or one .gguf file, found "
+                f"{len(found)} .gguf files; check the path"
             )
         path = found[0]
     if path.is_dir():
@@ -343,4 +325,4 @@ def load_llama(
         tensors, names = gguf.tensors, llama_weights.GGUF_NAMES
         interleaved = gguf.metadata["general.architecture"] == "llama"
     params = llama_weights.params_from_tensors(config, tensors, names, dtype, interleaved)
-    return config, place_params(scannable(params), mesh)
+    return config, place_params(params, mesh)

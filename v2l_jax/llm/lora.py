@@ -1,21 +1,20 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank changes of a frozen `towers.llama` network, as
-pure functions.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank changes of a frozen language model.
 
 A projection W of shape [out, in] becomes W + alpha / rank * B A, with A [rank, in] and B [out,
-rank]. Only A and B train.
+rank]. Only A and B train. `Llama(..., adapters=scaled(adapters, lora.scale))` computes it.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from v2l_jax.errors import ConfigError
 from v2l_jax.llm.llama_config import LlamaConfig
+from v2l_jax.ops.matmul import einsum_in
 
 Adapters = dict[str, dict[str, Array]]
 """{"q_proj": {"lora_A": [layers, rank, in], "lora_B": [layers, out, rank]}, …}, float32, in the row
@@ -46,7 +45,8 @@ class Lora:
         unknown = sorted(set(self.targets) - set(PROJECTIONS))
         if unknown or not self.targets or len(set(self.targets)) < len(self.targets):
             raise ConfigError(
-                f"LoRA targets are {self.targets}, but must be different names of {', '.join(PROJECTIONS)}"
+                f"LoRA targets are {self.targets}, but must be different names of "
+                f"{', '.join(PROJECTIONS)}"
             )
         if self.rank < 1:
             raise ConfigError(f"the LoRA rank is {self.rank}, but must be at least 1")
@@ -91,65 +91,45 @@ def init_adapters(key: Array, config: LlamaConfig, lora: Lora) -> Adapters:
     return adapters
 
 
-def merged(
-    config: LlamaConfig, params: Mapping[str, Any], adapters: Adapters, scale: float
-) -> dict[str, Any]:
-    """Parameters of the changed network; differentiable in the adapters, constant in `params`.
+def scaled(adapters: Adapters, scale: float) -> Adapters:
+    """Adapters with `Lora.scale` multiplied into B, as `Llama` takes them."""
+    return {
+        target: {"lora_A": matrices["lora_A"], "lora_B": matrices["lora_B"] * scale}
+        for target, matrices in adapters.items()
+    }
 
-    Only the stacks that an adapter touches are new arrays. Sums are taken in float32 and rounded
-    once to the type of the base, as mixed-precision training rounds its float32 weights.
+
+def adapt(
+    product: Float[Array, "batch length *out"],
+    x: Float[Array, "batch length in"],
+    adapters: Adapters,
+    widths: Mapping[str, int],
+    dtype: DTypeLike,
+) -> Float[Array, "batch length *out"]:
+    """Adds the low-rank products of one layer's adapters, x Aᵀ Bᵀ, to the frozen product x W.
+
+    The change of W itself is never built, forward or backward, so the memory of training grows with
+    the adapters and not with W.
 
     Args:
-      config: sizes of the network.
-      params: the frozen parameters of `towers.llama.Llama`, also as `scannable` gives them.
-      adapters: from `init_adapters` or `peft_files.load_adapters`.
-      scale: `Lora.scale`.
+      product: x W. Where W is several projections side by side, they lie along the axis before the
+        last one.
+      x: what was multiplied.
+      adapters: one layer's, scaled; those of other projections are ignored.
+      widths: the projections in W in order, and how many rows each takes of that axis.
+      dtype: of the inputs of the matrix products; sums are float32.
     """
-    layers = dict(params["layers"])
-    changes = {name: _change(config, name, leaf) * scale for name, leaf in adapters.items()}
-    for name, parts in _FUSED.items():
-        if changes.keys() & set(parts):
-            base = lax.stop_gradient(_from_bits(jnp.asarray(layers[name])))
-            change = _fused(config, name, changes, base.shape)
-            layers[name] = (base.astype(jnp.float32) + change).astype(base.dtype)
-    return {**params, "layers": layers}
-
-
-_FUSED = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "attention_output": ("o_proj",),
-    "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
-"""Stack of `towers.llama` to the projections that lie in it side by side."""
-
-
-def _change(
-    config: LlamaConfig, projection: str, adapter: Mapping[str, Array]
-) -> Float[Array, "layers in *out"]:
-    """A B transposed, the output axis as the tower has it."""
-    product = jnp.einsum(
-        "lri,lor->lio", adapter["lora_A"], adapter["lora_B"], precision=lax.Precision.HIGHEST
-    )
-    if projection in ("q_proj", "k_proj", "v_proj"):
-        return product.reshape(*product.shape[:2], config.num_kv_heads, -1, config.head_dim)
-    return product[:, :, None] if projection in ("gate_proj", "up_proj") else product
-
-
-def _fused(
-    config: LlamaConfig, name: str, changes: Mapping[str, Array], shape: tuple[int, ...]
-) -> Array:
-    """The change of a whole stack; zeros where no adapter is."""
-    parts = _FUSED[name]
-    if len(parts) == 1:
-        return changes[parts[0]]
-    widths = {"q_proj": config.queries_per_kv}
-    absent = lambda part: jnp.zeros((*shape[:-2], widths.get(part, 1), shape[-1]))
-    return jnp.concatenate(
-        [changes[part] if part in changes else absent(part) for part in parts], axis=-2
-    )
-
-
-def _from_bits(stack: Array) -> Array:
-    """bfloat16 that `scannable` holds as bits."""
-    return lax.bitcast_convert_type(stack, jnp.bfloat16) if stack.dtype == jnp.uint16 else stack
+    if not adapters.keys() & widths.keys():
+        return product
+    parts = []
+    for name, width in widths.items():
+        shape = (
+            product.shape if len(widths) == 1 else (*product.shape[:-2], width, product.shape[-1])
+        )
+        if name in adapters:
+            inner = einsum_in("bsi,ri->bsr", x, adapters[name]["lora_A"], dtype)
+            change = einsum_in("bsr,or->bso", inner, adapters[name]["lora_B"], dtype)
+            parts.append(change.reshape(shape))
+        else:
+            parts.append(jnp.zeros(shape, product.dtype))
+    return product + (parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-2))

@@ -5,20 +5,19 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.jobs import finetune
 from v2l_jax.llm.adapter_step import adapter_loss
-from v2l_jax.llm.lora import merged
+from v2l_jax.llm.lora import Adapters, scaled
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.options import CONTROLS, COUNT, POSITIVE, option
+from v2l_jax.parallel.mesh import replicate
 from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
 from v2l_jax.report.plots import Line, curve_plot
@@ -185,10 +184,11 @@ def _filled(run: Run, task: _Task, method: str, control: str) -> Int[np.ndarray,
         context = context[derangement(len(context), run.config.seed)]
     return restore(
         run.llm.model,
-        _parameters(run, method),
+        run.engine.params,
         finetune.prompt(run),
         context,
         task.masks,
+        adapters=_adapters(run, method),
         batch_size=run.config.evaluate.restoration.batch_size,
         mesh=run.mesh if run.mesh.size > 1 else None,
         description=f"restoring, {method}" + (f", {control}" if control != "none" else ""),
@@ -206,42 +206,26 @@ def _cross_entropy(run: Run, task: _Task, method: str, control: str) -> list[Res
             run.tokens("train")["local"], task.true, task.masks, len(run.local_words)
         )
         return [mean("hidden_word_nats", nats)]
-    texts, model, params = (
-        finetune.prompt(run).texts(task.true, task.masks),
-        run.llm.model,
-        _parameters(run, method),
-    )
-    loss = jax.jit(lambda params, text: adapter_loss(model, params, {}, 1.0, text))
+    texts, model = finetune.prompt(run).texts(task.true, task.masks), run.llm.model
+    params, adapters = run.engine.params, _adapters(run, method)
+    loss = jax.jit(lambda params, adapters, text: adapter_loss(model, params, adapters, 1.0, text))
     return [
         mean(
             "hidden_word_nats",
             [
-                float(loss(params, jax.tree.map(lambda x: x[i : i + 1], texts)))
+                float(loss(params, adapters, jax.tree.map(lambda x: x[i : i + 1], texts)))
                 for i in range(len(task.true))
             ],
         )
     ]
 
 
-def _parameters(run: Run, method: str) -> Any:
-    """The language model's parameters: frozen, or with the adapters merged and held as it holds its
-    own.
-    """
+def _adapters(run: Run, method: str) -> Adapters | None:
+    """The trained adapters with their scale, for the method that uses them."""
     if method == "frozen":
-        return run.engine.params
-    scale, sizes = finetune.lora(run.config).scale, run.llm.model.config
-
-    @jax.jit
-    def adapt(params: Any, adapters: Any) -> Any:
-        changed = merged(sizes, params, adapters, scale)
-        return jax.tree.map(
-            lambda x, base: x if x.dtype == base.dtype else lax.bitcast_convert_type(x, base.dtype),
-            changed,
-            params,
-        )
-
-    params = adapt(run.engine.params, finetune.trained_adapters(run))
-    return jax.tree.map(lambda x, base: jax.device_put(x, base.sharding), params, run.engine.params)
+        return None
+    adapters = scaled(finetune.trained_adapters(run), finetune.lora(run.config).scale)
+    return replicate(adapters, run.mesh)
 
 
 def _greyed(task: _Task) -> Float[np.ndarray, "images side side 3"]:

@@ -28,6 +28,7 @@ from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.codebook.single_tokens import SingleTokens
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.llm.llama import Llama, with_room
+from v2l_jax.llm.lora import Adapters
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.parallel.mesh import batch_shards, shard_batch
 from v2l_jax.progress import progress_bar
@@ -206,6 +207,7 @@ def restore(
     masks: Bool[np.ndarray, "images n"],
     *,
     batch_size: int,
+    adapters: Adapters | None = None,
     mesh: Mesh | None = None,
     description: str = "restoring",
 ) -> Int[np.ndarray, "images n"]:
@@ -214,11 +216,12 @@ def restore(
 
     Args:
       model: the language model.
-      params: its parameters, adapters merged where there are any; placed on the mesh.
+      params: its parameters, placed on the mesh.
       prompt: how the task is written.
       context: rows of the local codebook; -1 shows the mask word in both grids.
       masks: what is hidden.
       batch_size: images at a time, rounded up to the mesh.
+      adapters: scaled changes of the model (`lora.scaled`); None for none.
       mesh: batches are split over it; None is one device.
       description: for the progress bar.
 
@@ -239,7 +242,9 @@ def restore(
         batch = (prompt.questions(context[rows], masks[rows]), given[rows], masks[rows])
         batch = shard_batch(batch, mesh) if mesh else batch
         filled = np.asarray(
-            _fill(model, params, jnp.asarray(prompt.word_ids), jnp.asarray(allowed), *batch)
+            _fill(
+                model, params, adapters, jnp.asarray(prompt.word_ids), jnp.asarray(allowed), *batch
+            )
         )
         restored.append(np.where(masks[rows], filled, context[rows])[: len(context) - start])
     return np.concatenate(restored)
@@ -249,6 +254,7 @@ def restore(
 def _fill(
     model: Llama,
     params: Any,
+    adapters: Adapters | None,
     word_ids: Int[Array, " words"],
     allowed: Bool[Array, " words"],
     questions: Int[Array, "images length"],
@@ -260,7 +266,8 @@ def _fill(
     """
     images, start = questions.shape
     apply = functools.partial(model.apply, {"params": params})
-    hidden, cache = apply(
+    forward = functools.partial(apply, adapters=adapters)
+    hidden, cache = forward(
         questions, jnp.broadcast_to(jnp.arange(start), questions.shape), keep=True
     )
 
@@ -270,7 +277,7 @@ def _fill(
         logits = apply(hidden, method="logits")[:, word_ids]
         word = jnp.where(allowed, logits, -jnp.inf).argmax(-1)
         token = jnp.where(mask, word_ids[word], given)
-        hidden, cache = apply(token[:, None], jnp.full((images, 1), start + position), (), cache)
+        hidden, cache = forward(token[:, None], jnp.full((images, 1), start + position), (), cache)
         return (hidden[:, 0], cache), word
 
     n = given.shape[1]
