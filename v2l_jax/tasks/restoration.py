@@ -225,7 +225,8 @@ def _adapters(run: Run, method: str) -> Adapters | None:
     if method == "frozen":
         return None
     adapters = scaled(finetune.trained_adapters(run), finetune.lora(run.config).scale)
-    return replicate(adapters, run.mesh)
+    mesh = run.engine.mesh
+    return replicate(adapters, mesh) if mesh else adapters
 
 
 def _greyed(task: _Task) -> Float[np.ndarray, "images side side 3"]:
