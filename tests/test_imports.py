@@ -42,7 +42,6 @@ KNOWN_EXCEPTIONS: frozenset[str] = frozenset(
         "v2l_jax.run.run -> v2l_jax.jobs.codebook",
         "v2l_jax.run.run -> v2l_jax.jobs.tokenize",
         "v2l_jax.tasks.codebook_health -> v2l_jax.jobs.train",
-        "v2l_jax.tasks.restoration -> v2l_jax.jobs.finetune",
         "v2l_jax.tasks.scaling -> v2l_jax.jobs.train",
     }
 )

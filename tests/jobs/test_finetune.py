@@ -14,8 +14,10 @@ from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.jobs import finetune
 from v2l_jax.llm.llama_config import config_from_huggingface
 from v2l_jax.llm.peft_files import load_adapters
+from v2l_jax.llm.training_texts import TextBatches
+from v2l_jax.run import adapters as run_adapters
 from v2l_jax.run.run import Run
-from v2l_jax.tasks.restoration_prompts import MaskedImages
+from v2l_jax.run.workdir import write_json
 from v2l_jax.training.metric_log import read_metrics
 
 
@@ -38,7 +40,7 @@ def test_writes_adapters_in_the_layout_of_peft_and_a_row_for_every_few_steps(con
     lora, adapters = load_adapters(
         workdir / "finetune" / "adapters", config_from_huggingface(SIZES)
     )
-    assert lora == finetune.lora(config)
+    assert lora == run_adapters.lora(config)
     assert all(np.any(x) for x in jax.tree.leaves(adapters))
     rows = read_metrics(workdir / "finetune" / "metrics.jsonl")
     assert [row["step"] for row in rows if row["split"] == "train"] == [2, 4, 6, 8]
@@ -47,7 +49,7 @@ def test_writes_adapters_in_the_layout_of_peft_and_a_row_for_every_few_steps(con
 
 
 def test_a_killed_job_goes_on_and_ends_with_the_same_bits(config, workdir, tmp_path, monkeypatch):
-    again, next_batch = make_workdir(config, tmp_path), MaskedImages.__next__
+    again, next_batch = make_workdir(config, tmp_path), TextBatches.__next__
 
     def killed(batches):
         if batches.get_state() == 5:
@@ -55,7 +57,7 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bits(config, workdir, tmp_p
         return next_batch(batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MaskedImages, "__next__", killed)
+        patch.setattr(TextBatches, "__next__", killed)
         with pytest.raises(KeyboardInterrupt):
             finetune.run(config, again)
     assert not finetune.is_done(config, again)
@@ -76,7 +78,7 @@ def test_adapters_of_other_settings_are_neither_used_nor_overwritten(config, wor
     assert not finetune.is_done(other, workdir)
     for use in (
         lambda: finetune.run(other, workdir),
-        lambda: finetune.trained_adapters(Run(other, workdir)),
+        lambda: run_adapters.trained_adapters(Run(other, workdir)),
     ):
         with pytest.raises(ConfigError, match="adapters of other settings .differs at rank"):
             use()
@@ -87,7 +89,7 @@ def test_adapters_of_other_settings_are_neither_used_nor_overwritten(config, wor
 
 def test_adapters_that_are_not_there_are_asked_for(config, tmp_path):
     with pytest.raises(CheckpointError, match="run the finetune job first"):
-        finetune.trained_adapters(Run(config, tmp_path))
+        run_adapters.trained_adapters(Run(config, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -104,3 +106,21 @@ def test_a_bad_setting_is_named_before_anything_runs(config, key, value):
 def test_settings_say_what_the_adapters_depend_on(config, workdir):
     settings = json.loads((workdir / "finetune" / "settings.json").read_text())
     assert settings["llm"] == config.llm and settings["rank"] == 2 and "log_every" not in settings
+
+
+def test_settings_of_earlier_versions_named_no_task(config, workdir, tmp_path):
+    settings = run_adapters.settings(config)
+    del settings["task"]
+    write_json(tmp_path / "finetune" / "settings.json", settings)
+    run_adapters.claim(config, tmp_path)
+    other = config.copy_and_resolve_references()
+    other.finetune.task = "vqa"
+    with pytest.raises(ConfigError, match="differs at task"):
+        run_adapters.claim(other, tmp_path)
+
+
+def test_a_task_without_texts_to_learn_is_refused(config, tmp_path):
+    other = config.copy_and_resolve_references()
+    other.finetune.task = "reconstruction"
+    with pytest.raises(ConfigError, match="must be one of restoration"):
+        finetune.run(other, tmp_path)

@@ -2,6 +2,8 @@
 hand.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,11 @@ import pytest
 from tests.tiny_restoration import SIDE, get_config, make_workdir
 from v2l_jax import experiment
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import evaluate, finetune
+from v2l_jax.jobs import evaluate
 from v2l_jax.llm.peft_files import save_adapters
-from v2l_jax.metrics.results import read_results
-from v2l_jax.run import building
+from v2l_jax.metrics.results import Result, read_results
+from v2l_jax.report.tables import render
+from v2l_jax.run import adapters, building
 from v2l_jax.run.pictures import read_pictures
 from v2l_jax.run.workdir import write_json
 from v2l_jax.tasks import restoration
@@ -29,15 +32,15 @@ def config(asset, tmp_path_factory):
 
 def _adapters(run, factor):
     """Adapters as the finetune job leaves them, of random numbers."""
-    lora, rng = finetune.lora(run.config), np.random.default_rng(5)
+    lora, rng = adapters.lora(run.config), np.random.default_rng(5)
     sizes = {"q_proj": (16, 16), "k_proj": (8, 16)}
     make = lambda *shape: jnp.asarray(rng.standard_normal((2, *shape)) * factor, jnp.float32)
-    adapters = {
+    matrices = {
         t: {"lora_A": make(lora.rank, i), "lora_B": make(o, lora.rank)}
         for t, (o, i) in sizes.items()
     }
-    save_adapters(finetune.adapters_folder(run.workdir), adapters, lora, "tiny")
-    write_json(finetune.folder(run.workdir) / "settings.json", finetune._settings(run.config))
+    save_adapters(adapters.adapters_folder(run.workdir), matrices, lora, "tiny")
+    write_json(adapters.folder(run.workdir) / "settings.json", adapters.settings(run.config))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def test_every_row_is_there_and_the_evaluation_is_done(run, value):
 
 def test_cross_entropy_is_that_of_the_model_on_one_text(run, value):
     task = restoration._task(run)
-    texts = finetune.prompt(run).texts(task.true, task.masks)
+    texts = restoration._prompt(run).texts(task.true, task.masks)
     model, expected = run.llm.model, []
     for tokens, targets in zip(texts["tokens"], texts["targets"]):
         hidden, _ = model.apply(
@@ -158,7 +161,7 @@ def test_adapters_change_what_is_filled_in_and_zero_ones_do_not(run):
     assert (frozen != adapted).any() and (frozen == task.true)[~task.masks].all()
     other = evaluate.open_run(run.config, run.workdir)
     other.__dict__.update(llm=run.llm, engine=run.engine, mesh=run.mesh)
-    kept = {path: path.read_bytes() for path in finetune.adapters_folder(run.workdir).iterdir()}
+    kept = {path: path.read_bytes() for path in adapters.adapters_folder(run.workdir).iterdir()}
     _adapters(other, 0.0)
     np.testing.assert_array_equal(restoration._filled(other, task, "lora", "none"), frozen)
     for path, content in kept.items():
@@ -167,9 +170,7 @@ def test_adapters_change_what_is_filled_in_and_zero_ones_do_not(run):
 
 def test_without_words_every_picture_with_the_same_mask_is_filled_in_alike(run):
     task = restoration._task(run)
-    same = task.__class__(
-        task.global_ids, task.true, task.grid, np.repeat(task.masks[:1], 6, 0), task.pictures
-    )
+    same = dataclasses.replace(task, masks=np.repeat(task.masks[:1], 6, 0))
     filled = restoration._filled(run, same, "frozen", "no_tokens")[same.masks].reshape(6, -1)
     assert (filled == filled[0]).all()
     shuffled = restoration._filled(run, same, "frozen", "shuffled")[same.masks].reshape(6, -1)
@@ -208,6 +209,45 @@ def test_what_cannot_work_is_refused_before_anything_runs(config):
     wordy.finetune.mask_text = " unfathomably masked"
     with pytest.raises(ConfigError, match="is [2-9] tokens of this language model"):
         restoration.check(wordy)
-    del too_many.finetune
-    with pytest.raises(ConfigError, match="needs config.finetune"):
-        restoration.check(too_many)
+    wordy.finetune.task = "vqa"
+    with pytest.raises(ConfigError, match="config.finetune.task is 'vqa'"):
+        restoration.check(wordy)
+
+
+def _table_row(metric, value, method, control="none", ci95=None, llm="small", masked=0.3):
+    return Result(
+        metric,
+        value,
+        32,
+        ci95,
+        {"method": method, "control": control, "llm": llm, "masked": masked},
+    )
+
+
+def test_rows_are_methods_with_their_controls_and_columns_metrics():
+    results = [
+        _table_row("psnr", 12.345, "masked"),
+        _table_row("token_accuracy", 0.01, "most_frequent"),
+        _table_row("token_accuracy", 0.12345, "lora", ci95=(0.1, 0.15)),
+        _table_row("psnr", float("nan"), "lora"),
+        _table_row("token_accuracy", 0.02, "lora", "shuffled"),
+    ]
+    (table,) = render(results, restoration.TABLE)
+    assert table.head == ("", "Hidden words restored exactly, %", "PSNR in dB")
+    assert table.caption.startswith("30% of the local words hidden; small; 32 held-out pictures")
+    assert [row[1:] for row in table.rows] == [
+        ("12.35\n10.00–15.00", "undefined"),
+        ("2.00", "–"),
+        ("1.00", "–"),
+        ("–", "12.35"),
+    ]
+    assert "another picture's words" in table.rows[1][0]
+
+
+def test_language_models_and_shares_have_tables_of_their_own():
+    results = [
+        _table_row("ssim", v, "frozen", llm=llm, masked=m)
+        for v, llm, m in ((0.1, "b", 0.3), (0.2, "a", 0.3), (0.3, "a", 0.5))
+    ]
+    tables = render(results, restoration.TABLE)
+    assert [table.rows[0][1] for table in tables] == ["0.100", "0.200", "0.300"]

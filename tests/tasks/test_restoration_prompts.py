@@ -2,24 +2,27 @@
 by brute force.
 """
 
+import pathlib
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from v2l_jax.errors import DataError
 from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.parallel.mesh import make_mesh, replicate
-from v2l_jax.tasks.restoration_prompts import (
-    MaskedImages,
-    RestorationPrompt,
+from v2l_jax.run.run import Run
+from v2l_jax.tasks.harness.hidden_tokens import (
     copy_nearest,
     draw_masks,
     frequency_nats,
     most_frequent_word,
-    restore,
 )
+from v2l_jax.tasks.restoration import RestorationPrompt, restore
 
 CONFIG = LlamaConfig(40, 32, 48, 2, 4, 2, 8, 64, 1e-5, rotary_frequencies(8, 10000.0))
 MODEL = Llama(CONFIG)
@@ -39,6 +42,18 @@ def params():
     return jax.tree.map(lambda x: x * 8 if x.ndim > 2 else x, start) | {
         name: start[name] * 40 for name in ("embedding", "output")
     }
+
+
+def _run(params, mesh):
+    """A run of the language model alone."""
+    config = ConfigDict({"evaluate": {"restoration": {"batch_size": 2}}})
+    run = Run(config, pathlib.Path())
+    run.__dict__.update(
+        mesh=mesh,
+        llm=types.SimpleNamespace(model=MODEL),
+        engine=types.SimpleNamespace(params=params),
+    )
+    return run
 
 
 def test_the_text_shows_the_masked_grid_then_the_whole_one():
@@ -88,9 +103,8 @@ def _by_hand(params, context, mask):
 def test_filling_in_equals_asking_for_one_word_at_a_time(params, devices):
     context = IDS.copy()
     context[4] = -1  # the control that knows nothing of the image
-    mesh = make_mesh({"data": -1}) if devices == 8 else None
-    placed = replicate(params, mesh) if mesh else params
-    actual = restore(MODEL, placed, PROMPT, context, MASKS, batch_size=2, mesh=mesh)
+    mesh = make_mesh({"data": -1}, jax.devices()[:devices])
+    actual = restore(_run(replicate(params, mesh), mesh), PROMPT, context, MASKS)
     assert actual.tolist() == [_by_hand(params, c, m) for c, m in zip(context, MASKS)]
     assert (actual[MASKS] != IDS[MASKS]).any() and (
         actual[:4][~MASKS[:4]] == IDS[:4][~MASKS[:4]]
@@ -102,40 +116,8 @@ def test_a_text_longer_than_the_context_is_refused(params):
     with pytest.raises(
         DataError, match="an image of 36 local words makes a text of 77 tokens.* has 64"
     ):
-        restore(
-            MODEL, params, PROMPT, np.zeros((1, 36), np.int32), np.ones((1, 36), bool), batch_size=1
-        )
-
-
-def test_training_batches_go_on_where_they_stopped_and_split_over_processes():
-    batches = MaskedImages(PROMPT, IDS, 0.3, 4, 3, np.arange(4))
-    expected = [next(batches) for _ in range(5)]
-    assert batches.get_state() == 5
-    resumed = MaskedImages(PROMPT, IDS, 0.3, 4, 3, np.arange(4))
-    parts = [
-        MaskedImages(PROMPT, IDS, 0.3, 4, 3, rows) for rows in (np.array([1, 2]), np.array([0, 3]))
-    ]
-    resumed.set_state(3)
-    jax.tree.map(np.testing.assert_array_equal, [next(resumed), next(resumed)], expected[3:])
-    for batch in expected:
-        one, two = (next(part) for part in parts)
-        for name in batch:
-            np.testing.assert_array_equal(
-                batch[name][[1, 2, 0, 3]], np.concatenate([one[name], two[name]])
-            )
-
-
-def test_every_epoch_shows_every_image_with_other_masks():
-    batches = MaskedImages(PROMPT, IDS, 0.3, 1, 0, np.arange(1))
-    epochs = [[next(batches) for _ in range(5)] for _ in range(2)]
-    answers = [{tuple(batch["tokens"][0, -16:]) for batch in epoch} for epoch in epochs]
-    assert answers[0] == answers[1] == {tuple(30 - words) for words in IDS}
-    assert len({tuple(batch["targets"][0]) for epoch in epochs for batch in epoch}) > 5
-
-
-def test_more_images_a_batch_than_there_are_is_refused():
-    with pytest.raises(DataError, match="a batch of 6 images .* but there are 5"):
-        MaskedImages(PROMPT, IDS, 0.3, 6, 0, np.arange(6))
+        run = _run(params, make_mesh({"data": -1}, jax.devices()[:1]))
+        restore(run, PROMPT, np.zeros((1, 36), np.int32), np.ones((1, 36), bool))
 
 
 def test_the_nearest_known_word_is_copied():

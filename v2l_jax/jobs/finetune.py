@@ -1,9 +1,6 @@
-"""The language model learns, through LoRA adapters alone, to fill in hidden local words of
-pictures.
-"""
+"""The language model learns a task, through LoRA adapters alone, from the task's own texts."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -11,23 +8,23 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from v2l_jax.errors import CheckpointError, ConfigError
+from v2l_jax.errors import ConfigError
 from v2l_jax.llm.adapter_step import (
     adapter_loss,
     adapter_optimizer,
     initial_state,
     make_adapter_step,
 )
-from v2l_jax.llm.lora import PROJECTIONS, Adapters, Lora
-from v2l_jax.llm.peft_files import CONFIG_FILE, load_adapters, save_adapters
+from v2l_jax.llm.lora import PROJECTIONS
+from v2l_jax.llm.peft_files import save_adapters
+from v2l_jax.llm.training_texts import TextBatches, TrainingTexts
 from v2l_jax.options import COUNT, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of, option
 from v2l_jax.parallel.mesh import local_rows, replicate, shard_batch
+from v2l_jax.run import adapters
 from v2l_jax.run.run import Run
-from v2l_jax.run.workdir import read_json, write_json
-from v2l_jax.tasks.restoration_prompts import MaskedImages, RestorationPrompt, draw_masks
+from v2l_jax.tasks import tasks
 from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.loop import fit
 from v2l_jax.training.metric_log import MetricLog
@@ -39,6 +36,7 @@ _BETWEEN = Rule("a number between 0 and 1", lambda v: isinstance(v, float) and 0
 class Options:
     """Options of fine-tuning."""
 
+    task: str = option("restoration", "whose texts are learnt", NAME)
     masked: float = option(
         0.3, "share of an image's local words that is hidden, as in the paper", _BETWEEN
     )
@@ -64,159 +62,88 @@ class Options:
     checkpoint_every: int = option(20, "steps between checkpoints", POSITIVE, changes_results=False)
 
 
-_MAY_DIFFER = ("log_every", "eval_every", "eval_images", "checkpoint_every")
-
-
-def folder(workdir: pathlib.Path) -> pathlib.Path:
-    """Where fine-tuning keeps its checkpoints, metrics and adapters."""
-    return workdir / "finetune"
-
-
-def adapters_folder(workdir: pathlib.Path) -> pathlib.Path:
-    """The adapters, in the layout of Hugging Face PEFT."""
-    return folder(workdir) / "adapters"
-
-
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """Whether adapters of these settings are there."""
-    return (adapters_folder(workdir) / CONFIG_FILE).exists() and _settings(config) == read_json(
-        folder(workdir) / "settings.json", None
-    )
+    return adapters.are_there(config, workdir)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Trains on the words of the training photos, from the newest checkpoint; writes finetune/:
-    checkpoints/, metrics.jsonl, adapters/.
+    """Trains on the task's texts of the training images, from the newest checkpoint; writes
+    finetune/: checkpoints/, metrics.jsonl, adapters/.
 
     Raises:
-      ConfigError: the folder holds adapters that were trained with other settings.
+      ConfigError: the folder holds adapters that were trained with other settings, or the task has
+        no texts to learn from.
     """
-    _claim(config, workdir)
-    c, context = config.finetune, Run(config, workdir)
+    adapters.claim(config, workdir)
+    c, context, folder = config.finetune, Run(config, workdir), adapters.folder(workdir)
+    texts = training_texts(context)
     llm, mesh, params = context.llm, context.mesh, context.engine.params
-    ids, held_out = (_flat(context.tokens(split)["local"]) for split in ("train", "held_out"))
-    task = prompt(context)
-    task.check_length(ids.shape[1], llm.model.config.context_length)
-    settings, tx = (
-        lora(config),
-        adapter_optimizer(c.learning_rate, c.warmup_steps, c.steps, c.weight_decay, c.clip_norm),
-    )
-    state = replicate(initial_state(jax.random.key(config.seed), llm.model, settings, tx), mesh)
+    lora = adapters.lora(config)
+    tx = adapter_optimizer(c.learning_rate, c.warmup_steps, c.steps, c.weight_decay, c.clip_norm)
+    state = replicate(initial_state(jax.random.key(config.seed), llm.model, lora, tx), mesh)
     logging.info(
         "%s adapter parameters train; the language model is frozen",
         f"{sum(x.size for x in jax.tree.leaves(state.adapters)):,}",
     )
-    batches = MaskedImages(
-        task, ids, c.masked, c.batch_size, config.seed, local_rows(mesh, c.batch_size)
-    )
-    with Checkpointer(folder(workdir) / "checkpoints") as checkpoints:
+    with Checkpointer(folder / "checkpoints") as checkpoints:
         state = fit(
             state,
-            make_adapter_step(llm.model, settings, tx),
-            batches,
+            make_adapter_step(llm.model, lora, tx),
+            TextBatches(texts, c.batch_size, config.seed, local_rows(mesh, c.batch_size)),
             params,
             num_steps=c.steps,
             mesh=mesh,
             checkpointer=checkpoints,
-            metric_log=MetricLog(folder(workdir)),
+            metric_log=MetricLog(folder),
             log_every=c.log_every,
             checkpoint_every=c.checkpoint_every,
             eval_every=c.eval_every,
-            evaluate=_evaluator(context, params, task, held_out),
+            evaluate=_evaluator(context, params, texts),
             show=("loss",),
             description="training adapters",
         )
-    save_adapters(adapters_folder(workdir), state.adapters, settings, config.llm)
+    save_adapters(adapters.adapters_folder(workdir), state.adapters, lora, config.llm)
 
 
-def lora(config: ConfigDict) -> Lora:
-    """Rank, alpha and targets of `config.finetune`."""
-    c = config.finetune
-    return Lora(c.rank, float(c.alpha), tuple(c.targets))
-
-
-def prompt(context: Run) -> RestorationPrompt:
-    """How the task is written in the run's language model."""
-    return RestorationPrompt.build(
-        context.llm.tokenizer, context.local_words, context.config.finetune.mask_text
-    )
-
-
-def trained_adapters(context: Run) -> Adapters:
-    """What `run` left.
+def training_texts(context: Run) -> TrainingTexts:
+    """The texts of `config.finetune.task`, which its module gives as `training_texts(run)`.
 
     Raises:
-      CheckpointError: it left nothing yet.
-      ConfigError: it left adapters of other settings.
+      ConfigError: there is no such task, or it has none.
     """
-    there = adapters_folder(context.workdir)
-    if not (there / CONFIG_FILE).exists():
-        raise CheckpointError(
-            f"no adapters in {there}; run the finetune job first: --config.jobs=\"('finetune',)\""
+    name = context.config.finetune.task
+    learnable = [task for task, module in tasks().items() if hasattr(module, "training_texts")]
+    if name not in learnable:
+        raise ConfigError(
+            f"config.finetune.task is {name!r}, but must be one of {', '.join(learnable)}"
         )
-    _check_same(context.config, context.workdir)
-    return load_adapters(there, context.llm.model.config)[1]
+    return tasks()[name].training_texts(context)
 
 
 def _evaluator(
-    context: Run, params: Any, task: RestorationPrompt, held_out: Int[np.ndarray, "images n"]
+    context: Run, params: Any, texts: TrainingTexts
 ) -> Callable[[Any], dict[str, float]]:
-    """Returns `state -> held-out loss`, over the same photos and masks each time."""
+    """Returns `state -> validation loss`, over the same texts each time."""
     c, model, mesh = context.config.finetune, context.llm.model, context.mesh
-    scale, size = lora(context.config).scale, c.batch_size
-    count = max(size, min(c.eval_images, len(held_out)) // size * size)
-    images = np.arange(count) % len(held_out)
-    texts = task.texts(
-        held_out[images], draw_masks(count, held_out.shape[1], c.masked, (context.config.seed, 2))
+    scale, size, available = (
+        adapters.lora(context.config).scale,
+        c.batch_size,
+        texts.count("held_out"),
     )
+    count = max(size, min(c.eval_images, available) // size * size)
+    batch = texts.texts("held_out", np.arange(count) % available, (context.config.seed, 2))
     rows = local_rows(mesh, size)
     loss = jax.jit(
         lambda params, adapters, batch: adapter_loss(model, params, adapters, scale, batch)
     )
 
     def evaluate(state: Any) -> dict[str, float]:
-        batches = (
-            jax.tree.map(lambda x: x[start : start + size][rows], texts)
+        parts = (
+            jax.tree.map(lambda x: x[start : start + size][rows], batch)
             for start in range(0, count, size)
         )
-        return {
-            "loss": float(
-                np.mean(
-                    [loss(params, state.adapters, shard_batch(batch, mesh)) for batch in batches]
-                )
-            )
-        }
+        losses = [loss(params, state.adapters, shard_batch(part, mesh)) for part in parts]
+        return {"loss": float(np.mean(losses))}
 
     return evaluate
-
-
-def _flat(ids: Int[np.ndarray, "images h w"]) -> Int[np.ndarray, "images n"]:
-    return ids.reshape(len(ids), -1)
-
-
-def _settings(config: ConfigDict) -> dict[str, Any]:
-    """What the adapters depend on, as JSON gives it back."""
-    chosen = json.loads(config.finetune.to_json_best_effort())
-    return {"llm": config.llm, "seed": config.seed} | {
-        key: value for key, value in chosen.items() if key not in _MAY_DIFFER
-    }
-
-
-def _claim(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Notes the settings beside the checkpoints, or compares with those that are there."""
-    _check_same(config, workdir)
-    folder(workdir).mkdir(parents=True, exist_ok=True)
-    write_json(folder(workdir) / "settings.json", _settings(config))
-
-
-def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
-    asked = _settings(config)
-    there = read_json(folder(workdir) / "settings.json", asked)
-    differing = sorted(
-        key for key in asked.keys() | there.keys() if asked.get(key) != there.get(key)
-    )
-    if differing:
-        raise ConfigError(
-            f"{folder(workdir)} holds adapters of other settings (differs at {', '.join(differing[:5])}); "
-            "delete that folder, or name another --workdir"
-        )

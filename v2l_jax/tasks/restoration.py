@@ -1,40 +1,53 @@
-"""Masked restoration: a language model with LoRA adapters fills in hidden local words of pictures
-(Zhu et al. 2024, Fig. 8).
+"""Masked restoration: a language model with LoRA adapters fills in hidden local words of images (Zhu
+et al. 2024, Fig. 8).
+
+The paper is silent on the prompt. Ours shows the grid with a mask word where a word is hidden, then
+the whole grid again:
+
+    Restore the missing words.
+    ###
+    Input: < {words, raster order, hidden ones as the mask word} >
+    Output: < {all words}
+
+In the second grid the known words are given and only the hidden ones are predicted, one after
+another. So the model reads what is left of and above a hidden word just before it, and what comes
+after it at one fixed distance back, where attention finds it.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
+from v2l_jax.codebook.codebook import Codebook
+from v2l_jax.codebook.single_tokens import SingleTokens
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import finetune
 from v2l_jax.llm.adapter_step import adapter_loss
+from v2l_jax.llm.infilling import fill_in
 from v2l_jax.llm.lora import Adapters, scaled
+from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.options import CONTROLS, COUNT, POSITIVE, option
-from v2l_jax.parallel.mesh import replicate
 from v2l_jax.report.curves import curves_from_rows
-from v2l_jax.report.data import Gallery, Picture, PromptExample, TaskSection
+from v2l_jax.report.data import PromptExample, TaskSection
 from v2l_jax.report.plots import Line, curve_plot
+from v2l_jax.report.tables import Number, TableSpec, render
 from v2l_jax.representations.controls import derangement
-from v2l_jax.run import loading
-from v2l_jax.run.pictures import PictureQuality, from_words, read_pictures, save_pictures
+from v2l_jax.run import adapters, loading
+from v2l_jax.run.pictures import PictureQuality, from_words, save_pictures
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
-from v2l_jax.tasks.restoration_prompts import (
+from v2l_jax.tasks.harness.galleries import kept_gallery
+from v2l_jax.tasks.harness.hidden_tokens import (
     copy_nearest,
     draw_masks,
     frequency_nats,
-    mask_token,
     most_frequent_word,
-    restore,
 )
-from v2l_jax.tasks.restoration_tables import LEAD, restoration_tables
 from v2l_jax.tokenizers.base import TokenStreams
 from v2l_jax.training.metric_log import read_metrics
 
@@ -44,7 +57,7 @@ POSITION = 80
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of restoration."""
+    """Options of restoration; `config.finetune` has those of the masks."""
 
     images: int = option(32, "held-out images, drawn by the seed; 0 = all", COUNT)
     batch_size: int = option(32, "images at a time", POSITIVE, changes_results=False)
@@ -54,13 +67,58 @@ class Options:
     pictures: int = option(4, "images kept for the report", COUNT, changes_results=False)
 
 
-_SHOWN = {
+_LEAD = (
+    "A share of each held-out picture's local words is hidden, and the language model fills them "
+    "in, in raster order, choosing among the local words (Fig. 8 of the paper, which gives no "
+    "numbers). The fine-tuned model has LoRA adapters that were trained on the same task with the "
+    "training photos; the frozen one has none. Pictures are compared with what the decoder paints "
+    "from all true words, so restoring every word would be perfect. Copying the nearest known word "
+    "and writing the commonest word need no language model."
+)
+_BELOW = {
     "masked": "hidden words, grey",
     "lora": "filled in, with adapters",
     "frozen": "filled in, frozen model",
     "nearest": "nearest known word",
     "truth": "the true words, decoded",
 }
+
+TABLE = TableSpec(
+    caption=(
+        "{masked:.0%} of the local words hidden; {llm}; {count} held-out pictures, "
+        "95 % intervals over pictures"
+    ),
+    tables=("llm", "masked"),
+    rows=("method", "control"),
+    columns=("metric",),
+    labels={
+        ("method", "control"): {
+            ("lora", "none"): "Language model with LoRA adapters",
+            ("lora", "no_tokens"): "Control: with adapters, every word hidden",
+            ("lora", "shuffled"): "Control: with adapters, another picture's words",
+            ("frozen", "none"): "Frozen language model",
+            ("frozen", "no_tokens"): "Control: frozen, every word hidden",
+            ("frozen", "shuffled"): "Control: frozen, another picture's words",
+            ("nearest", "none"): "Baseline: nearest known word",
+            ("most_frequent", "none"): "Baseline: commonest word of the training photos",
+            ("masked", "none"): "Nothing filled in: grey squares",
+        },
+        "metric": {
+            "token_accuracy": "Hidden words restored exactly, %",
+            "hidden_word_nats": "Cross-entropy of a hidden word in nats, lower is better",
+            "lpips": "LPIPS, lower is better",
+            "psnr": "PSNR in dB",
+            "ssim": "SSIM",
+        },
+    },
+    numbers={
+        "token_accuracy": Number(2, 100.0),
+        "hidden_word_nats": Number(2),
+        "lpips": Number(4),
+        "psnr": Number(2),
+        "ssim": Number(3),
+    },
+)
 
 
 def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
@@ -69,55 +127,169 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
     """
     c, f = config.evaluate.restoration, config.finetune
     fixed = {"images": c.images, "masked": f.masked}
-    size, length = (
-        f"rank {f.rank}, alpha {f.alpha:g}, {' '.join(f.targets)}",
-        f"{f.steps} steps of {f.batch_size}",
-    )
-    trained = {"adapters": f"{size}, {length}, rate {f.learning_rate:g}, seed {config.seed}"}
+    size = f"rank {f.rank}, alpha {f.alpha:g}, {' '.join(f.targets)}"
+    length = f"{f.steps} steps of {f.batch_size}, rate {f.learning_rate:g}, seed {config.seed}"
     rows = [
         {"method": method, "control": "none", **fixed}
         for method in ("masked", "most_frequent", "nearest")
     ]
-    for method, more in (("frozen", {}), ("lora", trained)):
-        rows += [
-            {"method": method, "control": control, **fixed, **more}
-            for control in ("none", *c.controls)
-        ]
+    for method, more in (("frozen", {}), ("lora", {"adapters": f"{size}, {length}"})):
+        for control in ("none", *c.controls):
+            rows.append({"method": method, "control": control, **fixed, **more})
     return rows
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError without `config.finetune` or a mask word of one token, DataError for more
-    photos than are held out.
+    """Raises ConfigError for adapters of another task or a mask word that is not one token,
+    DataError for more images than are held out.
     """
-    if "finetune" not in config:
+    if config.finetune.task != "restoration":
         raise ConfigError(
-            "config.evaluate.restoration needs config.finetune, which trains the adapters; see configs/restoration.py"
+            "config.evaluate.restoration measures adapters that were trained on restoration, but "
+            f"config.finetune.task is {config.finetune.task!r}"
         )
     mask_token(loading.text_tokenizer(config), config.finetune.mask_text)
-    available, wanted = (
-        len(loading.photos(config).held_out),
-        max(config.evaluate.restoration.images, 2),
-    )
+    available = len(loading.photos(config).held_out)
+    wanted = max(config.evaluate.restoration.images, 2)
     if wanted > available:
         raise DataError(
-            f"config.evaluate.restoration.images asks for {wanted} held-out photos, but there are {available}; "
-            "ask for fewer, or raise config.data.held_out"
+            f"config.evaluate.restoration.images asks for {wanted} held-out photos, but there are "
+            f"{available}; ask for fewer, or raise config.data.held_out"
         )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RestorationPrompt:
+    """The task in one language model's tokens.
+
+    Attributes:
+      start: tokens before the masked grid.
+      middle: tokens between the grids.
+      mask_id: the token that stands for a hidden word.
+      word_ids: int32 [words], the token of each local word.
+    """
+
+    start: tuple[int, ...]
+    middle: tuple[int, ...]
+    mask_id: int
+    word_ids: Int[np.ndarray, " words"]
+
+    @classmethod
+    def build(
+        cls, tokenizer: TextTokenizer, local_words: Codebook, mask_text: str
+    ) -> "RestorationPrompt":
+        """Writes the task in the tokens of `tokenizer`.
+
+        Raises:
+          ConfigError: `mask_text`, or a local word, is not one token.
+        """
+        return cls(
+            tuple(tokenizer.encode_prompt("Restore the missing words.\n###\nInput: <")),
+            tuple(tokenizer.encode(" >\nOutput: <")),
+            mask_token(tokenizer, mask_text),
+            SingleTokens.of(local_words).token_ids,
+        )
+
+    def check_length(self, positions: int, context_length: int) -> None:
+        """Raises DataError where the text of images of `positions` local words is longer than the
+        model's context, in tokens.
+        """
+        length = len(self.start) + len(self.middle) + 2 * positions
+        if length > context_length:
+            raise DataError(
+                f"an image of {positions} local words makes a text of {length} tokens, but the "
+                f"language model's context has {context_length}; choose another one"
+            )
+
+    def questions(
+        self, ids: Int[np.ndarray, "images n"], masks: Bool[np.ndarray, "images n"]
+    ) -> Int[np.ndarray, "images length"]:
+        """The text up to where the second grid begins; `ids` are rows of the local codebook, -1 is
+        hidden whatever its mask.
+        """
+        shown = np.where(masks | (ids < 0), self.mask_id, self.word_ids[ids])
+        repeat = lambda part: np.broadcast_to(np.asarray(part, np.int32), (len(ids), len(part)))
+        parts = [repeat(self.start), shown, repeat(self.middle)]
+        return np.concatenate(parts, axis=1).astype(np.int32)
+
+    def texts(
+        self, ids: Int[np.ndarray, "images n"], masks: Bool[np.ndarray, "images n"]
+    ) -> dict[str, np.ndarray]:
+        """The whole text, as a batch of `llm.adapter_step`: tokens [images, length], targets
+        [images, hidden words].
+
+        Every image must hide as many words as the others.
+        """
+        question = self.questions(ids, masks)
+        targets = np.nonzero(masks)[1].reshape(len(ids), -1) + question.shape[1]
+        return {
+            "tokens": np.concatenate([question, self.word_ids[ids]], axis=1),
+            "targets": targets.astype(np.int32),
+        }
+
+
+def mask_token(tokenizer: TextTokenizer, mask_text: str) -> int:
+    """The token of the mask word; raises ConfigError where it is not one."""
+    ids = tokenizer.encode(mask_text)
+    if len(ids) != 1:
+        raise ConfigError(
+            f"the mask word {mask_text!r} is {len(ids)} tokens of this language model; choose a "
+            "word of one token"
+        )
+    return ids[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RestorationTexts:
+    """What adapters are trained on: texts of masked images, new masks for each seed.
+
+    Attributes:
+      prompt: how the task is written.
+      ids: by split, the local words of its images.
+      share: of the words that are hidden.
+    """
+
+    prompt: RestorationPrompt
+    ids: Mapping[str, Int[np.ndarray, "images n"]]
+    share: float
+
+    def count(self, split: str) -> int:
+        """Images of a split."""
+        return len(self.ids[split])
+
+    def texts(
+        self, split: str, images: Int[np.ndarray, " images"], seed: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """See `llm.training_texts.TrainingTexts`."""
+        ids = self.ids[split][images]
+        return self.prompt.texts(ids, draw_masks(len(ids), ids.shape[1], self.share, seed))
+
+
+def training_texts(run: Run) -> RestorationTexts:
+    """The texts of the run's own images.
+
+    Raises:
+      DataError: a text does not fit the model's context.
+    """
+    ids = {split: _flat(run.tokens(split)["local"]) for split in ("train", "held_out")}
+    prompt = _prompt(run)
+    prompt.check_length(ids["train"].shape[1], run.llm.model.config.context_length)
+    return RestorationTexts(prompt, ids, run.config.finetune.masked)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """The pictures to restore.
+    """The images to restore.
 
     Attributes:
-      true: their words, the local ones as a row a picture.
+      tokens: theirs, all streams.
+      true: their local words, a row an image.
       grid: rows and columns of local words.
       masks: what is hidden.
-      pictures: what the true words decode to.
+      pictures: what the true words decode to, in [-1, 1].
     """
 
-    global_ids: Int[np.ndarray, "images k"]
+    tokens: TokenStreams
     true: Int[np.ndarray, "images n"]
     grid: tuple[int, int]
     masks: Bool[np.ndarray, "images n"]
@@ -126,15 +298,15 @@ class _Task:
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     """The share of hidden words restored exactly, how improbable the true ones were
-    (teacher-forced, nats), and PSNR, SSIM and LPIPS against the picture that the true words decode
+    (teacher-forced, nats), and PSNR, SSIM and LPIPS against the image that the true words decode
     to.
     """
-    c = run.config.evaluate.restoration
+    shown = run.config.evaluate.restoration.pictures
     task = _task(run)
     quality = PictureQuality(run, task.pictures)
-    save_pictures(_folder(run) / "truth", task.pictures[: c.pictures])
+    save_pictures(_folder(run) / "truth", task.pictures[:shown])
     for setting in missing:
-        method, control = setting["method"], setting["control"]
+        method, control = str(setting["method"]), str(setting["control"])
         rows = []
         if method == "masked":
             pictures = _greyed(task)
@@ -142,33 +314,26 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
             filled = np.where(task.masks, _filled(run, task, method, control), task.true)
             right = (filled == task.true)[task.masks].reshape(len(filled), -1).mean(1)
             rows = [mean("token_accuracy", right), *_cross_entropy(run, task, method, control)]
-            pictures = from_words(
-                run, {"global": task.global_ids, "local": filled.reshape(-1, *task.grid)}
-            )
+            pictures = from_words(run, task.tokens | {"local": filled.reshape(-1, *task.grid)})
             if (method, control) == ("lora", "none"):
                 _write_example(run, task, filled)
-        if control == "none" and method in _SHOWN:
-            save_pictures(_folder(run) / method, pictures[: c.pictures])
+        if control == "none" and method in _BELOW:
+            save_pictures(_folder(run) / method, pictures[:shown])
         run.record("restoration", setting, [*rows, *quality(pictures)])
 
 
 def _task(run: Run) -> _Task:
-    """Held-out photos drawn by the seed, all where `images` is 0; a photo's mask does not depend on
-    the others.
+    """Held-out images drawn by the seed, all where `images` is 0; an image's mask does not depend
+    on the others.
     """
     tokens, seed = run.tokens("held_out"), run.config.seed
     count, *grid = tokens["local"].shape
-    indices = np.sort(
-        np.random.default_rng(seed).permutation(count)[
-            : run.config.evaluate.restoration.images or None
-        ]
-    )
+    order = np.random.default_rng(seed).permutation(count)
+    indices = np.sort(order[: run.config.evaluate.restoration.images or None])
     masks = draw_masks(count, int(np.prod(grid)), run.config.finetune.masked, (seed, 3))[indices]
     chosen: TokenStreams = jax.tree.map(lambda ids: ids[indices], tokens)
     pictures = from_words(run, chosen)
-    return _Task(
-        chosen["global"], chosen["local"].reshape(masks.shape), tuple(grid), masks, pictures
-    )
+    return _Task(chosen, _flat(chosen["local"]), tuple(grid), masks, pictures)
 
 
 def _filled(run: Run, task: _Task, method: str, control: str) -> Int[np.ndarray, "images n"]:
@@ -183,54 +348,92 @@ def _filled(run: Run, task: _Task, method: str, control: str) -> Int[np.ndarray,
     if control == "shuffled":
         context = context[derangement(len(context), run.config.seed)]
     return restore(
-        run.llm.model,
-        run.engine.params,
-        finetune.prompt(run),
+        run,
+        _prompt(run),
         context,
         task.masks,
-        adapters=_adapters(run, method),
-        batch_size=run.config.evaluate.restoration.batch_size,
-        mesh=run.mesh if run.mesh.size > 1 else None,
-        description=f"restoring, {method}" + (f", {control}" if control != "none" else ""),
+        _adapters(run, method),
+        f"restoring, {method}" + (f", {control}" if control != "none" else ""),
     )
 
 
+def restore(
+    run: Run,
+    prompt: RestorationPrompt,
+    context: Int[np.ndarray, "images n"],
+    masks: Bool[np.ndarray, "images n"],
+    changes: Adapters | None = None,
+    description: str = "restoring",
+) -> Int[np.ndarray, "images n"]:
+    """Fills in hidden words greedily, in raster order, each knowing those filled in before; only
+    local words are allowed.
+
+    Args:
+      run: the language model, its mesh, and how many images go at a time.
+      prompt: how the task is written.
+      context: rows of the local codebook; -1 shows the mask word in both grids.
+      masks: what is hidden.
+      changes: scaled adapters of the language model; None for none.
+      description: for the progress bar.
+
+    Returns:
+      Rows of the local codebook: predictions where hidden, `context` elsewhere.
+
+    Raises:
+      DataError: the text does not fit the model's context.
+    """
+    prompt.check_length(context.shape[1], run.llm.model.config.context_length)
+    allowed = np.flatnonzero(prompt.word_ids != prompt.mask_id).astype(np.int32)
+    answers = fill_in(
+        run.llm.model,
+        run.engine.params,
+        prompt.questions(context, masks),
+        np.where(context < 0, prompt.mask_id, prompt.word_ids[context]),
+        masks,
+        prompt.word_ids[allowed],
+        batch_size=run.config.evaluate.restoration.batch_size,
+        adapters=changes,
+        mesh=run.mesh if run.mesh.size > 1 else None,
+        description=description,
+    )
+    return np.where(masks, allowed[answers], context)
+
+
 def _cross_entropy(run: Run, task: _Task, method: str, control: str) -> list[Result]:
-    """Mean -log p of each picture's hidden words where the method has a p: the language model's is
+    """Mean -log p of each image's hidden words where the method has a p: the language model's is
     over all its tokens.
     """
     if control != "none" or method == "nearest":
         return []
     if method == "most_frequent":
-        nats = frequency_nats(
-            run.tokens("train")["local"], task.true, task.masks, len(run.local_words)
-        )
+        words = len(run.local_words)
+        nats = frequency_nats(run.tokens("train")["local"], task.true, task.masks, words)
         return [mean("hidden_word_nats", nats)]
-    texts, model = finetune.prompt(run).texts(task.true, task.masks), run.llm.model
-    params, adapters = run.engine.params, _adapters(run, method)
-    loss = jax.jit(lambda params, adapters, text: adapter_loss(model, params, adapters, 1.0, text))
-    return [
-        mean(
-            "hidden_word_nats",
-            [
-                float(loss(params, adapters, jax.tree.map(lambda x: x[i : i + 1], texts)))
-                for i in range(len(task.true))
-            ],
-        )
-    ]
+    texts, model = _prompt(run).texts(task.true, task.masks), run.llm.model
+    params, changes = run.engine.params, _adapters(run, method)
+    loss = jax.jit(lambda params, changes, text: adapter_loss(model, params, changes, 1.0, text))
+    rows = [jax.tree.map(lambda x: x[i : i + 1], texts) for i in range(len(task.true))]
+    return [mean("hidden_word_nats", [float(loss(params, changes, row)) for row in rows])]
 
 
 def _adapters(run: Run, method: str) -> Adapters | None:
     """The trained adapters with their scale, for the method that uses them."""
     if method == "frozen":
         return None
-    adapters = scaled(finetune.trained_adapters(run), finetune.lora(run.config).scale)
-    mesh = run.engine.mesh
-    return replicate(adapters, mesh) if mesh else adapters
+    return scaled(adapters.trained_adapters(run), adapters.lora(run.config).scale)
+
+
+def _prompt(run: Run) -> RestorationPrompt:
+    mask_text = run.config.finetune.mask_text
+    return RestorationPrompt.build(run.llm.tokenizer, run.local_words, mask_text)
+
+
+def _flat(ids: Int[np.ndarray, "images h w"]) -> Int[np.ndarray, "images n"]:
+    return ids.reshape(len(ids), -1)
 
 
 def _greyed(task: _Task) -> Float[np.ndarray, "images side side 3"]:
-    """The true pictures with a grey square over every hidden word."""
+    """The true images with a grey square over every hidden word."""
     cell = task.pictures.shape[1] // task.grid[0]
     hidden = task.masks.reshape(-1, *task.grid).repeat(cell, 1).repeat(cell, 2)
     return np.where(hidden[..., None], np.float32(0), task.pictures)
@@ -241,27 +444,26 @@ def _folder(run: Run) -> pathlib.Path:
 
 
 def _write_example(run: Run, task: _Task, filled: Int[np.ndarray, "images n"]) -> None:
-    """Keeps the first picture's text for the report."""
-    prompt, tokenizer = finetune.prompt(run), run.llm.tokenizer
+    """Keeps the first image's text for the report."""
+    prompt, tokenizer = _prompt(run), run.llm.tokenizer
     write = lambda ids: tokenizer.decode(prompt.word_ids[ids].tolist())
     question = tokenizer.decode(prompt.questions(task.true[:1], task.masks[:1])[0].tolist())
-    write_json(
-        _folder(run) / "example.json",
-        {"prompt": question, "answer": write(filled[0]), "expected": write(task.true[0])},
-    )
+    example = {"prompt": question, "answer": write(filled[0]), "expected": write(task.true[0])}
+    write_json(_folder(run) / "example.json", example)
 
 
 def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
     """The table, the training curve, pictures before and after, and the text that was asked."""
-    example = read_json(_folder(run) / "example.json", None)
-    rows = list(_gallery_rows(_folder(run)))
+    folder = _folder(run)
+    example = read_json(folder / "example.json", None)
+    folders = {folder / name: below for name, below in _BELOW.items()}
     return TaskSection(
         "restoration",
         "Hidden words, filled in",
-        LEAD,
-        tables=restoration_tables(results),
-        figures=_curve(finetune.folder(run.workdir) / "metrics.jsonl"),
-        galleries=[Gallery("Hidden words filled in", rows)] if rows else [],
+        _LEAD,
+        tables=render(results, TABLE),
+        figures=_curve(adapters.folder(run.workdir) / "metrics.jsonl"),
+        galleries=kept_gallery("Hidden words filled in", folders),
         examples=[PromptExample(**example)] if example else [],
     )
 
@@ -273,18 +475,5 @@ def _curve(path: pathlib.Path) -> list[str]:
         for key, name in (("train/loss", "training"), ("eval/loss", "held out"))
         if key in curves
     ]
-    return (
-        [curve_plot("Cross-entropy of a hidden word, nats", lines, "restoration-loss")]
-        if lines
-        else []
-    )
-
-
-def _gallery_rows(folder: pathlib.Path) -> Iterator[list[Picture]]:
-    kept = {name: read_pictures(folder / name) for name in _SHOWN}
-    for i in range(len(kept["truth"])):
-        yield [
-            Picture(kept[name][i], caption)
-            for name, caption in _SHOWN.items()
-            if i < len(kept[name])
-        ]
+    label = "Cross-entropy of a hidden word, nats"
+    return [curve_plot(label, lines, "restoration-loss")] if lines else []

@@ -1,0 +1,74 @@
+"""Batches of a task's own texts, which adapters of the language model are trained on."""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from v2l_jax.errors import DataError
+
+
+@runtime_checkable
+class TrainingTexts(Protocol):
+    """The texts of a task, each of one image: prompts with their answers."""
+
+    def count(self, split: str) -> int:
+        """Images of a split, "train" or "held_out"."""
+        ...
+
+    def texts(
+        self, split: str, images: Int[np.ndarray, " images"], seed: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """A batch of `llm.adapter_step`, a row an image.
+
+        Args:
+          split: "train" or "held_out".
+          images: their numbers in the split.
+          seed: entropy of whatever is drawn.
+        """
+        ...
+
+
+class TextBatches(Iterator):
+    """Endless training batches: images in a new order each epoch, new texts each step; a function
+    of seed and step alone.
+
+    Args:
+      texts: of the task.
+      batch_size: images of a step, over all processes.
+      seed: of order and texts.
+      rows: which images of a batch this process gets (`parallel.mesh.local_rows`).
+
+    Raises:
+      DataError: there are fewer images than a batch holds.
+    """
+
+    def __init__(
+        self, texts: TrainingTexts, batch_size: int, seed: int, rows: Int[np.ndarray, " rows"]
+    ):
+        self._count = texts.count("train")
+        if self._count < batch_size:
+            raise DataError(
+                f"a batch of {batch_size} images needs as many training photos, but there are "
+                f"{self._count}; lower the batch size"
+            )
+        self._texts, self._batch_size, self._seed, self._rows = texts, batch_size, seed, rows
+        self._step = 0
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        epoch, batch = divmod(self._step, self._count // self._batch_size)
+        order = np.random.default_rng((self._seed, 0, epoch)).permutation(self._count)
+        images = order[batch * self._batch_size :][: self._batch_size]
+        texts = self._texts.texts("train", images, (self._seed, 1, self._step))
+        self._step += 1
+        return jax.tree.map(lambda x: x[self._rows], texts)
+
+    def get_state(self) -> int:
+        """Steps drawn."""
+        return self._step
+
+    def set_state(self, step: int) -> None:
+        """Goes on after `step` steps."""
+        self._step = step
