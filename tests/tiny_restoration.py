@@ -13,10 +13,12 @@ from safetensors.numpy import save_file
 from tests import tiny_config
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.codebook.codebook import Codebook
-from v2l_jax.jobs import codebook, tokenize
+from v2l_jax.jobs import codebook
 from v2l_jax.llm.llama_config import config_from_huggingface
 from v2l_jax.llm.llama_weights import HUGGINGFACE_NAMES
 from v2l_jax.run import loading
+from v2l_jax.run.paths import tokens_path
+from v2l_jax.run.tokens import SPLITS
 
 RESTORATION = pathlib.Path(__file__).parents[1] / "configs" / "restoration.py"
 SIDE, WORDS, GLOBAL_TOKENS = 4, 60, 5
@@ -100,10 +102,10 @@ def make_workdir(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     )
     book.save(codebook.local_path(workdir))
     book.save(codebook.global_path(workdir))
-    for split in tokenize.SPLITS:
+    for split in SPLITS:
         subject = rng.integers(0, 10, (config.data.synthetic_length, 1, 1)) * 6
         local = subject + rng.integers(0, 6, (config.data.synthetic_length, SIDE, SIDE))
-        with atomic_write(tokenize.path_of(workdir, split)) as path:
+        with atomic_write(tokens_path(workdir, split)) as path:
             np.savez(
                 path,
                 global_ids=rng.integers(0, WORDS, (len(local), GLOBAL_TOKENS), np.int32),

@@ -12,8 +12,9 @@ import pytest
 from tests.tiny_config import get_config
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import evaluate, runner, tokenize
+from v2l_jax.jobs import evaluate, runner
 from v2l_jax.metrics.results import read_results
+from v2l_jax.run.tokens import read_tokens
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_leaves_numbers_with_counts_and_intervals(workdir):
 
 def test_words_are_the_language_models_own(workdir, config):
     words = Codebook.load(workdir / "codebook" / "global.safetensors")
-    tokens = tokenize.read(workdir, "held_out")
+    tokens = read_tokens(workdir, "held_out")
     assert tokens["global"].shape == (30, 5) and tokens["local"].shape == (30, 16, 16)
     assert tokens["global"].max() < len(words)
     features = np.load(workdir / "features" / "held_out.npy")

@@ -13,11 +13,12 @@ from tests import synthetic_config
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import SyntheticSource, WithVectors
 from v2l_jax.errors import CheckpointError, ConfigError
-from v2l_jax.jobs import train
+from v2l_jax.jobs import runner, tokenize, train
 from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.run import building, loading, reconstruction
-from v2l_jax.run.workdir import read_json
+from v2l_jax.run.workdir import environments, read_json
 from v2l_jax.tokenizers.projector_fit import fit_projector
+from v2l_jax.training.metric_log import read_metrics
 
 IMAGES = 21
 
@@ -131,3 +132,32 @@ def test_a_run_that_resumes_does_without_the_released_tokenizer(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(CheckpointError, match="nowhere"):
         train.run(config, tmp_path)
+
+
+def test_a_finished_run_can_be_prolonged_in_its_folder(tmp_path):
+    """It goes on from its last step, and tokens of before are made anew; others' logging may change."""
+    llm = next(f for f in synthetic_config.fill(tmp_path) if f.startswith("--config.llm="))
+    config = synthetic_config.get_config()
+    config.llm, config.jobs = llm.partition("=")[2], ("train", "tokenize")
+    config.train.steps, config.train.disc_start = 2, 100
+    config.train.eval_every = config.train.checkpoint_every = 2
+    runner.run_jobs(config, tmp_path)
+    assert train.is_done(config, tmp_path) and tokenize.is_done(config, tmp_path)
+    before = (tmp_path / "tokens" / "train.npz").stat().st_mtime_ns
+    (tmp_path / "tokens" / "training.json").unlink()  # as folders of earlier versions are
+
+    config.train.steps, config.train.log_every = 4, 3
+    assert not train.is_done(config, tmp_path)
+    runner.run_jobs(config, tmp_path)
+    assert read_json(tmp_path / "training.json", {})["steps"] == 4
+    steps = [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert steps == sorted(steps) and max(steps) == 4
+    assert train.is_done(config, tmp_path) and tokenize.is_done(config, tmp_path)
+    made = read_json(tmp_path / "tokens" / "training.json", {})
+    assert made == read_json(tmp_path / "training.json", {})
+    assert [entry["job"] for entry in environments(tmp_path)] == ["train", "tokenize"] * 2
+    assert (tmp_path / "tokens" / "train.npz").stat().st_mtime_ns != before
+
+    config.train.steps = 3
+    with pytest.raises(ConfigError, match=r"differs at train.steps"):
+        runner.run_jobs(config, tmp_path)

@@ -17,12 +17,13 @@ from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.corruptions import gaussian_blur, hole
 from v2l_jax.data.transforms import to_signed, to_uint8
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.jobs import evaluate, tokenize
+from v2l_jax.jobs import evaluate
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.metrics.results import Result, read_results, write_results
 from v2l_jax.run import building, loading, pictures
+from v2l_jax.run.paths import tokens_path
 from v2l_jax.tasks import denoising
 
 WORDS, PHOTOS, SIDE = 40, 5, 16
@@ -91,7 +92,7 @@ def run(asset, tmp_path_factory):
     )
     vectors = rng.standard_normal((PHOTOS, 6)).astype(np.float32)
     photos = np.stack([to_signed(run.photos.held_out[i]["image"]) for i in range(PHOTOS)])
-    path = tokenize.path_of(workdir, "held_out")
+    path = tokens_path(workdir, "held_out")
     for folder in (path.parent, workdir / "features"):
         folder.mkdir()
     np.save(workdir / "features" / "held_out.npy", vectors)

@@ -15,23 +15,7 @@ from v2l_jax.codebook.filter import count_hits, first_spellings, keep_frequent
 from v2l_jax.codebook.templates import IMAGENET_TEMPLATES
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.run import features, loading
-
-FOLDER = "codebook"
-
-
-def local_path(workdir: pathlib.Path) -> pathlib.Path:
-    """Where the local codebook lies."""
-    return workdir / FOLDER / "local.safetensors"
-
-
-def global_path(workdir: pathlib.Path) -> pathlib.Path:
-    """Where the global codebook lies."""
-    return workdir / FOLDER / "global.safetensors"
-
-
-def candidates_path(workdir: pathlib.Path) -> pathlib.Path:
-    """Where all n-grams lie, before the photos have chosen."""
-    return workdir / FOLDER / "candidates.safetensors"
+from v2l_jax.run.paths import candidates_path, global_path, local_path
 
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from v2l_jax.assets import registry
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.sources import Source
 from v2l_jax.data.transforms import to_signed, to_uint8
+from v2l_jax.jobs.identity import note
 from v2l_jax.metrics.codebook_usage import CodebookUsage
 from v2l_jax.metrics.codecs import Codec, codecs, compress
 from v2l_jax.metrics.image_quality import image_quality
@@ -25,7 +27,7 @@ from v2l_jax.report.model_card import CardFacts, model_card
 from v2l_jax.run import building, loading
 from v2l_jax.run.reconstruction import full_batches, reconstruct, score
 from v2l_jax.run.run import Run
-from v2l_jax.run.workdir import environments, read_json
+from v2l_jax.run.workdir import environments, is_from_this_training, note_training, read_json
 from v2l_jax.tokenizers.base import VisualTokenizer
 from v2l_jax.tokenizers.released import DTYPES, load_tokenizer
 from v2l_jax.towers.vgg import lpips_with
@@ -49,15 +51,20 @@ def folder(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
-    """Whether the model card, which comes last, is there."""
-    return (folder(config, workdir) / "README.md").exists()
+    """Whether the model card, which comes last, is there, of the tokenizer as it is trained now."""
+    home = folder(config, workdir)
+    return (home / "README.md").exists() and is_from_this_training(home.parent, workdir)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Writes the tokenizer's files, measures what is read back from them, and writes README.md; the
     same again changes nothing.
     """
-    context, home = Run(config, workdir), folder(config, workdir)
+    context = Run(config, workdir, lambda task: note(config, task, workdir))
+    home = folder(config, workdir)
+    if not is_from_this_training(home.parent, workdir):
+        shutil.rmtree(home, ignore_errors=True)
+    note_training(home.parent, workdir)
     if not (home / "config.json").exists():
         trained = context.trained
         trained.tokenizer.save(
@@ -136,6 +143,7 @@ def _results(run: Run) -> list[Result]:
         row
         for row in read_results(run.workdir / "results.json")
         if row.measured_on.get("task") == "release"
+        and row.measured_on.get("identity") == run.identify("release").get("identity")
     ]
 
 

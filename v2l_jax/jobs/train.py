@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 from v2l_jax.data.sources import Source
 from v2l_jax.parallel.processes import barrier, is_primary
 from v2l_jax.run import building, features, loading
+from v2l_jax.run.paths import training_path
 from v2l_jax.run.reconstruction import evaluator
-from v2l_jax.run.workdir import write_json
+from v2l_jax.run.workdir import note_unmarked, read_json, write_json
 from v2l_jax.tokenizers.base import VisualTokenizer
 from v2l_jax.training.metric_log import MetricLog
 from v2l_jax.training.profiler import StepProfiler
@@ -21,20 +22,21 @@ EVERY_PROCESS = True
 """Several processes share this job; see `runner.run_jobs`."""
 
 
-def _marker(workdir: pathlib.Path) -> pathlib.Path:
-    return workdir / "training.json"
-
-
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
-    """Whether training has ended."""
-    del config
-    return _marker(workdir).exists()
+    """Whether training has ended, after as many steps or epochs as are asked for now."""
+    report = read_json(training_path(workdir), None)
+    if report is None:
+        return False
+    c = config.train
+    return c.steps <= report["steps"] and c.epochs <= report.get("epochs", c.epochs)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains to the end, from the newest checkpoint; writes checkpoints/, metrics.jsonl, and
     training.json at the end.
     """
+    if is_primary() and training_path(workdir).exists():  # prolonged: what others made is of before
+        note_unmarked([workdir / "tokens", workdir / "release"], workdir)
     mesh, books = loading.shared_mesh(config), building.codebooks(config, workdir)
     for book in books.values():
         book.check_made_for(loading.text_tokenizer(config).fingerprint)
@@ -68,13 +70,14 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         best = checkpoints.best_step()
     report = {
         "steps": trainer.total_steps,
+        "epochs": config.train.epochs,
         "best_step": best,
         "corrupt_files_replaced": dict(loader.replaced),
     }
     if state.spikes is not None:
         report["skipped_steps"] = int(state.spikes.skipped)
     if is_primary():
-        write_json(_marker(workdir), report)
+        write_json(training_path(workdir), report)
 
 
 def images(

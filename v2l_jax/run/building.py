@@ -13,14 +13,13 @@ from ml_collections import ConfigDict
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source, WithVectors
 from v2l_jax.data.transforms import ImageTransform
-from v2l_jax.jobs import codebook
 from v2l_jax.parallel.mesh import replicate
-from v2l_jax.run import loading
+from v2l_jax.run import loading, paths
 from v2l_jax.tokenizers.base import VisualTokenizer, kind_module
 from v2l_jax.towers import vgg
 from v2l_jax.training.trainer import Trainer
 
-_PATHS = {"local": codebook.local_path, "global": codebook.global_path}
+_PATHS = {"local": paths.local_path, "global": paths.global_path}
 
 
 def codebooks(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Codebook]:

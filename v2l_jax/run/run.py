@@ -18,12 +18,12 @@ from ml_collections import ConfigDict
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source
 from v2l_jax.errors import ConfigError
-from v2l_jax.jobs import codebook, tokenize
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.metrics.results import Result, Scalar, merge_results
 from v2l_jax.ops.batches import in_batches
 from v2l_jax.ops.nearest import nearest_rows
-from v2l_jax.run import building, features, loading
+from v2l_jax.run import building, features, loading, paths
+from v2l_jax.run.tokens import SPLITS, read_tokens
 from v2l_jax.tokenizers.base import TokenStreams
 from v2l_jax.towers.image_text import ImageTextTower
 
@@ -82,17 +82,17 @@ class Run:
     @functools.cached_property
     def local_words(self) -> Codebook:
         """The local codebook, checked to be in this language model's tokens."""
-        return self._codebook(codebook.local_path(self.workdir))
+        return self._codebook(paths.local_path(self.workdir))
 
     @functools.cached_property
     def global_words(self) -> Codebook:
         """The global codebook, checked to be in this language model's tokens."""
-        return self._codebook(codebook.global_path(self.workdir))
+        return self._codebook(paths.global_path(self.workdir))
 
     @functools.cached_property
     def candidates(self) -> Codebook:
         """The words that the global codebook was chosen from, checked like it."""
-        return self._codebook(codebook.candidates_path(self.workdir))
+        return self._codebook(paths.candidates_path(self.workdir))
 
     @functools.cached_property
     def trained(self) -> building.TrainedTokenizer:
@@ -120,7 +120,7 @@ class Run:
         """What files about a source are called: its name, and for images that are not the run's own
         a digest of their paths.
         """
-        if name in tokenize.SPLITS:
+        if name in SPLITS:
             return name
         known = getattr(source, "paths", None)
         paths = known or [source[i]["path"] for i in range(len(source))]
@@ -141,11 +141,11 @@ class Run:
 
     def tokens(self, split: str) -> TokenStreams:
         """The token ids of a split as the tokenize job left them, by stream."""
-        return tokenize.read(self.workdir, split)
+        return read_tokens(self.workdir, split)
 
     def has_tokens(self, split: str) -> bool:
         """Whether `tokens` has something to read."""
-        return split in tokenize.SPLITS and tokenize.path_of(self.workdir, split).exists()
+        return split in SPLITS and paths.tokens_path(self.workdir, split).exists()
 
     def folder(self, task: str) -> pathlib.Path:
         """Where a task keeps pictures and examples for the report; made if it is not there."""

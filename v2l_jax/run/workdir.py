@@ -12,7 +12,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -20,7 +20,9 @@ import jax
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import ConfigError, V2LError
+from v2l_jax.run.paths import training_path
 
+_MADE_FROM = "training.json"
 _BUCKET = re.compile("[a-z][a-z0-9]+:/")
 _PACKAGES = (
     "v2l_jax",
@@ -128,6 +130,27 @@ def code_version() -> str:
     if not commit:
         return f"v{metadata.version('v2l_jax')}"
     return commit + (f"-dirty-{hashlib.sha256(change).hexdigest()[:8]}" if change else "")
+
+
+def is_from_this_training(folder: pathlib.Path, workdir: pathlib.Path) -> bool:
+    """Whether what a job wrote into a folder was made with the tokenizer as it is trained now, and
+    not before a run was prolonged; folders of earlier versions do not say and are taken as they are.
+    """
+    noted = read_json(folder / _MADE_FROM, None)
+    return noted is None or noted == read_json(training_path(workdir), {})
+
+
+def note_training(folder: pathlib.Path, workdir: pathlib.Path) -> None:
+    """Notes beside what a job writes which training it is made from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / _MADE_FROM, read_json(training_path(workdir), {}))
+
+
+def note_unmarked(folders: Sequence[pathlib.Path], workdir: pathlib.Path) -> None:
+    """`note_training` in those folders that are there and do not say yet."""
+    for folder in folders:
+        if folder.exists() and not (folder / _MADE_FROM).exists():
+            note_training(folder, workdir)
 
 
 def environment() -> dict[str, Any]:
