@@ -9,12 +9,12 @@ from tests.tasks.reading_run import WORDS, reading_run
 from tests.tiny_config import get_config
 from v2l_jax import experiment
 from v2l_jax.errors import ConfigError
-from v2l_jax.jobs import tokenize
 from v2l_jax.representations import fingerprint, representation, representations
 from v2l_jax.representations.base import ImageSet, Text, shown_text
 from v2l_jax.representations.token_choice import TokenChoice
 from v2l_jax.representations.v2l_words import Options, word_texts
 from v2l_jax.run import loading
+from v2l_jax.run.paths import tokens_path
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_nearest_words_by_distance(run):
 
 def test_what_the_tokenizer_wrote_is_read(run):
     ids = np.arange(len(run.photos.train) * 3, dtype=np.int32).reshape(-1, 3) % 18
-    path = tokenize.path_of(run.workdir, "train")
+    path = tokens_path(run.workdir, "train")
     path.parent.mkdir()
     np.savez(path, global_ids=ids, local_ids=ids[:, None])
     images, book = ImageSet(("train", run.photos.train)), run.global_words

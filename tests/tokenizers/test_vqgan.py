@@ -13,6 +13,7 @@ from tests import synthetic_config
 from v2l_jax.errors import CheckpointError
 from v2l_jax.jobs import evaluate, tokenize, train
 from v2l_jax.metrics.results import read_results
+from v2l_jax.run.tokens import read_tokens
 from v2l_jax.tasks import reconstruction
 from v2l_jax.tokenizers.reference import discriminator_from_reference, read_reference
 from v2l_jax.tokenizers.vqgan import load_taming
@@ -114,7 +115,7 @@ def test_it_trains_and_is_scored_without_word_codebooks(tmp_path):
             path.unlink()
     train.run(config, tmp_path)
     tokenize.run(config, tmp_path)
-    tokens = tokenize.read(tmp_path, "held_out")
+    tokens = read_tokens(tmp_path, "held_out")
     assert list(tokens) == ["local"] and tokens["local"].shape == (48, 16, 16)
     run = evaluate.open_run(config, tmp_path)
     reconstruction.measure(run, reconstruction.settings(config))

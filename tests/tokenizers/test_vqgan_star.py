@@ -8,6 +8,7 @@ from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.jobs import codebook, evaluate, tokenize, train
 from v2l_jax.metrics.results import read_results
 from v2l_jax.run import building
+from v2l_jax.run.tokens import read_tokens
 from v2l_jax.tasks import reconstruction
 
 
@@ -33,7 +34,7 @@ def test_it_trains_over_frozen_words_and_is_scored(tmp_path):
     )
     features = np.asarray(features, float).reshape(-1, 1, synthetic_config.DIM)
     distances = ((features - words.astype(float)) ** 2).sum(-1)
-    ids = tokenize.read(tmp_path, "held_out")["local"][0].ravel()
+    ids = read_tokens(tmp_path, "held_out")["local"][0].ravel()
     nearest = distances.min(axis=1)
     np.testing.assert_allclose(distances[np.arange(256), ids], nearest, rtol=1e-5)
     rows = {row.metric: row for row in read_results(tmp_path / "results.json")}
