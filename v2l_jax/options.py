@@ -124,8 +124,8 @@ def options_of(sections: Mapping[str, type]) -> dict[str, Option]:
         kinds = typing.get_type_hints(declared)
         for field in dataclasses.fields(declared):
             path = f"{prefix}.{field.name}" if prefix else field.name
-            made = field.default_factory is not dataclasses.MISSING
-            default = field.default_factory() if made else field.default
+            make: Any = field.default_factory
+            default = field.default if make is dataclasses.MISSING else make()
             about = (
                 field.metadata[key] for key in ("meaning", "rule", "changes_results", "in_row")
             )

@@ -187,7 +187,7 @@ class Run:
     @property
     def _has_words(self) -> bool:
         """Whether the codebook job has run; a tokenizer that learns its codebook needs none."""
-        return codebook.global_path(self.workdir).exists()
+        return paths.global_path(self.workdir).exists()
 
     def _codebook(self, path: pathlib.Path) -> Codebook:
         book = Codebook.load(path)
