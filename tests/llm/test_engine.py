@@ -6,15 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from v2l_jax.errors import DataError, V2LError
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
-from v2l_jax.llm.prefix_cache import PrefixCache
-from v2l_jax.llm.prompt_batches import bucket_length, plan_batches, share_prefixes
-from v2l_jax.llm.sampling import Sampling
+from v2l_jax.llm.prompt_batches import PrefixCache, bucket_length, plan_batches, share_prefixes
 from v2l_jax.llm.stop_strings import StopStrings
 
 CONFIG = LlamaConfig(40, 32, 48, 2, 4, 2, 8, 96, 1e-5, rotary_frequencies(8, 10000.0))
@@ -205,25 +202,6 @@ def test_answers_end_before_stop_strings(engine, log_probs):
     assert partly and len({len(a) for a in answers}) > 2
 
 
-def test_draws_follow_the_model_and_do_not_depend_on_other_prompts(engine, log_probs):
-    sampling = Sampling(temperature=2.0, top_k=10, seed=5)
-    prompts = [_prompts()[2]] * 400
-    first = engine.generate(prompts, 3, sampling=sampling)
-    others = [p for p in _prompts(70)]
-    assert engine.generate([*prompts[:50], *others], 2, sampling=sampling)[:50] == [
-        new[:2] for new in first[:50]
-    ]
-    table = log_probs(prompts[0])[-1].astype(np.float64)
-    likeliest = np.argsort(-table)[:10]
-    weights = np.exp(table[likeliest] / 2)
-    counts = np.bincount([new[0] for new in first], minlength=40)[likeliest]
-    assert counts.sum() == 400
-    assert stats.chisquare(counts, 400 * weights / weights.sum()).pvalue > 1e-3
-    assert engine.generate(prompts[:50], 2, sampling=Sampling(2.0, 10, seed=6)) != [
-        new[:2] for new in first[:50]
-    ]
-
-
 def test_calls_of_equal_shapes_compile_once(model, params):
     """Sequential inpainting: a call for each window, each with all images' prompts of that window."""
     engine = LLMEngine(model, params, token_budget=256)
@@ -231,14 +209,13 @@ def test_calls_of_equal_shapes_compile_once(model, params):
     begin = rng.integers(1, 40, 20).tolist()
     for window in range(8):
         prompts = [begin + rng.integers(1, 40, 30).tolist() for _ in range(11)]
-        sampling = Sampling(top_k=4, seed=window)
         engine.generate(
             prompts,
             2,
             vocabulary=rng.choice(40, 9 + window, replace=False).tolist(),
             stop_ids=[1, window + 2],
         )
-        engine.generate(prompts, 2, sampling=sampling)
+        engine.generate(prompts, 2)
         if window == 0:
             compiled = engine.compilations
     assert engine.compilations == compiled <= 6

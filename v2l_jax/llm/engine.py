@@ -5,7 +5,6 @@ Prompts that begin alike share one computed prefix; suffixes are padded to a few
 else runs on the device in static shapes.
 """
 
-import dataclasses
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
@@ -26,16 +25,15 @@ from v2l_jax.llm.engine_steps import (
 from v2l_jax.llm.generation_rules import AllowedTokens, RowRules, shared_rules
 from v2l_jax.llm.llama import KVCache, Llama
 from v2l_jax.llm.llama_sharding import place_params
-from v2l_jax.llm.prefix_cache import PrefixCache
 from v2l_jax.llm.prompt_batches import (
     Batch,
+    PrefixCache,
     Prompt,
     Wave,
     bucket_length,
     plan_batches,
     share_prefixes,
 )
-from v2l_jax.llm.sampling import Sampling
 from v2l_jax.llm.stop_strings import StopStrings
 from v2l_jax.parallel.mesh import batch_sharding, batch_shards, replicate
 from v2l_jax.progress import progress_bar
@@ -70,7 +68,7 @@ class LLMEngine:
         self._join = jax.jit(joined)
         self._score = self._counted(score_candidates)
         self._choose = self._counted(choose_by_trie, "steps")
-        self._generate = self._counted(generate, "max_new_tokens", "sampling")
+        self._generate = self._counted(generate, "max_new_tokens")
 
     def score_continuations(
         self,
@@ -171,11 +169,10 @@ class LLMEngine:
         stop_strings: StopStrings | None = None,
         allowed: Sequence[Sequence[Sequence[int]]] | None = None,
         vocabulary: Sequence[int] | None = None,
-        sampling: Sampling | None = None,
         prefix_cache: PrefixCache | None = None,
         description: str = "generating",
     ) -> list[list[int]]:
-        """Continues every prompt, greedily unless `sampling` says how to draw.
+        """Continues every prompt greedily: each new token is the likeliest one that is permitted.
 
         Args:
           prompts: token ids, at least one each.
@@ -185,12 +182,8 @@ class LLMEngine:
           stop_strings: an answer ends before the first of them; a token that one begins inside is
             dropped (`generate_text` gives the exact text).
           allowed: ids permitted at step i of prompt p: `allowed[p][i]`, the published per-position
-            mask. An answer has at most as many tokens as its prompt has steps. Greedy decoding is
-            then greedy over the permitted ids, and the probabilities that `sampling` cuts are
-            normalised over them.
+            mask. An answer has at most as many tokens as its prompt has steps.
           vocabulary: ids permitted at every step of every prompt.
-          sampling: how tokens are drawn; a draw depends on its seed, the prompt's place in
-            `prompts` and the step.
           prefix_cache: prefixes that are not to be computed again; every prompt begins with one,
             and has more.
           description: for the progress bar.
@@ -203,11 +196,7 @@ class LLMEngine:
             token.
         """
         rules = dict(
-            stop_ids=stop_ids,
-            stop_strings=stop_strings,
-            allowed=allowed,
-            vocabulary=vocabulary,
-            sampling=sampling,
+            stop_ids=stop_ids, stop_strings=stop_strings, allowed=allowed, vocabulary=vocabulary
         )
         answers = self._generated(prompts, max_new_tokens, description, prefix_cache, **rules)
         return [stop_strings.tokens_before(ids) for ids in answers] if stop_strings else answers
@@ -225,7 +214,7 @@ class LLMEngine:
 
         Args:
           prompts, max_new_tokens, stop_strings, description: as for `generate`.
-          rules: `stop_ids`, `allowed`, `vocabulary`, `sampling` of `generate`.
+          rules: `stop_ids`, `allowed`, `vocabulary` of `generate`.
 
         Returns:
           Each answer as it was written, with the space it may begin with; special tokens write
@@ -300,13 +289,10 @@ class LLMEngine:
         stop_strings: StopStrings | None = None,
         allowed: Sequence[Sequence[Sequence[int]]] | None = None,
         vocabulary: Sequence[int] | None = None,
-        sampling: Sampling | None = None,
     ) -> list[list[int]]:
         """Answers without the stop token, but with the tokens of the stop string."""
         vocab_size = self.model.config.vocab_size
-        shared = shared_rules(
-            vocab_size, stop_ids, stop_strings, vocabulary, sampling.seed if sampling else 0
-        )
+        shared = shared_rules(vocab_size, stop_ids, stop_strings, vocabulary)
         masks = (
             None
             if allowed is None
@@ -321,19 +307,15 @@ class LLMEngine:
         def inputs(rows):
             return (
                 RowRules(
-                    rows.astype(np.int32),
-                    np.where(rows < 0, 0, limits[rows]),
-                    None if masks is None else masks.rows(rows),
+                    np.where(rows < 0, 0, limits[rows]), None if masks is None else masks.rows(rows)
                 ),
             )
 
         answers: list[list[int]] = [[] for _ in prompts]
-        static = dict(
-            max_new_tokens=max_new_tokens,
-            sampling=sampling and dataclasses.replace(sampling, seed=0),
-        )
         cut = prefix_cache.cut(prompts) if prefix_cache else share_prefixes(prompts)
-        options = dict(constants=(shared,), prefix_cache=prefix_cache, **static)
+        options = dict(
+            constants=(shared,), prefix_cache=prefix_cache, max_new_tokens=max_new_tokens
+        )
         for index, row in self._run(self._generate, cut, inputs, description, **options):
             ended = np.flatnonzero((row < 0) | np.isin(row, list(stop_ids)))
             answers[index] = row[: ended[0] if len(ended) else None].tolist()

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int
 from v2l_jax.llm.generation_rules import RowRules, SharedRules
 from v2l_jax.llm.llama import KVCache, Llama, with_room
 from v2l_jax.llm.llama_sharding import cache_spec
-from v2l_jax.llm.sampling import Sampling, draw, gumbel_noise
 from v2l_jax.llm.token_trie import TokenTrie
 
 _LOGITS_CHUNK = 512  # rows of [rows, vocabulary] logits held at a time
@@ -147,7 +146,6 @@ def generate(
     shared: SharedRules,
     *,
     max_new_tokens: int,
-    sampling: Sampling | None,
 ) -> Int[Array, "batch new"]:
     """Tokens of each row, with the one that ended it, -1 after that.
 
@@ -156,24 +154,16 @@ def generate(
       rows: what each row may write.
       shared: what all rows may write and where they end.
       max_new_tokens: the most tokens of a row.
-      sampling: how tokens are drawn (the seed is that of `shared`); None takes the likeliest.
     """
 
     def pick(state, logits, step):
         ids = None if rows.allowed is None else rows.allowed[:, step]
         if shared.vocabulary is not None:
             logits = jnp.where(shared.vocabulary, logits, -jnp.inf)
-        noise = (
-            jnp.zeros_like(logits)
-            if sampling is None
-            else gumbel_noise(shared.seed, rows.indices, step, logits.shape[-1])
-        )
         if ids is not None:
-            logits, noise = (
-                jnp.take_along_axis(x, jnp.maximum(ids, 0), axis=1) for x in (logits, noise)
-            )
+            logits = jnp.take_along_axis(logits, jnp.maximum(ids, 0), axis=1)
             logits = jnp.where(ids >= 0, logits, -jnp.inf)
-        choice = logits.argmax(-1) if sampling is None else draw(logits, noise, sampling)
+        choice = logits.argmax(-1)
         token = choice if ids is None else jnp.take_along_axis(ids, choice[:, None], axis=1)[:, 0]
         state, ended = shared.follow(state, token)
         return token, state, ended | (step + 1 >= rows.limits)

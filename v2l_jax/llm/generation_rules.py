@@ -15,13 +15,11 @@ class RowRules(NamedTuple):
     """What differs between the rows of a batch.
 
     Attributes:
-      indices: int32 [batch], the prompt's place in the call, which its random draws depend on.
       limits: int32 [batch], tokens the row may have; 0 for rows that only fill the shape.
       allowed: int32 [batch, new, choices], ids permitted at each step, ascending, -1 fills; None
         for any.
     """
 
-    indices: Int[Array, " batch"] | np.ndarray
     limits: Int[Array, " batch"] | np.ndarray
     allowed: Int[Array, "batch new choices"] | np.ndarray | None
 
@@ -34,13 +32,11 @@ class SharedRules(NamedTuple):
       stop_table: int32 [states, vocab], automaton of the stop strings (`StopStrings.table`); None
         for none.
       vocabulary: bool [vocab], ids permitted at every step; None for any.
-      seed: int32 scalar, from 0.
     """
 
     stop_ids: Int[Array, " ids"] | np.ndarray
     stop_table: Int[Array, "states vocab"] | np.ndarray | None
     vocabulary: Bool[Array, " vocab"] | np.ndarray | None
-    seed: Int[Array, ""] | np.int32
 
     def follow(
         self, state: Int[Array, " batch"], token: Int[Array, " batch"]
@@ -58,7 +54,6 @@ def shared_rules(
     stop_ids: Sequence[int],
     stop_strings: StopStrings | None,
     vocabulary: Sequence[int] | None,
-    seed: int,
 ) -> SharedRules:
     """Arrays of the rules that hold for every prompt of a call.
 
@@ -77,10 +72,7 @@ def shared_rules(
         mask[ids] = True
     table = None if stop_strings is None else stop_strings.padded_table(vocab_size)
     return SharedRules(
-        np.asarray(stops + [-1] * (_size(len(stops)) - len(stops)), np.int32),
-        table,
-        mask,
-        np.int32(seed),
+        np.asarray(stops + [-1] * (_size(len(stops)) - len(stops)), np.int32), table, mask
     )
 
 

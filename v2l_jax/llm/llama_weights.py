@@ -1,4 +1,4 @@
-"""Weights of foreign LLaMA checkpoints as the parameter tree of `towers.llama`: name maps as data,
+"""Weights of foreign LLaMA checkpoints as the parameter tree of `llm.llama`: name maps as data,
 fusing, stacking.
 """
 

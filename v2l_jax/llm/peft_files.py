@@ -40,7 +40,7 @@ _PLAIN = {
     "layers_to_transform": None,
     "layer_replication": None,
 }
-"""Variants of LoRA that `finetuning.lora` does not compute, and their values for the plain one."""
+"""Variants of LoRA that `llm.lora` does not compute, and their values for the plain one."""
 
 
 def save_adapters(

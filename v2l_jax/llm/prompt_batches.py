@@ -1,11 +1,13 @@
-"""Prompts → batches of few static shapes in which a prefix shared by many prompts appears once."""
+"""Arranges prompts in batches of few static shapes, where a prefix that prompts share appears once."""
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
+
+from v2l_jax.llm.llama import KVCache
 
 PREFIX_OVERHEAD = 16  # tokens' worth of padding and extra attention that a separate prefix costs
 _COPY_COST = 0.03  # of computing a prefix token: copying its keys and values
@@ -26,6 +28,40 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.prefix) + len(self.suffix)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrefixCache:
+    """Keys and values of prefixes, from `LLMEngine.cache_prefixes`.
+
+    Attributes:
+      rows: which row of the cache holds a prefix, by its token ids.
+      cache: [layers, rows, length, …].
+    """
+
+    rows: Mapping[tuple[int, ...], int]
+    cache: KVCache
+
+    def cut(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]:
+        """Cuts each prompt behind the longest prefix that is here; at least one token stays in the
+        suffix.
+
+        Raises:
+          ValueError: a prompt begins with none of them.
+        """
+        lengths = sorted({len(prefix) for prefix in self.rows}, reverse=True)
+        return [_cut(tuple(prompt), lengths, self.rows) for prompt in prompts]
+
+
+def _cut(
+    prompt: tuple[int, ...], lengths: Sequence[int], rows: Mapping[tuple[int, ...], int]
+) -> Prompt:
+    for length in lengths:
+        if length < len(prompt) and prompt[:length] in rows:
+            return Prompt(prompt[:length], prompt[length:])
+    raise ValueError(
+        f"no cached prefix begins the prompt {list(prompt[:8])}… of {len(prompt)} tokens"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from v2l_jax.llm.engine import LLMEngine
-from v2l_jax.llm.prefix_cache import PrefixCache
+from v2l_jax.llm.prompt_batches import PrefixCache
 from v2l_jax.progress import progress_bar
 
 _PROMPTS_AT_ONCE = 8192
