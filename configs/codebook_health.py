@@ -5,7 +5,7 @@ python -m v2l_jax.main --config=configs/codebook_health.py --workdir=runs/codebo
 
 Small pictures and few steps, the GAN starting half-way; a row set that is there is not trained
 again. The report has the table (usage, perplexity, dead words, PSNR, LPIPS, with intervals over
-seeds) and the curves; evaluate/codebook_health/curves.png is the same figure. About 75 minutes on 2
+seeds) and the curves; sweep/curves.png is the same figure. About 75 minutes on 2
 cores (AVX2); README has the outcome.
 """
 
@@ -16,7 +16,7 @@ from configs import quickstart
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.jobs = ("codebook", "evaluate", "report")
+    config.jobs = ("codebook", "sweep", "report")
     config.codebook.local_limit, config.codebook.expand_limit = 2_048, 2_048
     config.model.image_size, config.model.channel_multipliers, config.model.z_channels = (
         32,
@@ -30,32 +30,36 @@ def get_config() -> ConfigDict:
     config.train.projector_fit_every = 0
     config.train.log_every = 5
     config.train.eval_every = 25
-    config.evaluate.tasks = ("codebook_health",)
-    # Each start with each remedy; what is compared is the first remedy. Names, and what they change
-    # in config.train.
-    config.evaluate.codebook_health.starts = (
-        ("published start", (("encoder_scale", 1.0),)),
+    config.sweep.title = "What keeps the codebook in use"
+    # Each start with each remedy; others are compared with the first remedy.
+    starts = (
+        ("published start", (("train.encoder_scale", 1.0),)),
         # The quickstart's way until the GAN starts, so that there is a codebook in use to lose.
         (
             "fitted start",
-            (("encoder_start", 20), ("projector_fit_every", 10), ("projector_fit_until", 50)),
-        ),
-    )
-    config.evaluate.codebook_health.remedies = (
-        ("none", ()),
-        ("re-centring", (("projector_recenter_every", 10),)),
-        ("revival", (("projector_revive_every", 20),)),
-        ("entropy", (("weight_entropy", 0.1),)),
-        ("discriminator warm-up", (("disc_warmup", 25),)),
-        (
-            "all four",
             (
-                ("projector_recenter_every", 10),
-                ("projector_revive_every", 20),
-                ("weight_entropy", 0.1),
-                ("disc_warmup", 25),
+                ("train.encoder_start", 20),
+                ("train.projector_fit_every", 10),
+                ("train.projector_fit_until", 50),
             ),
         ),
     )
-    config.evaluate.codebook_health.seeds = 3
+    remedies = (
+        ("none", ()),
+        ("re-centring", (("train.projector_recenter_every", 10),)),
+        ("revival", (("train.projector_revive_every", 20),)),
+        ("entropy", (("train.weight_entropy", 0.1),)),
+        ("discriminator warm-up", (("train.disc_warmup", 25),)),
+        (
+            "all four",
+            (
+                ("train.projector_recenter_every", 10),
+                ("train.projector_revive_every", 20),
+                ("train.weight_entropy", 0.1),
+                ("train.disc_warmup", 25),
+            ),
+        ),
+    )
+    config.sweep.axes = (("start", starts), ("remedy", remedies))
+    config.sweep.seeds = 3
     return config

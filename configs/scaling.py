@@ -15,31 +15,25 @@ from configs import imagenet, quickstart
 
 def get_config(at: str = "quickstart") -> ConfigDict:
     config = (quickstart if at == "quickstart" else imagenet).get_config()
-    config.jobs = ("codebook", "evaluate", "report")
+    config.jobs = ("codebook", "sweep", "report")
     config.train.learning_rate_scaling = "sqrt"  # what suits Adam
-    config.evaluate.tasks = ("scaling",)
+    config.train.epochs = 0.0
+    config.sweep.title = "How large a batch pays"
     if at == "quickstart":
-        config.codebook.local_limit, config.codebook.expand_limit = 2_048, 2_048
-        config.model.image_size, config.model.channel_multipliers, config.model.z_channels = (
-            32,
-            (1, 2),
-            64,
-        )
+        config.codebook.local_limit = config.codebook.expand_limit = 2_048
+        config.model.image_size, config.model.channel_multipliers = 32, (1, 2)
+        config.model.z_channels = 64
         config.train.start_from, config.train.perceptual, config.train.learning_rate = "", "", 1e-3
         config.train.projector_fit_every, config.train.projector_fit_until = 20, 220
-        config.evaluate.scaling.batch_sizes = (2, 4, 8, 16, 32, 64)
-        config.evaluate.scaling.seeds = 1
-        config.evaluate.scaling.target_psnr = 15.0
-        config.evaluate.scaling.max_steps = 400
-        config.evaluate.scaling.eval_every = 10
+        config.train.steps, config.train.eval_every = 400, 10
+        sizes, config.sweep.target = (2, 4, 8, 16, 32, 64), ("psnr", 15.0)
     else:
-        config.train.warmup_steps, config.train.warmup_epochs = (
-            2_000,
-            0.0,
-        )  # the same at each batch size
-        config.evaluate.scaling.batch_sizes = (256, 512, 1024, 2048, 4096, 8192, 16_384)
-        config.evaluate.scaling.seeds = 3
-        config.evaluate.scaling.target_psnr = 20.0
-        config.evaluate.scaling.max_steps = 60_000
-        config.evaluate.scaling.eval_every = 250
+        config.train.warmup_steps, config.train.warmup_epochs = 2_000, 0.0  # at each batch size
+        config.train.steps, config.train.eval_every = 60_000, 250
+        config.sweep.seeds = 3
+        sizes = (256, 512, 1024, 2048, 4096, 8192, 16_384)
+        config.sweep.target = ("psnr", 20.0)
+    config.sweep.axes = (
+        ("batch_size", tuple((size, (("train.batch_size", size),)) for size in sizes)),
+    )
     return config

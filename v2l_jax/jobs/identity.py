@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from v2l_jax import experiment, options
 from v2l_jax.assets import registry
-from v2l_jax.metrics.results import Scalar
+from v2l_jax.metrics.results import Scalar, read_results
 from v2l_jax.run import loading
 from v2l_jax.run import workdir as workdirs
 
@@ -158,3 +158,23 @@ def note(config: ConfigDict, section: str, workdir: pathlib.Path) -> dict[str, S
         whole = json.loads(json.dumps(identity(config, section, workdir), default=str))
         workdirs.write_json(path, known | {fields["identity"]: {"section": section} | whole})
     return fields
+
+
+def missing(
+    config: ConfigDict, section: str, settings: Sequence[dict[str, Scalar]], workdir: pathlib.Path
+) -> list[dict[str, Scalar]]:
+    """The settings of a section that have no row of this language model and this identity.
+
+    Args:
+      config: the whole experiment.
+      section: as in `shared_options`; its last part is what rows call the task.
+      settings: fields of each row set.
+      workdir: the run's folder.
+    """
+    if not settings:
+        return []
+    rows = [result.measured_on for result in read_results(workdir / "results.json")]
+    digest = row_fields(config, section, workdir)["identity"]
+    fixed = {"task": section.rpartition(".")[2], "llm": config.llm, "identity": digest}
+    has = lambda row, wanted: all(key in row and row[key] == wanted[key] for key in wanted)
+    return [setting for setting in settings if not any(has(row, fixed | setting) for row in rows)]

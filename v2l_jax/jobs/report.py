@@ -11,7 +11,7 @@ from v2l_jax.assets import registry
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Concatenated, Source, Subset
-from v2l_jax.jobs import tokenize
+from v2l_jax.jobs import sweep, tokenize
 from v2l_jax.metrics.results import Result, read_results
 from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import (
@@ -79,9 +79,11 @@ def _used(config: ConfigDict) -> set[str]:
 
 
 def _sections(run: Run, results: list[Result]) -> list[TaskSection]:
-    """The parts of the page that measured tasks make, in the order of their POSITION."""
+    """The parts of the page that measured tasks make, in the order of their POSITION, and the
+    sweep's.
+    """
     sections = []
-    for task, module in tasks().items():
+    for task, module in (tasks() | {"sweep": sweep}).items():
         rows = [result for result in results if result.measured_on.get("task") == task]
         if rows:
             sections.append(module.section(run, rows))

@@ -12,7 +12,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax import experiment, options
-from v2l_jax.jobs import evaluate
+from v2l_jax.jobs import evaluate, sweep
 from v2l_jax.ops import cpu_settings
 from v2l_jax.parallel.processes import barrier, broadcast, is_primary
 from v2l_jax.run import workdir as workdirs
@@ -51,8 +51,9 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
     if is_primary():
         prepare(workdir, config)
     barrier("workdir")
-    if "evaluate" in config.jobs and not evaluate.is_done(config, workdir):
-        evaluate.check(config)
+    for name, job in (("evaluate", evaluate), ("sweep", sweep)):
+        if name in config.jobs and not job.is_done(config, workdir):
+            job.check(config)
     for number, name in enumerate(config.jobs, 1):
         job = importlib.import_module(f"v2l_jax.jobs.{name}")
         headline = f"[{number}/{len(config.jobs)}] {name}"

@@ -28,7 +28,7 @@ class Band(NamedTuple):
 
 Bands = Mapping[str, Band]
 Groups = Mapping[str, Mapping[str, Bands]]
-"""By remedy, then by start: quantity, such as "eval/psnr", to its band."""
+"""By variant of the last axis, then by those of the others: quantity, such as "eval/psnr", to its band."""
 
 
 def bands(runs: Sequence[Curves]) -> dict[str, Band]:
@@ -42,7 +42,7 @@ def bands(runs: Sequence[Curves]) -> dict[str, Band]:
     return joined
 
 
-def health_plots(groups: Groups, gan_start: int) -> list[str]:
+def curves_plots(groups: Groups, gan_start: int) -> list[str]:
     """One SVG a remedy, a panel a quantity, a line for each of the first two starts with the range
     of its seeds.
 
@@ -51,13 +51,11 @@ def health_plots(groups: Groups, gan_start: int) -> list[str]:
     drawn = []
     for number, remedy in enumerate(groups):
         figure = _figure(groups, [remedy], gan_start, plots.PAGE, 340 / 72)
-        drawn.append(
-            plots.inline(figure, f"codebook-health-{number}", f"Codebook health, remedy: {remedy}.")
-        )
+        drawn.append(plots.inline(figure, f"sweep-{number}", f"Curves of the variant {remedy}."))
     return drawn
 
 
-def health_figure(groups: Groups, gan_start: int) -> Any:
+def curves_figure(groups: Groups, gan_start: int) -> Any:
     """The same as one matplotlib figure to save, a column a remedy."""
     return _figure(groups, list(groups), gan_start, plots.PRINT, 2.7)
 
