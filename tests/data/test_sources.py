@@ -149,6 +149,18 @@ def test_subset_and_concatenation_keep_labels_right():
     np.testing.assert_array_equal(both[4]["image"], food[2]["image"])
 
 
+def test_paths_are_known_without_decoding(tmp_path, monkeypatch):
+    for value in range(3):
+        write_photo(tmp_path / f"{value}.png", value)
+    folder, synthetic = sources.ImageFolder(tmp_path), sources.SyntheticSource(2, 8)
+    parts = [sources.Subset(folder, [2, 0]), synthetic, folder]
+    whole = sources.Remembered(sources.Concatenated(parts), 8)
+    expected = [whole[i]["path"] for i in range(7)]
+    assert expected[:2] == [folder.paths[2], folder.paths[0]] and expected[4:] == [*folder.paths]
+    monkeypatch.setattr(sources, "decode_image", None)
+    assert [sources.path_of(whole, i) for i in range(7)] == expected
+
+
 def test_concatenation_of_a_flat_set(tmp_path):
     write_photo(tmp_path / "a.png", 1)
     both = sources.Concatenated([sources.SyntheticSource(2, 8), sources.ImageFolder(tmp_path)])

@@ -281,13 +281,16 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._records[index]
-        path = f"{self._name}/{index}"
+        record, path = self._records[index], self.path(index)
         return {
             "image": decode_image(record["image"], path),
             "label": int(record["label"]),
             "path": path,
         }
+
+    def path(self, index: int) -> str:
+        """What the record is called: set, split and number."""
+        return f"{self._name}/{index}"
 
 
 class SyntheticSource:
@@ -311,6 +314,14 @@ class SyntheticSource:
         return {"image": image, "label": int(self.labels[index]), "path": f"synthetic/{index}"}
 
 
+def path_of(source: Source, index: int) -> str:
+    """What a source calls an image; the image is decoded only where the source cannot say."""
+    if hasattr(source, "path"):
+        return source.path(index)
+    paths = getattr(source, "paths", None)
+    return source[index]["path"] if paths is None else paths[index]
+
+
 class Subset:
     """Some records of a source, in the order given; class names stay the source's."""
 
@@ -329,6 +340,10 @@ class Subset:
 
     def __getitem__(self, index: int) -> Record:
         return self._source[int(self._indices[index])]
+
+    def path(self, index: int) -> str:
+        """What the record is called."""
+        return path_of(self._source, int(self._indices[index]))
 
 
 class Remembered:
@@ -364,6 +379,10 @@ class Remembered:
             self._records[index] = record | {"image": shrink(record["image"], self._short_side)}
         return dict(self._records[index])
 
+    def path(self, index: int) -> str:
+        """What the record is called."""
+        return path_of(self._source, index)
+
 
 class Concatenated:
     """Sources one after another; classes are merged by name."""
@@ -390,10 +409,19 @@ class Concatenated:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, index: int) -> Record:
-        which = int(np.searchsorted(self._ends, index, side="right"))
-        start = int(self._ends[which - 1]) if which else 0
-        record = self._sources[which][index - start]
+        which, inside = self._place(index)
+        record = self._sources[which][inside]
         return record | {"label": int(self._new_labels[which][record["label"]])}
+
+    def path(self, index: int) -> str:
+        """What the record is called."""
+        which, inside = self._place(index)
+        return path_of(self._sources[which], inside)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The source that holds a record, and the record's number in it."""
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        return which, index - (int(self._ends[which - 1]) if which else 0)
 
 
 class WithVectors:

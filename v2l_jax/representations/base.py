@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from v2l_jax.codebook.codebook import Codebook
-from v2l_jax.data.sources import Source
+from v2l_jax.data.sources import Source, path_of
 from v2l_jax.metrics.results import Scalar
 from v2l_jax.run.run import Run
 
@@ -67,10 +67,7 @@ class ImageSet(Sequence[str]):
     def __getitem__(self, index: int) -> str:
         """The path of an image, or what else its source calls it."""
         part = bisect.bisect_right(self._ends, index)
-        images = self.parts[part][1]
-        inside = index - (self._ends[part - 1] if part else 0)
-        paths = getattr(images, "paths", None)
-        return paths[inside] if paths is not None else images[inside]["path"]
+        return path_of(self.parts[part][1], index - (self._ends[part - 1] if part else 0))
 
     def image_embeddings(self, run: Run) -> Float[np.ndarray, "images dim"]:
         """The tower's unit vectors of all images."""

@@ -59,7 +59,7 @@ from v2l_jax.tasks.harness.answers import (
 )
 from v2l_jax.tasks.harness.classes import class_names, named_labels, nearest_last
 from v2l_jax.tasks.harness.examples import prompt_example
-from v2l_jax.tasks.harness.prompts import Prompt, example_part, input_part
+from v2l_jax.tasks.harness.prompts import Prompt, example_part, input_part, task_induction
 
 POSITION = 20
 """Where its section stands on the page."""
@@ -378,14 +378,8 @@ def few_shot_prompt(
       repetitions: how often the whole list of examples is shown again.
     """
     examples = tuple(part for image, name in shots for part in example_part(image, name))
-    stated = (Text(task_induction(names)),) if induction else ()
+    stated = (task_induction(names),) if induction else ()
     return FewShotPrompt(stated + examples * (repetitions + 1), input_part(query))
-
-
-def task_induction(names: Sequence[str]) -> str:
-    """The sentence that tells which answers there are; class names in sorted order."""
-    listed = " or ".join(f"'{name}'" for name in sorted(names))
-    return f"For each of the following input output pairs, output is one of [{listed}]\n"
 
 
 def make_prompts(

@@ -3,6 +3,7 @@
 """
 
 import itertools
+from collections.abc import Sequence
 
 from v2l_jax.errors import DataError
 from v2l_jax.llm.text_tokenizers import TextTokenizer
@@ -24,6 +25,12 @@ def answer_text(answer: str) -> str:
 def example_part(image: Segments, answer: str) -> Prompt:
     """The part of a prompt that shows an image with its answer."""
     return (*input_part(image), Text(f"{answer_text(answer)}\n"))
+
+
+def task_induction(names: Sequence[str]) -> Text:
+    """The sentence that tells which answers there are; class names in sorted order."""
+    listed = " or ".join(f"'{name}'" for name in sorted(names))
+    return Text(f"For each of the following input output pairs, output is one of [{listed}]\n")
 
 
 def encode(tokenizer: TextTokenizer, prompt: Prompt) -> list[int]:
