@@ -18,9 +18,6 @@ _PATH = re.compile(
 )
 # Files that CONTRIBUTING.md shows how to write.
 _EXAMPLES = {
-    "tests/tasks/test_zero_shot.py",
-    "v2l_jax/tasks/zero_shot.py",
-    "v2l_jax/representations/caption_text.py",
     "v2l_jax/tokenizers/nearest_colour.py",
 }
 _MODULE = re.compile(r"python -m ((?:v2l_jax|launch|benchmarks)[\w.]*)")

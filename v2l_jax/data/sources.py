@@ -316,9 +316,9 @@ class SyntheticSource:
 
 def path_of(source: Source, index: int) -> str:
     """What a source calls an image; the image is decoded only where the source cannot say."""
-    if hasattr(source, "path"):
-        return source.path(index)
-    paths = getattr(source, "paths", None)
+    path, paths = getattr(source, "path", None), getattr(source, "paths", None)
+    if path is not None:
+        return path(index)
     return source[index]["path"] if paths is None else paths[index]
 
 

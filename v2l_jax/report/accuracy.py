@@ -107,6 +107,7 @@ def headline(tables: Sequence[FewShotTable]) -> Headline | None:
                     low is not None and low > group.chance,
                     shuffled is not None
                     and shuffled.low is not None
+                    and shuffled.high is not None
                     and shuffled.low <= group.chance <= shuffled.high,
                 )
     return None

@@ -1,4 +1,4 @@
-"""What is asked of an image's words, one task a file; `config.evaluate.tasks` names them.
+"""What is asked of an image, one task a file; `config.evaluate.tasks` names them.
 
 A task's module offers
   Options                  a dataclass of its options, `config.evaluate.<task>.*`;
@@ -10,7 +10,10 @@ A task's module offers
   measure(run, missing)    measures the row sets that are missing, and records each as soon as it is
                            there;
   section(run, results)    the task's part of the report, from its results and the files in
-                           `run.folder(task)`; None for none.
+                           `run.folder(task)`; None for none. Its tables are `TableSpec`s.
+
+Tasks that ask a language model about images get these as segments (`harness.loop.Writer`), whatever
+the representation, and leave the rest to `harness.loop.measure`; `zero_shot.py` is the shortest.
 """
 
 import functools

@@ -150,7 +150,11 @@ def draw_episodes(
         drawn = rng.choice(others, size=shots, replace=False)
         episodes.append(
             CaptionEpisode(
-                tuple((int(i), examples[i][rng.integers(len(examples[i]))]) for i in drawn), query
+                tuple(
+                    (int(i), examples[int(i)][int(rng.integers(len(examples[int(i)])))])
+                    for i in drawn
+                ),
+                query,
             )
         )
     return episodes

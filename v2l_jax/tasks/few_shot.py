@@ -512,13 +512,12 @@ class PublishedRow(NamedTuple):
 
     def cells(self, ways: int) -> dict[str, float | str]:
         """By column; what follows from the mean is marked."""
-        *known, mean = self.accuracies[ways]
-        columns = [*TABLE_1.values(), "mean"]
-        values = dict(zip(columns[1:], [*known, mean], strict=True))
-        found = {column: value for column, value in values.items() if value is not None}
-        numbers = [value for value in known if value is not None]
-        if len(numbers) == len(known):
-            found[columns[0]] = f"≈{len(TABLE_1) * mean - sum(numbers):.0f}"
+        first, *columns = (*TABLE_1.values(), "mean")
+        values = dict(zip(columns, self.accuracies[ways], strict=True))
+        found: dict[str, float | str] = {c: v for c, v in values.items() if v is not None}
+        if len(found) == len(columns):
+            *known, mean = (value for value in values.values() if value is not None)
+            found[first] = f"≈{len(TABLE_1) * mean - sum(known):.0f}"
         return found
 
 

@@ -122,18 +122,18 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
         "tokens": c.tokens,
         "episodes": f"{c.episodes} by seed {config.seed}",
     }
-    keys = itertools.product(ways_to_choose(c), c.ways, PHOTOS)
-    reader = lambda way: "nearest shot" if way.scoring is None else "language model"
     return [
         {
             "choice": way.name,
             "against": way.against,
-            "reader": reader(way),
+            "reader": "nearest shot" if way.scoring is None else "language model",
             "ways": ways,
             "photos": photos,
             **fixed,
         }
-        for way, ways, photos in keys
+        for way in ways_to_choose(c)
+        for ways in c.ways
+        for photos in PHOTOS
     ]
 
 

@@ -47,7 +47,7 @@ def encode(tokenizer: TextTokenizer, prompt: Prompt) -> list[int]:
         if kind is Slots:
             raise DataError("this task asks in token ids, and the representation writes vectors")
         if kind is Text:
-            text = "".join(segment.text for segment in group)
+            text = "".join(segment.text for segment in group if isinstance(segment, Text))
             ids += tokenizer.encode(text) if position else tokenizer.encode_prompt(text)
         else:
             ids += [] if position else tokenizer.encode_prompt("")
