@@ -131,6 +131,24 @@ def test_llama_70b_compiles_tensor_parallel():
 
 
 @needs_compiler
+def test_training_adapters_holds_no_gradient_of_a_whole_stack():
+    flags = (
+        "--program=adapters",
+        "--topology=v5e:2x4",
+        "--config.mesh.tensor=8",
+        "--batch=1",
+        "--length=256",
+        "--effort=-1",
+    )
+    result = run("--config=configs/imagenet.py", *flags)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "parameters 1.69 GB, adapters 8.39 MB, optimizer 16.8 MB" in result.stdout
+    between = re.search(r"in between .*? ([\d.]+) MB", result.stdout)
+    stack = 32 * 4096 * 3 * 4096 * 4 / 8  # float32 gradient of all layers' qkv on one of 8 chips
+    assert between and float(between[1]) * 1e6 < stack
+
+
+@needs_compiler
 def test_what_does_not_fit_is_one_line():
     flags = (
         "--program=prefill",
