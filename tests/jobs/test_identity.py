@@ -55,6 +55,8 @@ OTHER_VALUES += (
 def another(one: options.Option):
     """A value of an option that is not its default: another choice, or one of `OTHER_VALUES`."""
     named = one.rule.wants.partition("one of ")[2].split(", or")[0].replace("'", "").split(", ")
+    if one.path.endswith(".kind") and one.path != "data.kind":
+        return {"model.kind": "vqgan", "representation.kind": "none"}[one.path]
     choices = [*named, *((name,) for name in named)] if "one of" in one.rule.wants else []
     for value in (*choices, *OTHER_VALUES):
         if value != one.default and one.rule.allows(value):
