@@ -17,9 +17,7 @@ _PATH = re.compile(
     r"(?<![\w/.\-:])((?:configs|launch|benchmarks|colabs|docs|tests|v2l_jax)/[\w./\-]*[\w/])"
 )
 # Files that CONTRIBUTING.md shows how to write.
-_EXAMPLES = {
-    "v2l_jax/tokenizers/nearest_colour.py",
-}
+_EXAMPLES = {"v2l_jax/tokenizers/nearest_colour.py"}
 _MODULE = re.compile(r"python -m ((?:v2l_jax|launch|benchmarks)[\w.]*)")
 _TARGET = re.compile(r"(?:`|^|&& )make ([a-z][a-z\-]*)", re.MULTILINE)
 

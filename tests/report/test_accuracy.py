@@ -38,6 +38,12 @@ def test_few_shot_cells():
     )
 
 
+def test_what_made_a_row_is_no_setting():
+    made = {"identity": "0123", "commit": "abc-dirty", "device": "cpu", "job": "evaluate/x"}
+    (table,) = few_shot_tables(as_rows([_row(2, 1, 0.8, **made), _row(2, 3, 0.9, commit="def")]))
+    assert table.setting == {"tokens": 5} and len(table.groups[0].rows) == 2
+
+
 def test_settings_are_not_mixed():
     rows = [_row(2, 1, 0.8), _row(2, 1, 0.9, tokens=21), _row(2, 1, 0.5, "shuffled", tokens=21)]
     five, many = few_shot_tables(as_rows(rows))

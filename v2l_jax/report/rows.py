@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 from v2l_jax.metrics.results import Result
 
 FEW_SHOT = "few_shot_accuracy"
-_MEASURED = {"metric", "value", "count", "ci95", "ways", "shots", "control", "job", "task"}
+OF_THE_RUN = frozenset({"job", "task", "identity", "commit", "device"})
+"""Fields that say which run made a row; a table of what was measured leaves them out."""
+
+_MEASURED = {"metric", "value", "count", "ci95", "ways", "shots", "control", *OF_THE_RUN}
 _ACRONYMS = {"clip", "fid", "gan", "gpu", "lpips", "psnr", "ssim", "vq"}
 
 

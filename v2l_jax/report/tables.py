@@ -7,11 +7,12 @@ from typing import Any
 
 from v2l_jax.metrics.results import Result, Scalar
 from v2l_jax.report.data import Table
+from v2l_jax.report.rows import OF_THE_RUN
 
 Fields = Mapping[str, Any]
 Key = tuple[Scalar, ...]
 
-_NOT_SETTINGS = {"metric", "job", "task"}
+_NOT_SETTINGS = {"metric", *OF_THE_RUN}
 _ACRONYMS = {"clip", "fid", "gan", "gpu", "lpips", "psnr", "ssim", "vq", "vqa"}
 
 
