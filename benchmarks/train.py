@@ -1,8 +1,10 @@
 """The tokenizer's training step and tokenization: ours, peer, ratio and bound, all measured in one
 run.
 
-python -m launch.environment python -m benchmarks.train [--config.train.batch_size=…]    (make test-parity installs the peer)
-python -m benchmarks.train --config=configs/imagenet.py --word_dim=768 --local_words=32000 --photos=False --dtypes=bfloat16    on a GPU
+python -m launch.environment python -m benchmarks.train [--config.train.batch_size=…]
+    (make test-parity installs the peer)
+python -m benchmarks.train --config=configs/imagenet.py --word_dim=768 --local_words=32000 \\
+    --photos=False --dtypes=bfloat16      (on a GPU)
 
 The peer is the same architecture in plain torch (`torch_tokenizer`), with the same weights, batch
 and losses; "first loss" shows it. Eager and compiled, each in the types asked for; bfloat16 is
@@ -232,7 +234,9 @@ def peer(sizes: Sizes, dtype: str, gan: bool, compiled: bool = False) -> torch_t
 def engines_of(
     sizes: Sizes, task: str, dtype: str, compiled: bool
 ) -> tuple[dict[str, Engine], float]:
-    """Engines of a task by "eager", "compiled" and "ours"; and the operations that an image takes."""
+    """Engines of a task by "eager", "compiled" and "ours"; and the operations that an image
+    takes.
+    """
     gan, training = task == "train_gan", task != "tokenize"
     size = sizes.config.train.batch_size if training else sizes.config.evaluate.batch_size
     batch = sizes.batch(size)
@@ -345,12 +349,14 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     known, config = environment(), command_line.load_config()
     print(
-        f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; torch {torch_tokenizer.torch.__version__}"
+        f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; torch "
+        f"{torch_tokenizer.torch.__version__}"
     )
     sizes = Sizes.of(config, given.word_dim, given.local_words, given.global_words)
     side, batch = config.model.image_size, config.train.batch_size
     print(
-        f"{side}×{side} pixels, {config.model.channels} channels, batch {batch} in training and {config.evaluate.batch_size} in tokenization\n"
+        f"{side}×{side} pixels, {config.model.channels} channels, batch {batch} in training and "
+        f"{config.evaluate.batch_size} in tokenization\n"
     )
     print_line(HEAD)
     print_line(["---"] * len(HEAD))

@@ -1,13 +1,15 @@
 """Captioning after ten examples, 21 words a picture (Zhu et al. 2024, Figure 5): CIDEr, BLEU-4,
 ROUGE-L, with controls.
 
-python -m v2l_jax.main --config=configs/captioning.py --workdir=runs/quickstart      (after the quickstart, on its words)
+python -m v2l_jax.main --config=configs/captioning.py --workdir=runs/quickstart
+    (after the quickstart, on its words)
 
 Needs captioned pictures. COCO's go to data/coco (annotations/captions_val2017.json and val2017/).
 Without COCO, Tux Paint's stamps, pictures with a short description beside each (Debian: apt install
 tuxpaint-stamps-default), will do:
 
-  --config.evaluate.captioning.source=stamps --config.evaluate.captioning.images=/usr/share/tuxpaint/stamps/animals
+  --config.evaluate.captioning.source=stamps
+  --config.evaluate.captioning.images=/usr/share/tuxpaint/stamps/animals
   --config.evaluate.captioning.name=tuxpaint-animals --config.evaluate.captioning.queries=60
 
 60 stamps with their controls take about three minutes on 2 cores.

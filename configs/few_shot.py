@@ -1,7 +1,8 @@
 """The paper's Table 1 on the quickstart's photos: 2- and 5-way, by shots, repetitions and
 induction, with 5 and 21 words.
 
-python -m v2l_jax.main --config=configs/few_shot.py --workdir=runs/quickstart      (after the quickstart, on its tokenizer)
+python -m v2l_jax.main --config=configs/few_shot.py --workdir=runs/quickstart
+    (after the quickstart, on its tokenizer)
 
 For the paper's own episodes, name their files and photos in episode_file and episode_photos.
 

@@ -1,5 +1,5 @@
-"""From images to words to names on a laptop: 580 photos of cats, dogs, pizza, steak and sushi become
-words that SmolLM2 then names.
+"""From images to words to names on a laptop: 580 photos of cats, dogs, pizza, steak and sushi
+become words that SmolLM2 then names.
 
 python -m v2l_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 

@@ -1,8 +1,10 @@
 """How large a batch pays: steps of the local tokenizer to one held-out PSNR at batch 2 to 64, and
 the critical batch size.
 
-python -m v2l_jax.main --config=configs/scaling.py --workdir=runs/scaling                          (the quickstart's photos at 32 px)
-python -m v2l_jax.main --config=configs/scaling.py:imagenet --workdir=/data/v2l_imagenet           (256 to 16,384)
+python -m v2l_jax.main --config=configs/scaling.py --workdir=runs/scaling
+    (the quickstart's photos at 32 px)
+python -m v2l_jax.main --config=configs/scaling.py:imagenet --workdir=/data/v2l_imagenet
+    (256 to 16,384)
 
 The second is for one host of many chips; what does not fit at once goes in micro-batches
 (--config.train.micro_batches), larger states over --config.mesh.fsdp. Not run by us at that size.

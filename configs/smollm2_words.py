@@ -1,6 +1,7 @@
 """SmolLM2-135M's words, the embedded tower and the embedded photos, for a machine with two cores.
 
-The quickstart and the release v2l-mini start from this; by itself it trains from nothing, for too short.
+The quickstart and the release v2l-mini start from this; by itself it trains from nothing, for too
+short.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python -m launch.environment python -m v2l_jax.main --config=configs/quickstart.py
 
 Prints one line that says what it set; where there is nothing to set, such as on a machine with an
-accelerator, it prints nothing. V2L_JAX_CPU_SETTINGS=off sets nothing. See `v2l_jax.ops.cpu_settings`
-for the variables and why.
+accelerator, it prints nothing. V2L_JAX_CPU_SETTINGS=off sets nothing. See
+`v2l_jax.ops.cpu_settings` for the variables and why.
 """
 
 import os

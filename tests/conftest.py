@@ -44,7 +44,9 @@ def golden() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def torch():
-    """PyTorch, the independent source of the parity tests; they skip, by name, where it is missing."""
+    """PyTorch, the independent source of the parity tests; they skip, by name, where it is
+    missing.
+    """
     return pytest.importorskip(
         "torch", reason="PyTorch is not installed: make test-parity runs this test"
     )

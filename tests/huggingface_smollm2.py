@@ -1,4 +1,6 @@
-"""The peer of the parity tests: SmolLM2 in transformers' own torch code, and its greedy `generate`."""
+"""The peer of the parity tests: SmolLM2 in transformers' own torch code, and its greedy
+`generate`.
+"""
 
 import pathlib
 from collections.abc import Sequence
@@ -16,8 +18,10 @@ def load_peer(path: pathlib.Path):
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     config = transformers.LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-        max_position_embeddings=8192, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+        num_attention_heads=9, num_key_value_heads=3,
+        max_position_embeddings=8192, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default",
+        "rope_theta": 100000.0},
         tie_word_embeddings=True,
     )  # fmt: skip
     with no_init_weights():

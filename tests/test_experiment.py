@@ -1,4 +1,6 @@
-"""Options stand once, and any can be overridden; configs are checked whole, and errors name the key, what it holds, and what it may."""
+"""Options stand once, and any can be overridden; configs are checked whole, and errors name the
+key, what it holds, and what it may.
+"""
 
 import pathlib
 import runpy
@@ -39,17 +41,20 @@ def test_every_config_is_valid(path):
         (
             "profile",
             (3, 2),
-            r"config.profile is \(3, 2\), but must be \(\) or two steps first, last with 1 <= first <= last",
+            r"config.profile is \(3, 2\), but must be \(\) or two steps first, last with 1 <= "
+            r"first <= last",
         ),
         (
             "llm_options.dtype",
             "float8",
-            r"config.llm_options.dtype is 'float8', but must be one of 'float32', 'bfloat16', 'auto'",
+            r"config.llm_options.dtype is 'float8', but must be one of 'float32', 'bfloat16', "
+            r"'auto'",
         ),
         (
             "jobs",
             ("trian",),
-            r"config.jobs is \('trian',\), but must be a tuple \(at least 1\), each one of 'codebook'",
+            r"config.jobs is \('trian',\), but must be a tuple \(at least 1\), each one of "
+            r"'codebook'",
         ),
         ("codebook.templates", ("a photo",), r"config.codebook.templates"),
         ("train.crop_scale", (0.9, 0.1), r"low <= high"),
@@ -145,7 +150,10 @@ def test_a_config_is_read_by_its_absolute_path_from_any_folder(tmp_path):
     path = next(p for p in CONFIGS if p.stem == "few_shot").resolve()
     script = f"from v2l_jax import experiment; print(experiment.load({str(path)!r}).evaluate.tasks)"
     here = {"PYTHONPATH": "", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    program = f"import sys; sys.path.insert(0, {str(path.parents[1])!r}); import v2l_jax; sys.path.pop(0); {script}"
+    program = (
+        f"import sys; sys.path.insert(0, {str(path.parents[1])!r}); import v2l_jax; "
+        f"sys.path.pop(0); {script}"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=here, capture_output=True, text=True
     )

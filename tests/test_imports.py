@@ -1,4 +1,6 @@
-"""Imports of v2l_jax point down the list of rooms, and nothing in it imports the folders around it."""
+"""Imports of v2l_jax point down the list of rooms, and nothing in it imports the folders around
+it.
+"""
 
 import ast
 import pathlib

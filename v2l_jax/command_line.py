@@ -1,4 +1,6 @@
-"""The flag --config of every program here, and the overrides --config.path.to.key=value beside it."""
+"""The flag --config of every program here, and the overrides --config.path.to.key=value beside
+it.
+"""
 
 import sys
 from collections.abc import Sequence

@@ -111,7 +111,8 @@ class Experiment:
     )
     tower: str = option(
         "clip:hf://openai/clip-vit-large-patch14",
-        "the frozen image-text tower that says which words an image is near to: 'conse', or 'clip:' "
+        "the frozen image-text tower that says which words an image is near to: 'conse', or "
+        "'clip:' "
         "and an asset, hf:// address or path",
         _TOWER,
     )
@@ -185,14 +186,16 @@ class DataOptions:
     )
     crop_size: int = option(
         224,
-        "bicubic crop that is then resampled to the tokenizer's size, as the published code does for "
+        "bicubic crop that is then resampled to the tokenizer's size, as the published code does "
+        "for "
         "CLIP; 0 = straight",
         COUNT,
     )
     antialias: bool = option(False, "whether that resampling filters first", FLAG)
     short_side: int = option(
         0,
-        "training images are decoded once, brought down to this and kept in memory; 0 reads them anew "
+        "training images are decoded once, brought down to this and kept in memory; 0 reads them "
+        "anew "
         "each time",
         COUNT,
     )
@@ -252,7 +255,8 @@ class ModelOptions:
     )
     resolution: int = option(
         256,
-        "nominal side that attn_resolutions counts from (the paper's never reaches 16 on the way down "
+        "nominal side that attn_resolutions counts from (the paper's never reaches 16 on the way "
+        "down "
         "from 256 in 4 levels)",
         POSITIVE,
     )
@@ -298,7 +302,8 @@ class TrainOptions:
     )
     weight_entropy: float = option(
         0.0,
-        "of the codebook's entropy regulariser: sure assignments, words used alike (MAGVIT-v2: 0.1)",
+        "of the codebook's entropy regulariser: sure assignments, words used alike (MAGVIT-v2: "
+        "0.1)",
         WEIGHT,
     )
     entropy_temperature: float = option(0.01, "of its soft assignments", number(1e-6))
@@ -403,7 +408,8 @@ _RENAMED = {
 @functools.cache
 def sections() -> dict[str, type]:
     """The dataclass of options at each dotted path: those above, and one for each file of
-    `v2l_jax/representations`, `tasks`, `tokenizers` and `jobs` that declares a class `Options`, and classes inside it.
+    `v2l_jax/representations`, `tasks`, `tokenizers` and `jobs` that declares a class `Options`, and
+    classes inside it.
     """
     found = dict(_SECTIONS)
     for prefix, room in _ROOMS.items():
@@ -448,7 +454,8 @@ def load(path: str | os.PathLike, overrides: Sequence[tuple[str, str]] = ()) -> 
       overrides: pairs of a dotted path and the text of its value.
 
     Returns:
-      The whole config: options that the file does not name have their defaults, and "~" is expanded.
+      The whole config: options that the file does not name have their defaults, and "~" is
+      expanded.
 
     Raises:
       ConfigError: there is no such file, or an override names no option or cannot be read.

@@ -1,4 +1,5 @@
-"""python -m v2l_jax.main --config=configs/quickstart.py [--workdir=runs/quickstart] [--config.key=value …]
+"""python -m v2l_jax.main --config=configs/quickstart.py [--workdir=runs/quickstart]
+    [--config.key=value …]
 
 Runs `config.jobs` in order: codebook (words and their vectors), train (the visual tokenizer),
 tokenize (images to words), finetune (adapters), evaluate (numbers), sweep (trainings compared),
@@ -60,7 +61,10 @@ def main(argv: list[str]) -> None:
 def _help() -> str:
     names = ("config", "workdir", "distributed", "coordinator", "num_processes", "process_id")
     shown = "\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in names)
-    return f"{__doc__}\n{shown}\n\nEvery option, with its default:\n\n{options.describe(experiment.known())}"
+    return (
+        f"{__doc__}\n{shown}\n\nEvery option, with its "
+        f"default:\n\n{options.describe(experiment.known())}"
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from typing import Any
 
 from v2l_jax import tokenizers
 
-__all__ = tokenizers.__all__
+__all__ = tokenizers.__all__  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -209,7 +209,8 @@ def forge_sums(folder):
     [
         (
             change_byte,
-            f"cat/1.jpg was changed: expected sha256 {ps.digest(b'meow')}, got {ps.digest(b'evil')}",
+            f"cat/1.jpg was changed: expected sha256 {ps.digest(b'meow')}, got "
+            f"{ps.digest(b'evil')}",
         ),
         (
             truncate,
@@ -243,7 +244,10 @@ def test_killed_download_leaves_nothing_half_done(tmp_path, monkeypatch, photos)
     content = {"w.bin": big[big.index(b"t/w.bin") + 7 :][: 4 << 20]}
     asset = ps.make_asset(WHEEL_FILE, big, "t/w.bin", content)
     monkeypatch.setitem(registry.ASSETS, "tiny", asset)
-    script = f"from v2l_jax.assets.registry import *; from v2l_jax.assets import fetch as assets; a = {asset!r}; "
+    script = (
+        "from v2l_jax.assets.registry import *; from v2l_jax.assets import fetch as assets; "
+        f"a = {asset!r}; "
+    )
     script += f"ASSETS[a.name] = a; assets.fetch(a.name, {str(cache)!r})"
     with ps.serve({WHEEL_FILE: big}) as index:
         monkeypatch.setenv("PIP_INDEX_URL", index.url)

@@ -105,7 +105,8 @@ def test_anything_but_arrays_is_refused(payload, name):
 
 HAND_WRITTEN = {
     "changes a class": b"\x80\x04cnumpy\nndarray\nN}X\x05\x00\x00\x00buildK\x01s\x86b.",
-    "changes a function": b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n}X\x01\x00\x00\x00aK\x01sb.",
+    "changes a function": b"\x80\x04cnumpy.core.multiarray\n_reconstruct\n"
+    b"}X\x01\x00\x00\x00aK\x01sb.",
     "returns a class": b"\x80\x04cnumpy\nndarray\n.",
     "dotted name": b"\x80\x04X\x05\x00\x00\x00numpyX\x15\x00\x00\x00ndarray.tofile.__call__\x93.",
     "huge bytes": b"\x80\x04\x8e" + (1 << 60).to_bytes(8, "little") + b"x.",

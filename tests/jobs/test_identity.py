@@ -23,7 +23,9 @@ SPEED_LOGGING_PICTURES = """
     evaluate.semantic_quality.ring_words evaluate.vqa.pictures finetune.log_every
     finetune.eval_every finetune.eval_images finetune.checkpoint_every release.name
 """.split()
-"""Whoever declares another option that changes no result adds it here, and says why in its meaning."""
+"""Whoever declares another option that changes no result adds it here, and says why in its
+meaning.
+"""
 
 OTHER_VALUES = (
     1,

@@ -95,7 +95,9 @@ def released(tmp_path):
 
 
 def test_training_starts_from_a_released_tokenizer(released):
-    """Parameters and their average are the file's, where the mesh wants them; nothing else changes."""
+    """Parameters and their average are the file's, where the mesh wants them; nothing else
+    changes.
+    """
     trainer = released.trainer
     params = trainer.tokenizer.pretrained(released.path, released.books)
     fresh, state = trainer.placed_state(), trainer.placed_state(params)

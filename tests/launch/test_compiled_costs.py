@@ -103,11 +103,13 @@ def test_an_all_gather_over_all_devices(mesh):
             ("all-reduce", 4096, 4),
         ),
         (
-            "f32[64]{0} all-reduce(%a), replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_0'}, to_apply=%add",
+            "f32[64]{0} all-reduce(%a), replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], "
+            "device_ids=([2,4]T(1,0)) {'axis_0'}, to_apply=%add",
             ("all-reduce", 256, 4),
         ),
         (
-            "(f32[64]{0}, f32[512]{0}) all-gather-start(%a), replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}",
+            "(f32[64]{0}, f32[512]{0}) all-gather-start(%a), replica_groups={{0,1,2,3,4,5,6,7}}, "
+            "dimensions={0}",
             ("all-gather", 2048, 8),
         ),
         (

@@ -36,16 +36,22 @@ XPK = (
     "--",
     *RUN,
 )
-NOTE = 'line=$(basename "$0")\nfor a in "$@"; do line+=$\'\\x1f\'$a; done\nprintf "%s\\n" "${line//$\'\\n\'/ }" >>"$FAKES/calls"\n'
+NOTE = (
+    'line=$(basename "$0")\nfor a in "$@"; do line+=$\'\\x1f\'$a; done\nprintf "%s\\n" '
+    '"${line//$\'\\n\'/ }" >>"$FAKES/calls"\n'
+)
 FAKES = {
     # A VM of two hosts, folders here. `state` is what the VM's state will be; a line of
     # `next_states` replaces it at each look.
     "gcloud": """
         case "$3 $4" in
           "tpu-vm describe" | "queued-resources describe")
-            if [ -s "$FAKES/next_states" ]; then head -n 1 "$FAKES/next_states" >"$FAKES/state"; sed -i 1d "$FAKES/next_states"; fi
+            if [ -s "$FAKES/next_states" ]; then
+              head -n 1 "$FAKES/next_states" >"$FAKES/state"; sed -i 1d "$FAKES/next_states"
+            fi
             [ "$(cat "$FAKES/state" 2>/dev/null)" != NONE ] && cat "$FAKES/state" 2>/dev/null ;;
-          "tpu-vm create" | "queued-resources create") rm -rf "$FAKES"/host?; mkdir "$FAKES/host0" "$FAKES/host1"; echo READY >"$FAKES/state" ;;
+          "tpu-vm create" | "queued-resources create")
+            rm -rf "$FAKES"/host?; mkdir "$FAKES/host0" "$FAKES/host1"; echo READY >"$FAKES/state" ;;
           "tpu-vm delete" | "queued-resources delete") rm "$FAKES/state" ;;
           "tpu-vm scp" | "tpu-vm ssh")
             code=0
@@ -54,7 +60,8 @@ FAKES = {
             for host in $hosts; do
               if [ "$4" = scp ]; then cp "$5" "$FAKES/$host/"; continue; fi
               for a in "$@"; do case $a in --command=*) remote=${a#*=} ;; esac; done
-              (cd "$FAKES/$host" && HOST=$host bash -c "$remote") || { ended=$?; [ "$code" -ne 0 ] || code=$ended; }
+              (cd "$FAKES/$host" && HOST=$host bash -c "$remote") ||
+                { ended=$?; [ "$code" -ne 0 ] || code=$ended; }
             done
             exit "$code" ;;
         esac""",
@@ -65,7 +72,9 @@ FAKES = {
     # The first host takes a line off `ends`: how the run ends, and perhaps what becomes of the VM.
     "python": """
         printf '%s\\n' "$HOST|$(basename "$PWD")|$XDG_CACHE_HOME" >>"$FAKES/started"
-        if [ "$HOST" = host0 ]; then head -n 1 "$FAKES/ends" >"$FAKES/end"; sed -i 1d "$FAKES/ends"; fi
+        if [ "$HOST" = host0 ]; then
+          head -n 1 "$FAKES/ends" >"$FAKES/end"; sed -i 1d "$FAKES/ends"
+        fi
         read -r code state <"$FAKES/end"
         [ -z "$state" ] || echo "$state" >"$FAKES/state"
         exit "$code" """,

@@ -203,7 +203,9 @@ def test_answers_end_before_stop_strings(engine, log_probs):
 
 
 def test_calls_of_equal_shapes_compile_once(model, params):
-    """Sequential inpainting: a call for each window, each with all images' prompts of that window."""
+    """Sequential inpainting: a call for each window, each with all images' prompts of that
+    window.
+    """
     engine = LLMEngine(model, params, token_budget=256)
     rng = np.random.default_rng(0)
     begin = rng.integers(1, 40, 20).tolist()

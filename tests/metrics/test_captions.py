@@ -22,11 +22,13 @@ from v2l_jax.metrics.captions import (
 TOKENIZED = {
     "A frog.": "a frog",
     "A man's dog can't find the ball.": "a man 's dog ca n't find the ball",
-    "two ice-creams, one half-eaten (vanilla & chocolate)": "two ice-creams one half-eaten -lrb- vanilla & chocolate -rrb-",
+    "two ice-creams, one half-eaten (vanilla & "
+    "chocolate)": "two ice-creams one half-eaten -lrb- vanilla & chocolate -rrb-",
     "The colour is grey.": "the colour is grey",
     'A u.s. flag and/or a sign that says "stop!"': "a u.s. flag and/or a sign that says stop",
     "it's 5:30 p.m. on St. Mary's clock": "it 's 5:30 p.m. on st. mary 's clock",
-    "They're we'll I'd I'm you've don't won't cannot gonna": "they 're we 'll i 'd i 'm you 've do n't wo n't can not gon na",
+    "They're we'll I'd I'm you've don't won't cannot "
+    "gonna": "they 're we 'll i 'd i 'm you 've do n't wo n't can not gon na",
     "A $5.00 bill; 50% off": "a $ 5.00 bill 50 % off",
     "a black-and-white photo of 3 men...": "a black-and-white photo of 3 men",
     "dogs' toys - the boys' room": "dogs toys the boys room",
@@ -43,7 +45,8 @@ TOKENIZED = {
     "it’s a “quoted” dog’s life": "it 's a quoted dog 's life",
     "Tux—the Linux mascot!": "tux the linux mascot",
     "Boom!!!": "boom !!!",
-    "A Canadian 1 cent piece ($.01) called a penny.": "a canadian 1 cent piece -lrb- $ .01 -rrb- called a penny",
+    "A Canadian 1 cent piece ($.01) called a "
+    "penny.": "a canadian 1 cent piece -lrb- $ .01 -rrb- called a penny",
     "A European coin (0.01 €).": "a european coin -lrb- 0.01 $ -rrb-",
     "< cat > and a dog": "< cat > and a dog",
     "## snake_case [cat] {a} ~ ^ | \\ /": "## snake_case -lsb- cat -rsb- -lcb- a -rcb- ~ ^ | \\ /",

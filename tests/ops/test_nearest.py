@@ -164,7 +164,9 @@ def test_products():
 
 @pytest.mark.parametrize("switch", ["on", "off"])
 def test_cpu_form_is_switched_by_the_environment(switch, monkeypatch):
-    """The search 256 queries at a time is a loop of the compiled program; the common one has none."""
+    """The search 256 queries at a time is a loop of the compiled program; the common one has
+    none.
+    """
     monkeypatch.setenv("V2L_JAX_CPU_FORMS", switch)
     jax.clear_caches()
     arguments = _random(0, 300, 8), _random(1, 90, 8)

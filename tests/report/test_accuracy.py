@@ -11,7 +11,8 @@ from v2l_jax.report.rows import Measure, as_rows
 
 def _row(ways, shots, value, control="none", **more):
     return {
-        "metric": "few_shot_accuracy", "value": value, "count": 200, "ci95": [value - 0.05, value + 0.06],
+        "metric": "few_shot_accuracy", "value": value, "count": 200, "ci95": [value - 0.05,
+        value + 0.06],
         "ways": ways, "shots": shots, "control": control, "tokens": 5, **more,
     }  # fmt: skip
 

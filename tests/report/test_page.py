@@ -67,8 +67,10 @@ class Page(html.parser.HTMLParser):
 
 def _few_shot(ways, shots, value, control):
     return {
-        "metric": "few_shot_accuracy", "value": value, "count": 200, "ci95": [value - 0.05, value + 0.05], "ways": ways,
-        "shots": shots, "control": control, "tokens": 5, "llm": "SmolLM2", "tower": "EfficientNet + MiniLM",
+        "metric": "few_shot_accuracy", "value": value, "count": 200, "ci95": [value - 0.05,
+        value + 0.05], "ways": ways,
+        "shots": shots, "control": control, "tokens": 5, "llm": "SmolLM2",
+        "tower": "EfficientNet + MiniLM",
     }  # fmt: skip
 
 
@@ -209,8 +211,8 @@ def test_reconstruction_table_and_times(page):
 def test_summary_quotes_number_interval_and_chance(page):
     words = page.words()
     assert (
-        "After one example of each of five classes it named a new photo correctly in 61.5 % of 200 trials"
-        in words
+        "After one example of each of five classes it named a new photo correctly in 61.5 % of "
+        "200 trials" in words
     )
     assert "(95 % interval 56.5–66.5 %); guessing gets 20 %." in words
     assert "With the words shuffled among the photos it gets 20.0 %, which is chance" in words

@@ -12,7 +12,9 @@ FORMS = [" {}", "{}", " {}s", "{},", " A {} of", "{}\n"]
 
 @pytest.fixture(scope="module")
 def space():
-    """Unit image vectors, words of other lengths, and texts of which six in a row are forms of one."""
+    """Unit image vectors, words of other lengths, and texts of which six in a row are forms of
+    one.
+    """
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((37, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -1,4 +1,6 @@
-"""What FID and IS read: Inception's outputs of photos and of their reconstructions, batch by batch."""
+"""What FID and IS read: Inception's outputs of photos and of their reconstructions, batch by
+batch.
+"""
 
 import jax
 import jax.numpy as jnp

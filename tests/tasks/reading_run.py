@@ -69,7 +69,9 @@ class ReadingModel(loading.LanguageModel):
 
 
 def reading_run(config, folder, monkeypatch):
-    """A run whose photos lie where their class's words lie, and whose language model is the reader."""
+    """A run whose photos lie where their class's words lie, and whose language model is the
+    reader.
+    """
     tokenizer = loading.text_tokenizer(config)
     monkeypatch.setattr(loading, "language_model", lambda config: ReadingModel(tokenizer))
     rng = np.random.default_rng(0)

@@ -52,7 +52,8 @@ def config(stamps):
     config.representation.v2l_words.single_words = False
     config.evaluate.captioning = ConfigDict(
         dict(
-            source="stamps", annotations="", images=str(stamps), name="animals", queries=10, examples=12, shots=3, tokens=2,
+            source="stamps", annotations="", images=str(stamps), name="animals", queries=10,
+            examples=12, shots=3, tokens=2,
             max_new_tokens=9, controls=("no_tokens", "shuffled"), pictures=2,
         )
     )  # fmt: skip

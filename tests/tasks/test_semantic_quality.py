@@ -165,7 +165,8 @@ def test_a_conse_tower_is_never_called_clip_and_the_papers_rows_stand_apart():
     )
     assert "CLIP" not in ours.caption and "7 photos of pets, 12,345 words" in ours.caption
     assert [row[1:] for row in paper.rows] == [
-        ("5", "0.1868", "0.7147"), ("5", "0.2576", "0.9165"), ("21", "0.1815", "0.6901"), ("21", "0.2427", "0.8520"),
+        ("5", "0.1868", "0.7147"), ("5", "0.2576", "0.9165"), ("21", "0.1815", "0.6901"), ("21",
+        "0.2427", "0.8520"),
     ]  # fmt: skip
 
 

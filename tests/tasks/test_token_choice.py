@@ -182,7 +182,9 @@ def test_cells():
     assert two.caption == "2-way 1-shot accuracy in percent, tiny, photos, 400 episodes each"
     assert two.rows[0] == ("paper", "60.0\n56.0 to 64.0", "90.0\n86.0 to 94.0", "–", "–")
     assert two.rows[1] == (
-        "merged\nchanges: paper\nbest on training photos", "70.0\n66.0 to 74.0", "65.0\n61.0 to 69.0", "-2.5\n-5.5 to +0.5", "+7.5\n+1.0 to +30.0",
+        "merged\nchanges: paper\nbest on training "
+        "photos", "70.0\n66.0 to 74.0", "65.0\n61.0 to 69.0", "-2.5\n-5.5 to +0.5",
+        "+7.5\n+1.0 to +30.0",
     )  # fmt: skip
     assert [row[0].partition("\n")[0] for row in five.rows] == ["paper", "merged", "no words"]
 

@@ -125,8 +125,10 @@ def test_every_question_is_asked_once_a_way_and_control(make_run):
         if r.measured_on["answer_type"] == "all"
     }
     assert {key: (row.value, row.count) for key, row in whole.items()} == {
-        ("open", "none"): (1.0, 20), ("open", "no_tokens"): (0.0, 20), ("open", "shuffled"): (1.0, 20),
-        ("closed", "none"): (1.0, 20), ("closed", "no_tokens"): (0.05, 20), ("closed", "shuffled"): (1.0, 20),
+        ("open", "none"): (1.0, 20), ("open", "no_tokens"): (0.0, 20), ("open", "shuffled"): (1.0,
+        20),
+        ("closed", "none"): (1.0, 20), ("closed", "no_tokens"): (0.05, 20), ("closed",
+        "shuffled"): (1.0, 20),
     }  # fmt: skip
     assert whole["open", "none"].ci95 == pytest.approx(wilson_interval(20, 20))
     types = {

@@ -218,7 +218,9 @@ def test_every_parameter_gets_a_gradient(tiny):
 
 
 def test_bfloat16_step_stays_near_the_float32_one(tiny):
-    """Parameters, losses and gradients remain float32; only products and convolutions are rounded."""
+    """Parameters, losses and gradients remain float32; only products and convolutions are
+    rounded.
+    """
     rough = tiny.make_step(
         tokenizer=tiny.tokenizer.with_dtype(jnp.bfloat16),
         discriminator=tiny.discriminator.clone(dtype=jnp.bfloat16),

@@ -29,7 +29,8 @@ def test_a_hanging_process_ends_and_shows_where():
 
 def test_a_fed_one_and_one_that_left_live():
     fed = run(
-        "with Watchdog(1.0) as dog:\n    for _ in range(15):\n        time.sleep(0.1); dog.feed()\ntime.sleep(1.2)"
+        "with Watchdog(1.0) as dog:\n    for _ in range(15):\n        time.sleep(0.1); "
+        "dog.feed()\ntime.sleep(1.2)"
     )
     assert fed.returncode == 0 and fed.stdout == "lived\n", fed.stderr
 

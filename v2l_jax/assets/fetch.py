@@ -123,7 +123,9 @@ def _content(asset: Asset, home: pathlib.Path) -> pathlib.Path:
 
 
 def _download(asset: Asset, cache: pathlib.Path, home: pathlib.Path) -> None:
-    """Downloads into a hidden folder, which is renamed once its content is complete and verified."""
+    """Downloads into a hidden folder, which is renamed once its content is complete and
+    verified.
+    """
     with tempfile.TemporaryDirectory(dir=cache, prefix=f".{asset.name}.incoming-") as incoming:
         scratch, staged = pathlib.Path(incoming) / "package", pathlib.Path(incoming) / "staged"
         scratch.mkdir()

@@ -1,4 +1,6 @@
-"""The 80 ImageNet prompt templates of CLIP (Radford et al. 2021), as combinations of their parts."""
+"""The 80 ImageNet prompt templates of CLIP (Radford et al. 2021), as combinations of their
+parts.
+"""
 
 _BOTH_ARTICLES = (
     "a bad photo of {article} {{}}.",

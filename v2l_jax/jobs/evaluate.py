@@ -1,4 +1,6 @@
-"""Numbers: every task of `config.evaluate.tasks`, measured and written to results.json row by row."""
+"""Numbers: every task of `config.evaluate.tasks`, measured and written to results.json row by
+row.
+"""
 
 import pathlib
 

@@ -128,7 +128,9 @@ def _files(chosen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def path_digest(path: str) -> str:
-    """Digest of a file's size and first and last megabyte, or of the names and sizes in a folder."""
+    """Digest of a file's size and first and last megabyte, or of the names and sizes in a
+    folder.
+    """
     place, digest = pathlib.Path(path), hashlib.sha256()
     if place.is_dir():
         for file in sorted(p for p in place.rglob("*") if p.is_file()):

@@ -267,7 +267,8 @@ class LLMEngine:
         """
         if not all(len(p) for p in prompts):
             raise DataError(
-                "an empty prompt has no next token; begin it with the tokenizer's bos token or with text"
+                "an empty prompt has no next token; begin it with the tokenizer's bos token or "
+                "with text"
             )
         limit = self.model.config.context_length
         new = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else new_tokens
@@ -275,7 +276,8 @@ class LLMEngine:
         too_long = [f"prompt {i}: {n}" for i, n in enumerate(lengths) if n > limit]
         if too_long:
             raise DataError(
-                f"{len(too_long)} of {len(prompts)} prompts do not fit the model's context of {limit} tokens, answer included"
+                f"{len(too_long)} of {len(prompts)} prompts do not fit the model's context of "
+                f"{limit} tokens, answer included"
                 f" ({', '.join(too_long)}); use fewer shots or fewer tokens an image"
             )
 
@@ -337,7 +339,9 @@ class LLMEngine:
         prefix_cache: PrefixCache | None = None,
         **static: Hashable,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Runs a batched function over all prompts; yields (prompt index, its row of the result)."""
+        """Runs a batched function over all prompts; yields (prompt index, its row of the
+        result).
+        """
         waves = plan_batches(
             prompts, self.token_budget, batch_shards(self.mesh) if self.mesh else 1, extra_tokens
         )

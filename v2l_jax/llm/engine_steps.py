@@ -234,7 +234,9 @@ def _decode(
 def _prefill(
     model, mesh, params, contexts, tokens, lengths, starts, keep: bool
 ) -> tuple[Float[Array, "batch vocab"], KVCache | None]:
-    """Logits after the last token of each row; the rows' keys and values where they are to be kept."""
+    """Logits after the last token of each row; the rows' keys and values where they are to be
+    kept.
+    """
     hidden, cache = model.apply(
         {"params": params}, tokens, _positions(tokens, lengths, starts), contexts, keep=keep
     )

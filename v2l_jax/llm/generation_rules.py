@@ -66,7 +66,8 @@ def shared_rules(
         ids = np.unique(np.asarray(vocabulary, np.int64))
         if not len(ids) or ids[0] < 0 or ids[-1] >= vocab_size:
             raise DataError(
-                f"the permitted vocabulary has {len(ids)} ids; it needs one or more, all from 0 to {vocab_size - 1}"
+                f"the permitted vocabulary has {len(ids)} ids; it needs one or more, all from 0 "
+                f"to {vocab_size - 1}"
             )
         mask = np.zeros(vocab_size, bool)
         mask[ids] = True
@@ -119,11 +120,13 @@ class AllowedTokens:
             ]
             if not kept or not all(kept):
                 raise DataError(
-                    f"prompt {index}: step {kept.index([]) if kept else 0} permits no token; each step needs one or more"
+                    f"prompt {index}: step {kept.index([]) if kept else 0} permits no token; each "
+                    "step needs one or more"
                 )
             if any(ids[0] < 0 or ids[-1] >= vocab_size for ids in kept):
                 raise DataError(
-                    f"prompt {index} permits a token that the model lacks; ids go from 0 to {vocab_size - 1}"
+                    f"prompt {index} permits a token that the model lacks; ids go from 0 to "
+                    f"{vocab_size - 1}"
                 )
             self.steps.append(kept)
         self.lengths = [len(steps) for steps in self.steps]

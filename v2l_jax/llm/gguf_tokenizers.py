@@ -31,7 +31,10 @@ _SPECIAL = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED)
 # the models' own
 # tokenizer.json.
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = r"|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS = (
+    r"|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| "
+    r"?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _LLAMA3_WORDS = _CONTRACTION + _WORDS.format(digits="{1,3}")
 _QWEN2_WORDS = _CONTRACTION + _WORDS.format(digits="")
 _GPT2 = ("gpt-2", "gpt2", "olmo", "dbrx", "default")
@@ -124,7 +127,8 @@ def _byte_level(tokens: Sequence[str], merges: Sequence[str], pre: str) -> token
     else:
         known = ", ".join((*_GPT2, *_SINGLE_DIGITS, *_LLAMA3, *_QWEN2))
         raise AssetError(
-            f"word splitter '{pre}' is not known here ({known} are); load the Hugging Face directory"
+            f"word splitter '{pre}' is not known here ({known} are); load the Hugging Face "
+            "directory"
         )
     return pipeline
 

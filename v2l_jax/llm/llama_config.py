@@ -1,4 +1,6 @@
-"""The sizes of a LLaMA-family network, read from a Hugging Face config.json or from GGUF metadata."""
+"""The sizes of a LLaMA-family network, read from a Hugging Face config.json or from GGUF
+metadata.
+"""
 
 import dataclasses
 import math
@@ -80,7 +82,8 @@ def rotary_frequencies(
         frequencies = _llama3_scaled(frequencies, scaling)
     elif kind != "default":
         raise ConfigError(
-            f"rotary scaling {kind!r} of this checkpoint is not supported; use one with default, linear or llama3 scaling"
+            f"rotary scaling {kind!r} of this checkpoint is not supported; use one with default, "
+            "linear or llama3 scaling"
         )
     return tuple(float(f) for f in frequencies)
 
@@ -104,12 +107,14 @@ def config_from_huggingface(config: Mapping[str, Any]) -> LlamaConfig:
     kind = config.get("model_type")
     if kind not in _MODEL_TYPES:
         raise ConfigError(
-            f"config.json: model_type {kind!r} is not of the LLaMA family; supported: {', '.join(_MODEL_TYPES)}"
+            f"config.json: model_type {kind!r} is not of the LLaMA family; supported: "
+            f"{', '.join(_MODEL_TYPES)}"
         )
     for key, expected in (("hidden_act", "silu"), ("mlp_bias", False), ("attention_bias", False)):
         if config.get(key, expected) != expected:
             raise ConfigError(
-                f"config.json: {key}={config[key]!r} is not supported, only {expected!r}; choose another checkpoint"
+                f"config.json: {key}={config[key]!r} is not supported, only {expected!r}; choose "
+                "another checkpoint"
             )
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads

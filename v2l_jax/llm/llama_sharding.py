@@ -1,4 +1,6 @@
-"""How the LLaMA tower lies on a mesh: rules for its parameters, and where keys and values are kept."""
+"""How the LLaMA tower lies on a mesh: rules for its parameters, and where keys and values are
+kept.
+"""
 
 from typing import Any
 

@@ -85,7 +85,8 @@ def params_from_tensors(
         tensor = tensors[full]
         if tensor.shape != shape:
             raise CheckpointError(
-                f"tensor {full!r} has shape {tensor.shape}, the config says {shape}; weights and config do not match"
+                f"tensor {full!r} has shape {tensor.shape}, the config says {shape}; weights and "
+                "config do not match"
             )
         if interleaved_rotary and name in ("query", "key", "query_bias", "key_bias"):
             tensor = _pairs_to_halves(tensor, config.head_dim)

@@ -100,7 +100,8 @@ def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora,
     settings = _read_config(folder / CONFIG_FILE)
     if not (folder / TENSOR_FILE).is_file():
         raise CheckpointError(
-            f"{folder} has no {TENSOR_FILE}; adapters that PEFT saved as .bin must be saved as safetensors"
+            f"{folder} has no {TENSOR_FILE}; adapters that PEFT saved as .bin must be saved as "
+            "safetensors"
         )
     tensors = read_safetensors(folder / TENSOR_FILE)
     lora = _lora(folder, settings, tensors)
@@ -114,7 +115,8 @@ def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora,
     expected = 2 * len(lora.targets) * config.num_layers
     if len(tensors) != expected:
         raise CheckpointError(
-            f"{folder / TENSOR_FILE} has {len(tensors)} tensors, but {config.num_layers} layers need {expected}; they are for another LLM"
+            f"{folder / TENSOR_FILE} has {len(tensors)} tensors, but {config.num_layers} layers "
+            f"need {expected}; they are for another LLM"
         )
     return lora, adapters
 
@@ -128,7 +130,8 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path} is not a readable PEFT adapter config ({error!r}); name a folder that PEFT saved"
+            f"{path} is not a readable PEFT adapter config ({error!r}); name a folder that PEFT "
+            "saved"
         ) from error
     if kind != "LORA":
         raise CheckpointError(f"{path}: adapters of kind {kind!r}; only LORA is supported")
@@ -151,12 +154,14 @@ def _lora(
     )
     if foreign or not found:
         raise CheckpointError(
-            f"{folder / TENSOR_FILE}: {foreign[0] if foreign else 'no tensor'} is no LoRA of {', '.join(PROJECTIONS)}"
+            f"{folder / TENSOR_FILE}: {foreign[0] if foreign else 'no tensor'} is no LoRA of "
+            f"{', '.join(PROJECTIONS)}"
         )
     named = settings["target_modules"]
     if isinstance(named, list) and set(named) != found:
         raise CheckpointError(
-            f"{folder}: the config names targets {sorted(named)}, but the tensors are of {sorted(found)}; save it again"
+            f"{folder}: the config names targets {sorted(named)}, but the tensors are of "
+            f"{sorted(found)}; save it again"
         )
     return Lora(
         settings["r"],
@@ -180,11 +185,13 @@ def _stack(
         name = _NAME.format(layer=layer, block=_BLOCK[target], projection=target, matrix=matrix)
         if name not in tensors:
             raise CheckpointError(
-                f"{folder / TENSOR_FILE} lacks {name}; the adapters are for another LLM, or the file is incomplete"
+                f"{folder / TENSOR_FILE} lacks {name}; the adapters are for another LLM, or the "
+                "file is incomplete"
             )
         rows.append(np.asarray(tensors[name], np.float32))
         if rows[-1].shape != shape:
             raise CheckpointError(
-                f"{folder / TENSOR_FILE}: {name} has shape {rows[-1].shape}, but this LLM at rank {rank} needs {shape}"
+                f"{folder / TENSOR_FILE}: {name} has shape {rows[-1].shape}, but this LLM at rank "
+                f"{rank} needs {shape}"
             )
     return jnp.asarray(np.stack(rows))

@@ -89,7 +89,7 @@ def attention(
     scale = [jnp.exp(part[0] - peak) for part in parts]
     total = sum(part[1] * s for part, s in zip(parts, scale))
     out = sum(part[2] * s for part, s in zip(parts, scale)) / total
-    return out.reshape(batch, length, kv_heads * group * dim)
+    return jnp.reshape(out, (batch, length, kv_heads * group * dim))
 
 
 def _partial_attention(queries, positions, segment, window, dtype):

@@ -45,7 +45,8 @@ class StopStrings:
         """
         if isinstance(strings, str) or not strings or not all(strings):
             raise DataError(
-                f"stop strings {strings!r} must be a list of strings that are not empty; pass none to go on to the limit"
+                f"stop strings {strings!r} must be a list of strings that are not empty; pass "
+                "none to go on to the limit"
             )
         pieces = [token.encode() if isinstance(token, str) else token for token in tokens]
         token_bytes = tuple(b"" if i in special_ids else piece for i, piece in enumerate(pieces))
@@ -116,8 +117,8 @@ def _token_table(
     """State after all bytes of a token, from each state."""
     lengths = np.array([len(b) for b in token_bytes])
     table = np.repeat(np.arange(len(byte_table), dtype=np.int32)[:, None], len(token_bytes), axis=1)
-    for at in range(lengths.max(initial=0)):
+    for at in range(int(lengths.max(initial=0))):
         longer = np.flatnonzero(lengths > at)
-        following = np.array([token_bytes[i][at] for i in longer])
+        following = np.array([token_bytes[i][at] for i in longer.tolist()])
         table[:, longer] = byte_table[table[:, longer], following]
     return table

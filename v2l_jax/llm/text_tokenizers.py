@@ -68,7 +68,9 @@ class TextTokenizer:
         return text.removeprefix(" ") if self.adds_space else text
 
     def token_text(self, token_id: int) -> str:
-        """One token's text with its leading space (" dog"); a special token's name ("<|im_end|>")."""
+        """One token's text with its leading space (" dog"); a special token's name
+        ("<|im_end|>").
+        """
         return self.token_bytes[token_id].decode("utf-8", errors="replace")
 
     def token_texts(self) -> list[str]:

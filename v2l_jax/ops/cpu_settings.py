@@ -1,6 +1,7 @@
 """Environment variables that make JAX faster on a CPU.
 
-GLIBC_TUNABLES   malloc reads it when a process starts, so a launcher sets it (`launch.environment`).
+GLIBC_TUNABLES   malloc reads it when a process starts, so a launcher sets it
+                 (`launch.environment`).
 XLA_FLAGS        XLA reads it at its first computation. It changes the rounding of convolutions, so
                  the jobs set it themselves: results do not depend on how they were started.
 
@@ -53,7 +54,8 @@ def recommended(environment: Mapping[str, str]) -> dict[str, str]:
     if environment.get(OPT_OUT) == "off" or not on_cpu:
         return {}
     settings, flags = {}, environment.get("XLA_FLAGS", "")
-    # XLA ends a process over a flag that it does not know, and other versions may not know this one.
+    # XLA ends a process over a flag that it does not know, and other versions may not know this
+    # one.
     known = jaxlib.version.__version_info__[:2] == (0, 10)
     if known and "ynn" not in flags and cpu_has("avx2") and not cpu_has("amx_bf16"):
         settings["XLA_FLAGS"] = f"{flags} {_CONVOLUTIONS_BY_EIGEN}".strip()

@@ -223,7 +223,9 @@ def _argmin(distances: Float[Array, "query row"]) -> Int[Array, " query"]:
 def _shifted_distances(
     queries: Float[Array, "n d"], rows: Float[Array, "m d"], squared_lengths: Float[Array, " m"]
 ) -> Float[Array, "n m"]:
-    """Squared distances less each query's squared length, which leaves the order of rows as it is."""
+    """Squared distances less each query's squared length, which leaves the order of rows as it
+    is.
+    """
     return squared_lengths - 2.0 * _products(queries, rows)
 
 

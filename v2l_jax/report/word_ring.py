@@ -61,28 +61,35 @@ def word_ring(
     top, bottom = _extent(boxes)
     parts = [
         f'<circle r="{_RADIUS + 2}" fill="none" stroke="var(--rule)" stroke-width="1"/>',
-        f'<image href="{data_uri(centre_square(photo), 2 * _RADIUS * 2)}" x="{-_RADIUS}" y="{-_RADIUS}" '
-        f'width="{2 * _RADIUS}" height="{2 * _RADIUS}" preserveAspectRatio="xMidYMid slice" style="clip-path: circle(50%)"/>',
+        f'<image href="{data_uri(centre_square(photo), 2 * _RADIUS * 2)}" x="{-_RADIUS}" '
+        f'y="{-_RADIUS}" '
+        f'width="{2 * _RADIUS}" height="{2 * _RADIUS}" preserveAspectRatio="xMidYMid slice" '
+        'style="clip-path: circle(50%)"/>',
     ]
     for rank, (word, size, weight, box) in enumerate(zip(shown, sizes, weights, boxes)):
         parts.append(_text(word, box, size, _between(_OPACITIES, weight), nearest=rank == 0))
     if caption:
         bottom += 24
         parts.append(
-            f'<text y="{bottom - 6:.1f}" font-size="13" fill="var(--muted)">{html.escape(visible_text(caption))}</text>'
+            f'<text y="{bottom - 6:.1f}" font-size="13" '
+            f'fill="var(--muted)">{html.escape(visible_text(caption))}</text>'
         )
     label = html.escape(
         f"{caption or 'A photo'}, ringed by its nearest words: {', '.join(shown)}.", quote=True
     )
     style = "display: block; width: 100%; height: auto; font-family: var(--sans, sans-serif)"
     view = f"{-_WIDTH / 2:.0f} {top:.1f} {_WIDTH} {bottom - top:.1f}"
-    return f'<svg role="img" aria-label="{label}" viewBox="{view}" text-anchor="middle" style="{style}">{"".join(parts)}</svg>'
+    return (
+        f'<svg role="img" aria-label="{label}" viewBox="{view}" text-anchor="middle" '
+        f'style="{style}">{"".join(parts)}</svg>'
+    )
 
 
 def _text(word: str, box: Box, size: float, opacity: float, nearest: bool) -> str:
     colour, boldness = ("--accent", "600") if nearest else ("--ink", "400")
     return (
-        f'<text x="{box.x:.1f}" y="{box.y + 0.34 * size:.1f}" font-size="{size:.1f}" font-weight="{boldness}" '
+        f'<text x="{box.x:.1f}" y="{box.y + 0.34 * size:.1f}" font-size="{size:.1f}" '
+        f'font-weight="{boldness}" '
         f'fill="var({colour})" fill-opacity="{opacity:.2f}">{html.escape(word)}</text>'
     )
 

@@ -1,5 +1,5 @@
-"""V2L's global words: an image is written as the words of the global codebook that are nearest to it
-(Zhu et al. 2024, section 3.2).
+"""V2L's global words: an image is written as the words of the global codebook that are nearest to
+it (Zhu et al. 2024, section 3.2).
 
 The paper shows the nearest words as they are; often they are one word five times (" Dog", " dog",
 " dogs"), so the options choose among them.
@@ -108,7 +108,9 @@ def word_texts(words: Words) -> Segments:
 
 
 def _tokenized(options: Options, run: Run, name: str, budget: int) -> list[Words] | None:
-    """The words that the tokenizer wrote for a split; None where it wrote none, too few, or others."""
+    """The words that the tokenizer wrote for a split; None where it wrote none, too few, or
+    others.
+    """
     if options.fingerprint() != Options().fingerprint() or not run.has_tokens(name):
         return None
     ids, texts = run.tokens(name).get("global"), run.global_words.texts

@@ -145,7 +145,9 @@ def image_text_tower(config: ConfigDict) -> ImageTextTower:
 
 
 def photos(config: ConfigDict) -> Photos:
-    """Opens the images of `config.data`, held-out ones apart; folders are scanned once a process."""
+    """Opens the images of `config.data`, held-out ones apart; folders are scanned once a
+    process.
+    """
     return _photos(config.data.to_json(sort_keys=True), config.seed)
 
 

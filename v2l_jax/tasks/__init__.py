@@ -3,10 +3,10 @@
 A task's module offers
   Options                  a dataclass of its options, `config.evaluate.<task>.*`;
   POSITION                 where its section stands on the page;
-  settings(config)         a dict of scalars for each row set; it is done when results.json has a row
-                           of the task with these fields and of this identity;
-  check(config)            raises, before anything runs, for what cannot work: missing files, too few
-                           images, options that clash;
+  settings(config)         a dict of scalars for each row set; it is done when results.json has a
+                           row of the task with these fields and of this identity;
+  check(config)            raises, before anything runs, for what cannot work: missing files, too
+                           few images, options that clash;
   measure(run, missing)    measures the row sets that are missing, and records each as soon as it is
                            there;
   section(run, results)    the task's part of the report, from its results and the files in

@@ -369,7 +369,9 @@ def _restored(
     shown: Int[np.ndarray, "images h w"],
     examples: NoisedExamples,
 ) -> Int[np.ndarray, "images h w"]:
-    """Local words as the language model restores them, or, for "vote", as the examples have them."""
+    """Local words as the language model restores them, or, for "vote", as the examples have
+    them.
+    """
     if control == "vote":
         return vote(shown, examples, name)
     if control == "no_tokens":

@@ -67,7 +67,8 @@ class Options:
     tokens: int = option(21, "words an image", POSITIVE)
     answering: tuple[str, ...] = option(
         ("open", "closed"),
-        "'open' is the published way: greedy, up to the end of the line; 'closed' takes the likeliest of the set's answers",
+        "'open' is the published way: greedy, up to the end of the line; 'closed' takes the "
+        "likeliest of the set's answers",
         each(one_of("open", "closed"), least=1),
         in_row=True,
     )
@@ -82,7 +83,9 @@ class Options:
 
     @dataclasses.dataclass(frozen=True)
     class CocoQa:
-        """COCO-QA (Ren et al. 2015): folders with questions.txt, answers.txt, img_ids.txt, types.txt."""
+        """COCO-QA (Ren et al. 2015): folders with questions.txt, answers.txt, img_ids.txt,
+        types.txt.
+        """
 
         name: str = option("COCO-QA sample", "what results call the set", NAME)
         asked: tuple[str, ...] = option(
@@ -268,7 +271,8 @@ def _about_other_images(
         others = np.flatnonzero(images != query.image)
         if len(others) < count:
             raise DataError(
-                f"{count} examples were asked for, but only {len(others)} questions are about other "
+                f"{count} examples were asked for, but only {len(others)} questions are about "
+                "other "
                 f"images than {query.image}; ask for fewer shots or give more questions to show"
             )
         yield others

@@ -12,7 +12,7 @@ _HOME = {
     "save_tokenizer": "released",
     "tokenize": "v2l_network",
 }
-__all__ = list(_HOME)
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

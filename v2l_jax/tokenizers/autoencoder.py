@@ -116,11 +116,12 @@ class CrossAttention(nn.Module):
             "key": context,
             "value": context,
         }
-        projected = [
+        query, key, value = [
             dense(self.heads * channels, self.dtype, name, use_bias=False)(y)
             for name, y in inputs.items()
         ]
-        return dense(channels, self.dtype, "out")(attend(*projected, self.heads)).reshape(x.shape)
+        mixed = attend(query, key, value, self.heads)
+        return dense(channels, self.dtype, "out")(mixed).reshape(x.shape)
 
 
 def attend(

@@ -33,8 +33,8 @@ def entropy_loss(
       features: float32, what the quantizer sees.
       words: float32, projected.
       temperature: of the soft assignment, in squared distance.
-      mesh: as in `ops.nearest.nearest_row`: tokens are split over its batch axes, words over "tensor", sums go
-        over both.
+      mesh: as in `ops.nearest.nearest_row`: tokens are split over its batch axes, words over
+        "tensor", sums go over both.
       tokens_at_once: at most so many at a time, and at least one a picture.
     """
     batch, dim = len(features), features.shape[-1]

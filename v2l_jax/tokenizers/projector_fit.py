@@ -5,9 +5,11 @@ With the published initialization the features of an untrained encoder all point
 one nearest word; on a large dataset training spreads them in time, on a small one it never does.
 Three remedies, from the most to the least that they forget of what the projector has learned:
 
-  fit_projector       a new map: mean and whole covariance become the features'; a data-dependent start (Łańcucki et al. 2020)
-  recenter_projector  the learned map, shifted and scaled in each dimension (the affine parameters of Huh et al. 2023)
-  revive_words        the learned map, changed as far as brings unused words to their nearest features (Zheng & Vedaldi 2023)
+  fit_projector       a new map: mean and whole covariance become the features'; a data-dependent
+                      start (Łańcucki et al. 2020)
+  recenter_projector  the learned map, shifted and scaled in each dimension (the affine parameters
+  of Huh et al. 2023) revive_words        the learned map, changed as far as brings unused words to
+  their nearest features (Zheng & Vedaldi 2023)
 """
 
 from typing import Any
@@ -104,7 +106,9 @@ def _product(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n 
 
 
 def _principal_axes(rows: Float[Array, "rows dim"]) -> tuple[Any, Any, Any]:
-    """Mean, principal axes as columns by falling variance, and the standard deviation along each."""
+    """Mean, principal axes as columns by falling variance, and the standard deviation along
+    each.
+    """
     rows = rows.astype(jnp.float32)
     mean = rows.mean(axis=0)
     variance, axes = jnp.linalg.eigh(jnp.cov(rows - mean, rowvar=False))

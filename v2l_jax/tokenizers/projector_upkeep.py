@@ -77,6 +77,7 @@ class ProjectorUpkeep:
                 due, lambda old, features: recenter_projector(old, words, features), projector
             )
         if self.revive_every:
+            assert used is not None, "revival wants to know which words were used"
             due, seen = (step % self.revive_every == 0) & (step > 0), used
             projector = where(
                 due, lambda old, features: revive_words(old, words, features, seen), projector

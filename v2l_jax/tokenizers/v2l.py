@@ -108,7 +108,9 @@ class V2L(VisualTokenizer):
     def reconstruct(
         self, variables: Variables, batch: Batch
     ) -> tuple[Float[Array, "b h w 3"], TokenStreams]:
-        """The training pass's image, from straight-through vectors as in the published evaluation."""
+        """The training pass's image, from straight-through vectors as in the published
+        evaluation.
+        """
         inputs = (batch["image"], batch["image_embedding"], self.global_tokens)
         result = self._apply(variables, None, *inputs)
         return result.image, _streams(result.tokens)
@@ -135,7 +137,9 @@ class V2L(VisualTokenizer):
         step: jax.Array,
         parts: int = 1,
     ) -> Variables:
-        """Moves the projector where `upkeep` says that it is due, and remembers the words in use."""
+        """Moves the projector where `upkeep` says that it is due, and remembers the words in
+        use.
+        """
         used = variables.get("memory")
         if used is not None:
             used = used | (self.used_entries(tokens) > 0)

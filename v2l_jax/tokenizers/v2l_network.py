@@ -205,7 +205,9 @@ class V2LTokenizer(nn.Module):
     def global_ids(
         self, image_embedding: Float[Array, "batch *_"], k: int
     ) -> Int[Array, "batch k"]:
-        """The k global words nearest to each image's embedding; `image_embedding` as in `__call__`."""
+        """The k global words nearest to each image's embedding; `image_embedding` as in
+        `__call__`.
+        """
         if image_embedding.ndim == 4:
             if self.semantic_tower is None:
                 raise ValueError(

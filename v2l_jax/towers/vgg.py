@@ -116,7 +116,9 @@ def lpips(
 
 
 def lpips_with(params: Any) -> jax.tree_util.Partial | None:
-    """`lpips` with its parameters, as a pytree that passes through jit; None where they are None."""
+    """`lpips` with its parameters, as a pytree that passes through jit; None where they are
+    None.
+    """
     return None if params is None else jax.tree_util.Partial(lpips, params)
 
 

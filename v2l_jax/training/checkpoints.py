@@ -229,7 +229,8 @@ class Checkpointer:
                 self._set_aside(candidate)
         if candidates:
             raise CheckpointError(
-                f"no checkpoint in {self.directory} can be read; delete that folder to start training over"
+                f"no checkpoint in {self.directory} can be read; delete that folder to start "
+                "training over"
             )
         raise CheckpointError(
             f"no checkpoint in {self.directory}; train first, or name another folder"
@@ -243,9 +244,10 @@ class Checkpointer:
             )
         self._verify(folder)
         try:
-            run = self._manager.restore(
+            restored: Any = self._manager.restore(
                 step, args=ocp.args.Composite(run=ocp.args.JsonRestore())
-            ).run
+            )
+            run = restored.run
             leaves, position = run["leaves"], _decode_position(run["data_position"])
         except Exception as error:
             raise CorruptFolderError(_first_line(error)) from error
@@ -254,7 +256,8 @@ class Checkpointer:
             logging.warning("checkpoint %s was written under another config", folder)
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_abstract, like)))
-            state = self._manager.restore(step, args=args).state
+            restored = self._manager.restore(step, args=args)
+            state = restored.state
         except Exception as error:
             raise CorruptFolderError(_first_line(error)) from error
         return Checkpoint(step, state, position, run["metrics"], run["unlogged"])
@@ -300,18 +303,22 @@ class Checkpointer:
 
     def _save_failure(self, error: Exception) -> CheckpointError:
         step, self._saving = self._saving, None
-        self._retention.scores.pop(step, None)
+        if step is not None:
+            self._retention.scores.pop(step, None)
         for draft in self._drafts():
             shutil.rmtree(draft, ignore_errors=True)
         self._manager.reload()
         kept = f"step {self.steps()[-1]} is intact" if self.steps() else "none was saved before"
         return CheckpointError(
-            f"cannot save the checkpoint of step {step} in {self.directory}: {_cause(error)}; {kept}: make room, run again"
+            f"cannot save the checkpoint of step {step} in {self.directory}: {_cause(error)}; "
+            f"{kept}: make room, run again"
         )
 
 
 def _drop_orbax_chatter(record: standard_logging.LogRecord) -> bool:
-    """Drops orbax's notes, and its tracebacks of errors that reach the user as a CheckpointError."""
+    """Drops orbax's notes, and its tracebacks of errors that reach the user as a
+    CheckpointError.
+    """
     return "orbax" not in record.pathname or (
         record.levelno >= standard_logging.ERROR and not record.exc_info
     )
@@ -353,7 +360,8 @@ def _check_same_leaves(
         )
         if there != here:
             raise CheckpointError(
-                f"checkpoint {folder} is of another model: {name} is {there} there and {here} here; "
+                f"checkpoint {folder} is of another model: {name} is {there} there and {here} "
+                "here; "
                 "use the config it was trained with, or another --workdir"
             )
 
@@ -372,7 +380,7 @@ def _cause(error: BaseException) -> str:
     are.
     """
     while not isinstance(error, OSError) and (error.__cause__ or error.__context__):
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or error.__context__ or error
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     known = [

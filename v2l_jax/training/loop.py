@@ -115,7 +115,8 @@ def fit(
         metric_log.resume(first, evaluated)
 
     def evaluated_at(state: PyTree, step: int) -> dict[str, float]:
-        metrics = {name: float(value) for name, value in evaluate(state).items()}
+        found = {} if evaluate is None else evaluate(state)
+        metrics = {name: float(value) for name, value in found.items()}
         if metrics and metric_log is not None:
             metric_log.write(step, "eval", metrics)
         return metrics
@@ -270,12 +271,9 @@ def _check_finite(state: PyTree, step: int, checkpointer: Checkpointer | None) -
 
 
 def _nan_error(what: str, checkpointer: Checkpointer | None) -> NanLossError:
-    steps = checkpointer.steps() if checkpointer is not None else []
-    kept = (
-        f"the last good checkpoint, step {steps[-1]} in {checkpointer.directory}, is kept"
-        if steps
-        else "no checkpoint yet"
-    )
+    kept = "no checkpoint yet"
+    if checkpointer is not None and (steps := checkpointer.steps()):
+        kept = f"the last good checkpoint, step {steps[-1]} in {checkpointer.directory}, is kept"
     return NanLossError(f"{what}; {kept}: lower the learning rate or raise warm-up, then run again")
 
 

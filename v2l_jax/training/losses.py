@@ -1,5 +1,5 @@
-"""The losses of tokenizer training (Zhu et al. 2024, section 3.3; adaptive weight from Esser et al. 2021,
-equation 7).
+"""The losses of tokenizer training (Zhu et al. 2024, section 3.3; adaptive weight from Esser et al.
+2021, equation 7).
 """
 
 import dataclasses

@@ -124,7 +124,8 @@ def _summary_writer(folder: pathlib.Path):
     """
     if importlib.util.find_spec("tensorflow") is None:
         logging.info(
-            "No TensorBoard events: TensorFlow is not installed (pip install 'v2l_jax[tensorboard]')."
+            "No TensorBoard events: TensorFlow is not installed (pip install "
+            "'v2l_jax[tensorboard]')."
         )
         return None
     from clu import metric_writers

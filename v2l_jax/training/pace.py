@@ -68,14 +68,18 @@ class Pace:
         ):
             self._warned = True
             logging.warning(
-                "the input pipeline is the bottleneck: %s; raise config.train.loader_workers, or read from faster storage",
+                "the input pipeline is the bottleneck: %s; raise config.train.loader_workers, or "
+                "read from faster storage",
                 self,
             )
 
     def __str__(self) -> str:
         busy, starved = max(self.busy, 1e-9), self.starved
         gives = "gives" if starved > _STARVING * (busy + starved) else "gives at least"
-        return f"it {gives} {self.images / (busy + starved):.4g} images/s, the step could take {self.images / busy:.4g}"
+        return (
+            f"it {gives} {self.images / (busy + starved):.4g} images/s, the step could take "
+            f"{self.images / busy:.4g}"
+        )
 
     def _watch(self) -> None:
         ended = None

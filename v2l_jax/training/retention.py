@@ -28,7 +28,9 @@ class KeepLastAndBest:
 
     def ranked(self, steps: Sequence[int]) -> list[int]:
         """The steps that have the metric, best first; of equals, the newer first."""
-        scored = [(self.scores.get(step, {}).get(self.metric, math.nan), step) for step in steps]
+        scored = [
+            (self.scores.get(step, {}).get(self.metric or "", math.nan), step) for step in steps
+        ]
         scored = [
             (value if self.higher_is_better else -value, step)
             for value, step in scored

@@ -87,7 +87,9 @@ class WrittenLine:
 
 @dataclasses.dataclass(frozen=True)
 class MaskedNames:
-    """The published greedy decoding under a mask: step i may only write the i-th token of a name."""
+    """The published greedy decoding under a mask: step i may only write the i-th token of a
+    name.
+    """
 
     names: Names
 
@@ -247,7 +249,9 @@ def _longest(tokenizer: TextTokenizer, names: Names, end: str = "") -> list[int]
 
 
 def _once(asked: Sequence[Hashable], ask: Callable[[Sequence], Sequence]) -> list:
-    """What `ask` answers to each question, each different one asked once, in order of appearance."""
+    """What `ask` answers to each question, each different one asked once, in order of
+    appearance.
+    """
     different = list(dict.fromkeys(asked))
     answers = dict(zip(different, ask(different), strict=True))
     return [answers[question] for question in asked]

@@ -1,4 +1,6 @@
-"""Examples that a task keeps for the report: images with what was asked and answered, and a prompt."""
+"""Examples that a task keeps for the report: images with what was asked and answered, and a
+prompt.
+"""
 
 import pathlib
 import re

@@ -1,4 +1,6 @@
-"""Examples of a prompt that are copies of an image's tokens with some of them replaced at random."""
+"""Examples of a prompt that are copies of an image's tokens with some of them replaced at
+random.
+"""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
-"""Prompts as segments: the paper's input-output pairs, and how segments become token ids (Zhu et al.
-2024, section 3.4).
+"""Prompts as segments: the paper's input-output pairs, and how segments become token ids (Zhu et
+al. 2024, section 3.4).
 """
 
 import itertools
