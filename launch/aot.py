@@ -3,11 +3,11 @@
 
 Compiles a config's train step, or LLaMA's prefill, decode or adapter step, for a TPU topology that
 is not there, and prints what a chip would hold and do: memory by part and whether it fits, FLOPs,
-bytes, collectives by kind and size, and the least step time with its bound. `--sweep` prints a line for 8,
-16, … chips up to the topology named, with the batch growing along (weak scaling) and kept (strong).
-It compiles with little effort (`--effort=-1`), in a tenth of the time: for configs/imagenet.py that
-gives 7 % more memory and a fifth less HBM traffic than a run's own compilation, the same operations
-and collectives.
+bytes, collectives by kind and size, and the least step time with its bound. `--sweep` prints a line
+for 8, 16, … chips up to the topology named, with the batch growing along (weak scaling) and kept
+(strong). It compiles with little effort (`--effort=-1`), in a tenth of the time: for
+configs/imagenet.py that gives 7 % more memory and a fifth less HBM traffic than a run's own
+compilation, the same operations and collectives.
 
 Needs the TPU compiler, not a TPU: `make tpu-compiler`, then PYTHONPATH=.venv-tpu; or pip install
 'v2l_jax[tpu]'.

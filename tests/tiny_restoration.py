@@ -23,7 +23,8 @@ from v2l_jax.run.tokens import SPLITS
 RESTORATION = pathlib.Path(__file__).parents[1] / "configs" / "restoration.py"
 SIDE, WORDS, GLOBAL_TOKENS = 4, 60, 5
 SIZES = dict(
-    model_type="llama", vocab_size=49152, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+    model_type="llama", vocab_size=49152, hidden_size=16, intermediate_size=24,
+    num_hidden_layers=2, num_attention_heads=2,
     num_key_value_heads=1, max_position_embeddings=96, rms_norm_eps=1e-5, tie_word_embeddings=True,
 )  # fmt: skip
 
@@ -65,8 +66,10 @@ def _write_llm(folder: pathlib.Path) -> None:
         sizes.intermediate_size,
     )
     shapes = {
-        "query": (heads, width), "key": (sizes.head_dim, width), "value": (sizes.head_dim, width), "attention_output": (width, heads),
-        "gate": (inner, width), "up": (inner, width), "down": (width, inner), "attention_norm": (width,), "mlp_norm": (width,),
+        "query": (heads, width), "key": (sizes.head_dim, width), "value": (sizes.head_dim, width),
+        "attention_output": (width, heads),
+        "gate": (inner, width), "up": (inner, width), "down": (width, inner),
+        "attention_norm": (width,), "mlp_norm": (width,),
     }  # fmt: skip
     tensors = {
         HUGGINGFACE_NAMES["embedding"]: rng.standard_normal((49152, width)) / 2,

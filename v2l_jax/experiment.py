@@ -514,8 +514,9 @@ def _known_path(path: str) -> str:
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """Takes `--config.a.b=value`, `--config.a.b value`, `--config.a.flag` and `--noconfig.a.flag` out
-    of a command line; returns the rest, and the pairs of dotted path and text.
+    """Takes `--config.a.b=value`, `--config.a.b value`, `--config.a.flag` and
+    `--noconfig.a.flag` out of a command line; returns the rest, and the pairs of dotted
+    path and text.
     """
     rest, pairs, words = [], [], list(argv)
     while words:

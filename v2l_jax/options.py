@@ -1,4 +1,5 @@
-"""How an option is declared: its default, what it means, what it may hold, whether it can change a result.
+"""How an option is declared: its default, what it means, what it may hold, whether it can change a
+result.
 
 A dataclass declares the options of one part of the program:
 
@@ -189,7 +190,9 @@ def _literal(text: str) -> Any:
 
 
 def flatten(tree: Any, known: Mapping[str, Option], prefix: str = "") -> Iterator:
-    """(dotted path, value) of a nested config; a dictionary that is one option's value stays whole."""
+    """(dotted path, value) of a nested config; a dictionary that is one option's value stays
+    whole.
+    """
     for key, value in tree.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping) or hasattr(value, "items"):

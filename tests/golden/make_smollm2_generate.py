@@ -1,7 +1,8 @@
 """Writes smollm2_generate.json: 210 varied prompts and what Hugging Face `generate` answers in
 float32, greedily.
 
-python -m tests.golden.make_smollm2_generate          (ten minutes; make test-parity installs what it needs)
+python -m tests.golden.make_smollm2_generate
+    (ten minutes; make test-parity installs what it needs)
 """
 
 import json
@@ -100,7 +101,8 @@ def plain_text(rng: np.random.Generator, tokenizer: TextTokenizer) -> list[int]:
 def question(rng: np.random.Generator, tokenizer: TextTokenizer) -> list[int]:
     """Questions about made-up images, after a few answered ones."""
     ask = lambda: (
-        f"Condition: {' '.join(rng.choice(_WORDS, 6))}. Question: what is beside the {rng.choice(_WORDS)}? Answer:"
+        f"Condition: {' '.join(rng.choice(_WORDS, 6))}. Question: what is beside the "
+        f"{rng.choice(_WORDS)}? Answer:"
     )
     return tokenizer.encode_prompt(
         "".join(f"{ask()} {rng.choice(_WORDS)}\n" for _ in range(rng.integers(6))) + ask()

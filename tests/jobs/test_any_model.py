@@ -91,8 +91,10 @@ def _write_llm(folder, family, backend, seed=0):
     folder.mkdir()
     vocab = backend.get_vocab_size()
     config = {
-        "model_type": family, "vocab_size": vocab, "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
+        "model_type": family, "vocab_size": vocab, "hidden_size": WIDTH,
+        "intermediate_size": INNER, "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS,
+        "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
         "tie_word_embeddings": family == "qwen2", "sliding_window": 16, "hidden_act": "silu",
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,6 @@
-"""Sweeps on a tiny run over noise: which trainings, what is recorded, and what is not done twice."""
+"""Sweeps on a tiny run over noise: which trainings, what is recorded, and what is not done
+twice.
+"""
 
 import math
 
@@ -62,8 +64,8 @@ def test_variants_have_names_and_pairs(config, variants):
 
 
 def test_what_is_there_is_not_trained_again(config, tmp_path, monkeypatch):
-    """Rows, curves, table and figure; then a killed sweep goes on with the seeds that are missing, to
-    the same numbers.
+    """Rows, curves, table and figure; then a killed sweep goes on with the seeds that are missing,
+    to the same numbers.
     """
     config.llm = synthetic_config.fill(tmp_path)[-1].partition("=")[2]
     sweep.run(config, tmp_path)

@@ -137,7 +137,9 @@ def test_a_run_that_resumes_does_without_the_released_tokenizer(tmp_path):
 
 
 def test_a_finished_run_can_be_prolonged_in_its_folder(tmp_path):
-    """It goes on from its last step, and tokens of before are made anew; others' logging may change."""
+    """It goes on from its last step, and tokens of before are made anew; others' logging may
+    change.
+    """
     llm = next(f for f in synthetic_config.fill(tmp_path) if f.startswith("--config.llm="))
     config = synthetic_config.get_config()
     config.llm, config.jobs = llm.partition("=")[2], ("train", "tokenize")

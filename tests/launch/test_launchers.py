@@ -51,7 +51,8 @@ FAKES = {
             fi
             [ "$(cat "$FAKES/state" 2>/dev/null)" != NONE ] && cat "$FAKES/state" 2>/dev/null ;;
           "tpu-vm create" | "queued-resources create")
-            rm -rf "$FAKES"/host?; mkdir "$FAKES/host0" "$FAKES/host1"; echo READY >"$FAKES/state" ;;
+            rm -rf "$FAKES"/host?; mkdir "$FAKES/host0" "$FAKES/host1"
+            echo READY >"$FAKES/state" ;;
           "tpu-vm delete" | "queued-resources delete") rm "$FAKES/state" ;;
           "tpu-vm scp" | "tpu-vm ssh")
             code=0

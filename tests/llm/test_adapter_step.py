@@ -198,5 +198,7 @@ def test_gradients_equal_those_of_peft(torch, tmp_path):
     for target, matrices in gradient.items():
         for matrix, stack in matrices.items():
             for layer, rows in enumerate(stack):
-                name = f"base_model.model.model.layers.{layer}.self_attn.{target}.{matrix}.default.weight"
-                np.testing.assert_allclose(rows, theirs[name], atol=1e-5)
+                name = f"layers.{layer}.self_attn.{target}.{matrix}.default.weight"
+                np.testing.assert_allclose(
+                    rows, theirs[f"base_model.model.model.{name}"], atol=1e-5
+                )

@@ -1,4 +1,6 @@
-"""bfloat16 on a CPU: the same numbers as by plain slices, without float32 copies of whole stacks."""
+"""bfloat16 on a CPU: the same numbers as by plain slices, without float32 copies of whole
+stacks.
+"""
 
 import jax
 import jax.numpy as jnp

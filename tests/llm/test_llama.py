@@ -17,7 +17,8 @@ from v2l_jax.llm.llama import KVCache, Llama, init_cache, load_llama, with_room
 from v2l_jax.llm.llama_config import LlamaConfig, config_from_huggingface, rotary_frequencies
 
 CONFIG = LlamaConfig(
-    50, 32, 48, 3, 6, 2, 8, 128, 1e-5, rotary_frequencies(8, 10000.0), sliding_window=6, first_sliding_layer=1, qkv_bias=True
+    50, 32, 48, 3, 6, 2, 8, 128, 1e-5, rotary_frequencies(8, 10000.0), sliding_window=6,
+    first_sliding_layer=1, qkv_bias=True
 )  # fmt: skip
 MODEL = Llama(CONFIG)
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "smollm2_greedy.json"
@@ -92,7 +93,9 @@ def test_padding_on_either_side_changes_nothing(params):
 
 
 def test_shared_contexts_equal_the_full_forward_pass(params):
-    """Two prefixes serve three rows each; a second context serves each row; padding sits in both."""
+    """Two prefixes serve three rows each; a second context serves each row; padding sits in
+    both.
+    """
     tokens, positions = _rows(6, 12)
     tokens = tokens.at[:, :4].set(tokens[::3, :4].repeat(3, 0))
     full, _ = _hidden(params, tokens, positions)
@@ -177,7 +180,8 @@ def _write(folder, config, **tensors):
 
 
 HUGGINGFACE = dict(
-    model_type="llama", vocab_size=8, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=2,
+    model_type="llama", vocab_size=8, hidden_size=4, intermediate_size=4, num_hidden_layers=1,
+    num_attention_heads=2,
     max_position_embeddings=16, rms_norm_eps=1e-5, tie_word_embeddings=True,
 )  # fmt: skip
 

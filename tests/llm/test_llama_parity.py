@@ -21,10 +21,12 @@ pytestmark = pytest.mark.parity
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "smollm2_greedy.json"
 _SIZES = dict(
-    vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6, max_position_embeddings=256
+    vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
+    max_position_embeddings=256
 )  # fmt: skip
 _LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }  # fmt: skip
 _BASE_100K = {"rope_type": "default", "rope_theta": 100000.0}

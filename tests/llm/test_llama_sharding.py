@@ -69,8 +69,15 @@ def _whole(params, mesh):
     return {name for name, shape in names.items() if np.prod(parts[name]) * 8 != np.prod(shape)}
 
 
-@pytest.mark.parametrize("name, whole", [("llama-2-7b", set()), ("llama-2-70b", set()), ("qwen2-7b", {"layers/qkv", "layers/qkv_bias"}),
-                                         ("smollm2-135m", {"layers/qkv"})])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, whole",
+    [
+        ("llama-2-7b", set()),
+        ("llama-2-70b", set()),
+        ("qwen2-7b", {"layers/qkv", "layers/qkv_bias"}),
+        ("smollm2-135m", {"layers/qkv"}),
+    ],
+)
 def test_eight_devices_hold_an_eighth_of_every_matrix_that_divides(name, whole):
     norms = {"layers/attention_norm", "layers/mlp_norm", "final_norm"}
     assert _whole(_shapes(SIZES[name]), make_mesh({"tensor": 8})) == whole | norms
@@ -100,8 +107,10 @@ def test_keys_and_values_are_split_by_rows_and_heads(axes, rows, heads, spec):
 
 def test_loaded_parameters_lie_on_their_shards(tmp_path):
     config = dict(
-        model_type="llama", vocab_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=8,
-        num_key_value_heads=8, max_position_embeddings=16, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        model_type="llama", vocab_size=16, hidden_size=16, intermediate_size=24,
+        num_hidden_layers=1, num_attention_heads=8,
+        num_key_value_heads=8, max_position_embeddings=16, rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     layer = "model.layers.0."

@@ -39,7 +39,8 @@ def base(tmp_path_factory):
 
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, head_dim=16,
+        vocab_size=97, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
+        num_attention_heads=6, num_key_value_heads=2, head_dim=16,
         max_position_embeddings=128, attn_implementation="eager",
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config).float()
@@ -138,15 +139,21 @@ def _edit_tensors(folder, change):
 
 _Q0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 _SPOILED = {
-    "another rank": (lambda f: _edit_config(f, r=8), rf"{_Q0} has shape \(3, 32\), but this LLM at rank 8 needs \(8, 32\)"),
+    "another rank": (lambda f: _edit_config(f, r=8), rf"{_Q0} has shape \(3, 32\), but this LLM "
+                                                     r"at rank 8 needs \(8, 32\)"),
     "another kind": (lambda f: _edit_config(f, peft_type="IA3"), "kind 'IA3'"),
     "a variant": (lambda f: _edit_config(f, use_dora=True), "use_dora=True is not supported"),
-    "other targets": (lambda f: _edit_config(f, target_modules=["q_proj"]), r"\['q_proj'\], but the tensors are of \['k_proj', 'q_proj'\]"),
+    "other targets": (lambda f: _edit_config(f, target_modules=["q_proj"]), r"\['q_proj'\], but "
+                                                                            r"the tensors are of "
+                                                                            r"\['k_proj', "
+                                                                            r"'q_proj'\]"),
     "no JSON": (lambda f: (f / CONFIG_FILE).write_text("{"), "not a readable PEFT adapter config"),
     "no tensors": (lambda f: (f / TENSOR_FILE).unlink(), f"has no {TENSOR_FILE}"),
     "a missing tensor": (lambda f: _edit_tensors(f, lambda t: t.pop(_Q0)), f"lacks {_Q0}"),
-    "a foreign tensor": (lambda f: _edit_tensors(f, lambda t: t.update({"x": t[_Q0]})), "x is no LoRA of"),
-    "more layers": (lambda f: _edit_tensors(f, lambda t: t.update({_Q0.replace(".0.", ".2."): t[_Q0]})), "9 tensors, but 2 layers need 8"),
+    "a foreign tensor": (lambda f: _edit_tensors(f, lambda t: t.update({"x": t[_Q0]})),
+    "x is no LoRA of"),
+    "more layers": (lambda f: _edit_tensors(f, lambda t: t.update({_Q0.replace(".0.",
+    ".2."): t[_Q0]})), "9 tensors, but 2 layers need 8"),
 }  # fmt: skip
 
 

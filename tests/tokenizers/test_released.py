@@ -1,4 +1,6 @@
-"""A tokenizer as files: the same words and pictures afterwards, and every kind of damage is named."""
+"""A tokenizer as files: the same words and pictures afterwards, and every kind of damage is
+named.
+"""
 
 import dataclasses
 import json
@@ -39,7 +41,9 @@ def book(count, seed):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Parameters with no zeros and no ones, codebooks, and what the tokenizer makes of two images."""
+    """Parameters with no zeros and no ones, codebooks, and what the tokenizer makes of two
+    images.
+    """
     images = np.random.RandomState(1).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
     image_embedding = np.random.RandomState(2).randn(2, 24).astype(np.float32)
     params = MODEL.init(jax.random.key(0), jnp.asarray(images), jnp.asarray(image_embedding), 3)[

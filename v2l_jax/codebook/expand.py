@@ -41,7 +41,8 @@ def expand(
     subwords: Sequence[int],
     batch_size: int = 1024,
 ) -> Int[np.ndarray, "subwords 2"]:
-    """Greedy next tokens t2, t3 of `a photo of {t1}` and `a photo of {t1}{t2}` for every subword t1.
+    """Greedy next tokens t2, t3 of `a photo of {t1}` and `a photo of {t1}{t2}` for every subword
+    t1.
 
     All prompts share the prefilled prefix "a photo of", so a subword costs two tokens of compute,
     not two prompts.

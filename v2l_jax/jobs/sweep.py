@@ -1,4 +1,6 @@
-"""Trainings that differ in some options: every combination of the variants, each with some seeds."""
+"""Trainings that differ in some options: every combination of the variants, each with some
+seeds.
+"""
 
 import dataclasses
 import itertools
@@ -49,7 +51,8 @@ def _is_axis(variants: object) -> bool:
 
 
 _AXES = Rule(
-    "a tuple of axes, each a name and its variants, each a name and pairs of a key and a value, such "
+    "a tuple of axes, each a name and its variants, each a name and pairs of a key and a value, "
+    "such "
     "as (('start', (('early', ()), ('late', (('train.disc_start', 9),)))),)",
     lambda v: _named(v, _is_axis, (str,)),
 )
@@ -74,7 +77,8 @@ class Options:
     title: str = option("Sweep", "heading on the page", TEXT, changes_results=False)
     axes: tuple = option(
         (),
-        "what differs: axes, each with named variants, each with the (key of the config, value) pairs "
+        "what differs: axes, each with named variants, each with the (key of the config, value) "
+        "pairs "
         "that it changes; others are compared with an axis's first variant",
         _AXES,
         in_row=True,
@@ -82,7 +86,8 @@ class Options:
     seeds: int = option(1, "seeds of each combination", POSITIVE, in_row=True)
     target: tuple = option(
         (),
-        "a metric and the value at which training stops; then the steps to it are measured, else the "
+        "a metric and the value at which training stops; then the steps to it are measured, else "
+        "the "
         "metrics at the end of training",
         _TARGET,
     )
@@ -103,7 +108,9 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError where a combination is no valid config, or several processes run the job."""
+    """Raises ConfigError where a combination is no valid config, or several processes run the
+    job.
+    """
     if jax.process_count() > 1:
         raise ConfigError("the job sweep runs on one host; start it without --distributed")
     for setting in settings(config):

@@ -28,7 +28,9 @@ class Band(NamedTuple):
 
 Bands = Mapping[str, Band]
 Groups = Mapping[str, Mapping[str, Bands]]
-"""By variant of the last axis, then by those of the others: quantity, such as "eval/psnr", to its band."""
+"""By variant of the last axis, then by those of the others: quantity, such as "eval/psnr", to its
+band.
+"""
 
 
 def bands(runs: Sequence[Curves]) -> dict[str, Band]:

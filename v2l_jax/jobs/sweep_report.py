@@ -1,4 +1,6 @@
-"""A sweep on the page: metrics of each combination of variants, or steps to a target by batch size."""
+"""A sweep on the page: metrics of each combination of variants, or steps to a target by batch
+size.
+"""
 
 import math
 from collections import defaultdict
@@ -124,16 +126,22 @@ def steps_section(results: Sequence[Result], title: str) -> TaskSection | None:
         if not math.isnan(steps)
     ]
     target = rows[0].measured_on["target_psnr"]
-    lead = f"Training from the start at each batch size until the validation images come back at {target:g} dB PSNR. "
+    lead = (
+        "Training from the start at each batch size until the validation images come back at "
+        f"{target:g} dB PSNR. "
+    )
     try:
         fit = fit_batch_scaling(*np.array(reached).T) if reached else None
     except DataError as error:
         fit, lead = None, f"{lead}No law is fitted: {error}."
     if fit is not None:
         lead += (
-            f"The law steps = {fit.least_steps:.3g} · (1 + {fit.critical_batch:.3g} / batch) fits to "
-            f"{100 * fit.relative_error:.2g} %: {fit.critical_batch:.3g} images (95 % interval {fit.interval[0]:.3g}–{fit.interval[1]:.3g}) "
-            "is the critical batch size, beyond which more devices save little time (McCandlish et al. 2018)."
+            f"The law steps = {fit.least_steps:.3g} · (1 + {fit.critical_batch:.3g} / batch) fits "
+            "to "
+            f"{100 * fit.relative_error:.2g} %: {fit.critical_batch:.3g} images (95 % interval "
+            f"{fit.interval[0]:.3g}–{fit.interval[1]:.3g}) "
+            "is the critical batch size, beyond which more devices save little time (McCandlish "
+            "et al. 2018)."
         )
     table = Table(
         "Steps and images to the target",

@@ -95,4 +95,7 @@ def images(
 
 def _sizes(state: Any) -> str:
     count = parameter_overview.count_parameters
-    return f"{count(state.params):,} tokenizer and {count(state.disc_params):,} discriminator parameters"
+    return (
+        f"{count(state.params):,} tokenizer and {count(state.disc_params):,} discriminator "
+        "parameters"
+    )

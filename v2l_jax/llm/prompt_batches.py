@@ -1,4 +1,6 @@
-"""Arranges prompts in batches of few static shapes, where a prefix that prompts share appears once."""
+"""Arranges prompts in batches of few static shapes, where a prefix that prompts share appears
+once.
+"""
 
 import dataclasses
 from collections import defaultdict

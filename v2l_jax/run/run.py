@@ -1,4 +1,6 @@
-"""A run as its jobs see it: photos, networks, words and files, each loaded when it is first needed."""
+"""A run as its jobs see it: photos, networks, words and files, each loaded when it is first
+needed.
+"""
 
 import dataclasses
 import functools
@@ -74,7 +76,8 @@ class Run:
         tower = loading.image_text_tower(self.config)
         if tower.name != self.global_words.tower:
             raise ConfigError(
-                f"the codebooks in {self.workdir} were made with the tower {self.global_words.tower}, not {tower.name}; "
+                f"the codebooks in {self.workdir} were made with the tower "
+                f"{self.global_words.tower}, not {tower.name}; "
                 "name another --workdir"
             )
         return tower

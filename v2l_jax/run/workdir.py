@@ -66,7 +66,8 @@ def prepare(
     """
     if _BUCKET.match(str(workdir)):
         raise ConfigError(
-            f"the workdir is a folder, and {workdir} looks like a bucket's address; mount the bucket, or share a folder (NFS)"
+            f"the workdir is a folder, and {workdir} looks like a bucket's address; mount the "
+            "bucket, or share a folder (NFS)"
         )
     asked = json.loads(json.dumps(asked))
     try:
@@ -85,7 +86,8 @@ def prepare(
         write_json(workdir / "config.json", _nested(asked))
     except OSError as error:
         raise V2LError(
-            f"cannot write to the workdir {workdir}: {error.strerror or error}; name another --workdir"
+            f"cannot write to the workdir {workdir}: {error.strerror or error}; name another "
+            "--workdir"
         ) from error
 
 
@@ -134,7 +136,8 @@ def code_version() -> str:
 
 def is_from_this_training(folder: pathlib.Path, workdir: pathlib.Path) -> bool:
     """Whether what a job wrote into a folder was made with the tokenizer as it is trained now, and
-    not before a run was prolonged; folders of earlier versions do not say and are taken as they are.
+    not before a run was prolonged; folders of earlier versions do not say and are taken as they
+    are.
     """
     noted = read_json(folder / _MADE_FROM, None)
     return noted is None or noted == read_json(training_path(workdir), {})
@@ -177,7 +180,9 @@ def _cpu_name() -> str:
 
 
 def environments(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """An entry for each job that wrote into the folder: "job", "began", and `environment`'s fields."""
+    """An entry for each job that wrote into the folder: "job", "began", and `environment`'s
+    fields.
+    """
     noted = read_json(workdir / "environment.json", [])
     return [noted] if isinstance(noted, Mapping) else noted  # folders of earlier versions have one
 

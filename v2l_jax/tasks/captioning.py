@@ -144,7 +144,8 @@ def draw_episodes(
         others = [index for index, texts in enumerate(known) if not texts & own]
         if len(others) < shots:
             raise DataError(
-                f"{shots} examples are asked, but there are {len(others)} images with another caption than the query's"
+                f"{shots} examples are asked, but there are {len(others)} images with another "
+                "caption than the query's"
             )
         rng = np.random.default_rng([seed, query])
         drawn = rng.choice(others, size=shots, replace=False)

@@ -1,5 +1,5 @@
-"""Masked restoration: a language model with LoRA adapters fills in hidden local words of images (Zhu
-et al. 2024, Fig. 8).
+"""Masked restoration: a language model with LoRA adapters fills in hidden local words of images
+(Zhu et al. 2024, Fig. 8).
 
 The paper is silent on the prompt. Ours shows the grid with a mask word where a word is hidden, then
 the whole grid again:

@@ -72,7 +72,8 @@ def check(config: ConfigDict) -> None:
         and len(loading.photos(config).held_out) < 2
     ):
         raise DataError(
-            "the control with another photo's words needs at least two held-out photos; raise config.data.held_out"
+            "the control with another photo's words needs at least two held-out photos; raise "
+            "config.data.held_out"
         )
 
 

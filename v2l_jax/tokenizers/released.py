@@ -2,7 +2,8 @@
 
     config.json                 sizes, image side, what the words belong to, a digest of each file
     model.safetensors           the parameters, named by their path
-    local_words.safetensors     the codebooks (`Codebook` files): words, their token ids, their vectors
+    local_words.safetensors     the codebooks (`Codebook` files): words, their token ids, their
+                                vectors
     global_words.safetensors
 
 Numbers are stored in half precision by default: a tokenizer that was saved and loaded is the
@@ -88,11 +89,13 @@ class ReleasedTokenizer:
         own = self.local_words
         if local.llm != own.llm:
             raise ConfigError(
-                f"{self.name} speaks the words of another language model (tokenizer {own.llm}, not {local.llm})"
+                f"{self.name} speaks the words of another language model (tokenizer {own.llm}, "
+                f"not {local.llm})"
             )
         if local.token_ids != own.token_ids:
             raise ConfigError(
-                f"{self.name} has {len(own)} local words, others or in another order than these {len(local)}"
+                f"{self.name} has {len(own)} local words, others or in another order than these "
+                f"{len(local)}"
             )
         apart = (
             np.abs(np.asarray(local.embeddings) - own.embeddings).max()
@@ -104,7 +107,8 @@ class ReleasedTokenizer:
             or not apart <= _VECTORS_MAY_DIFFER * np.linalg.norm(own.embeddings, axis=1).max()
         ):
             raise ConfigError(
-                f"{self.name}'s word vectors are of the tower {own.tower}; these are of {local.tower}, or were made otherwise"
+                f"{self.name}'s word vectors are of the tower {own.tower}; these are of "
+                f"{local.tower}, or were made otherwise"
             )
 
     def check_sizes(self, model: V2LTokenizer) -> None:
@@ -118,7 +122,8 @@ class ReleasedTokenizer:
             ours, theirs = getattr(self.model, size), getattr(model, size)
             if ours != theirs and size != "num_global_words":
                 raise ConfigError(
-                    f"{self.name} has {size} {ours}, config.model {theirs}: take its sizes, or do not start from it"
+                    f"{self.name} has {size} {ours}, config.model {theirs}: take its sizes, or do "
+                    "not start from it"
                 )
 
 

@@ -1,7 +1,7 @@
 """VQ-GAN with a learned codebook (Esser et al. 2021): one token stream "local".
 
-By default the row of Zhu et al. 2024, Table 3: V2L's network without cross-attention, a codebook that
-trains, and encoder features that are not normalized. Checkpoints of the published code
+By default the row of Zhu et al. 2024, Table 3: V2L's network without cross-attention, a codebook
+that trains, and encoder features that are not normalized. Checkpoints of the published code
 (CompVis/taming-transformers) can be read too.
 """
 
@@ -43,7 +43,8 @@ class Options:
     entry_dim: int = option(256, "length of its vectors", POSITIVE)
     codebook_weight: float = option(
         0.33,
-        "of the quantizer loss's term that moves the codebook; checkpoints of the published code were "
+        "of the quantizer loss's term that moves the codebook; checkpoints of the published code "
+        "were "
         "trained with 0.25",
         WEIGHT,
     )
