@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from v2l_jax.metrics.results import Result
 from v2l_jax.report.data import (
     AssetNote,
     Gallery,
@@ -66,12 +67,11 @@ class Page(html.parser.HTMLParser):
 
 
 def _few_shot(ways, shots, value, control):
-    return {
-        "metric": "few_shot_accuracy", "value": value, "count": 200, "ci95": [value - 0.05,
-        value + 0.05], "ways": ways,
-        "shots": shots, "control": control, "tokens": 5, "llm": "SmolLM2",
+    on = {
+        "ways": ways, "shots": shots, "control": control, "tokens": 5, "llm": "SmolLM2",
         "tower": "EfficientNet + MiniLM",
     }  # fmt: skip
+    return Result("few_shot_accuracy", value, 200, (value - 0.05, value + 0.05), on)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +88,9 @@ def data():
     results = [_few_shot(w, s, 0.6 + s / 100 + w / 1000, "none") for w in (2, 5) for s in (1, 3, 5)]
     results += [_few_shot(w, s, 1 / w, "shuffled") for w in (2, 5) for s in (1, 3, 5)]
     results += [
-        {"metric": "psnr", "value": 19.4161, "count": 120, "ci95": [19.1, 19.7], "dataset": HOSTILE}
-    ]
-    results += [
-        {"metric": "vqa_accuracy", "value": 0.314, "count": 50, "task": "vqa"},
-        {"metric": "lpips", "value": 0.2, "task": "denoising"},
+        Result("psnr", 19.4161, 120, (19.1, 19.7), {"dataset": HOSTILE}),
+        Result("vqa_accuracy", 0.314, 50, None, {"task": "vqa"}),
+        Result("lpips", 0.2, 9, None, {"task": "denoising"}),
     ]
     section = TaskSection(
         "vqa",
@@ -180,26 +178,30 @@ def test_accessible(page):
 
 
 def test_accuracy_table_holds_the_results(page):
-    assert ["Shots", "Accuracy", "Words shuffled", "Chance", "To beat", "Trials"] in page.rows()
-    assert ["1", "61.5 % 56.5–66.5", "20.0 % 15.0–25.0", "20 %", "63 %", "200"] in page.rows()
-    assert ["5", "65.2 % 60.2–70.2", "50.0 % 45.0–55.0", "50 %", "", "200"] in page.rows()
+    head = ["Ways", "Shots", "Accuracy", "Words shuffled", "Chance", "To beat", "Trials"]
+    assert head in page.rows()
+    assert ["5-way", "1", "61.5 % 56.5–66.5", "20.0 % 15.0–25.0", "20.0 %", "63.0 %", "200"] in (
+        page.rows()
+    )
+    assert ["2-way", "5", "65.2 % 60.2–70.2", "50.0 % 45.0–55.0", "50.0 %", "–", "200"] in (
+        page.rows()
+    )
 
 
 def test_a_control_may_be_missing_at_some_shots(data):
+    left_out = [(2, "shuffled"), (5, "shuffled")]
     kept = [
-        row for row in data.results if (row.get("shots"), row.get("control")) != (5, "shuffled")
+        result
+        for result in data.results
+        if (result.measured_on.get("ways"), result.measured_on.get("control")) not in left_out
+        or result.measured_on["shots"] != 5
     ]
     rows = Page(render_page(dataclasses.replace(data, results=kept))).rows()
-    assert ["5", "65.2 % 60.2–70.2", "not measured", "50 %", "", "200"] in rows
+    assert ["2-way", "5", "65.2 % 60.2–70.2", "–", "50.0 %", "–", "200"] in rows
 
 
 def test_reconstruction_table_and_times(page):
-    assert [
-        "PSNR higher is closer, pixel by pixel",
-        "19.42 dB",
-        "19.10–19.70",
-        "120",
-    ] in page.rows()
+    assert ["PSNR higher is closer, pixel by pixel", "19.42 dB 19.10–19.70", "120"] in page.rows()
     assert ["evaluate", "3.2 s", "", ""] in page.rows() and [
         "Together",
         "5 min 04 s",
@@ -211,8 +213,8 @@ def test_reconstruction_table_and_times(page):
 def test_summary_quotes_number_interval_and_chance(page):
     words = page.words()
     assert (
-        "After one example of each of five classes it named a new photo correctly in 61.5 % of "
-        "200 trials" in words
+        "After one example of each of five classes it named a new photo correctly in 61.5 % of 200 trials"
+        in words
     )
     assert "(95 % interval 56.5–66.5 %); guessing gets 20 %." in words
     assert "With the words shuffled among the photos it gets 20.0 %, which is chance" in words

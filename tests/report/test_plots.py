@@ -3,28 +3,26 @@
 import re
 import xml.etree.ElementTree
 
-from v2l_jax.report import accuracy, plots
-from v2l_jax.report import rows as tables
+from v2l_jax.metrics.results import Result
+from v2l_jax.report import plots
 
 
-def _group(ways=2, value=0.75):
-    measure = tables.Measure(value, value - 0.1, value + 0.1, 200)
-    return accuracy.FewShotGroup(
-        ways, 1 / ways, [accuracy.FewShotRow(1, measure, {"shuffled": measure}, None)]
-    )
+def _plot(identifier, value=0.75):
+    result = Result("few_shot_accuracy", value, 200, (value - 0.1, value + 0.1))
+    return plots.accuracy_plot(2, {1: {"": result, "shuffled": result}}, identifier)
 
 
 def test_svg_is_well_formed_named_and_deterministic():
-    svg = plots.accuracy_plot(_group(), "a")
+    svg = _plot("a")
     root = xml.etree.ElementTree.fromstring(svg)
     assert root.get("role") == "img"
     assert root.get("aria-label") == "Accuracy among 2 names; 1 shot: 75.0 %; chance 50 %."
-    assert svg == plots.accuracy_plot(_group(), "a")
+    assert svg == _plot("a")
     assert "#0" not in svg.replace("#000000", ""), "a stand-in colour was not replaced"
 
 
 def test_ids_are_unique_on_a_page_of_two():
-    page = plots.accuracy_plot(_group(), "a") + plots.accuracy_plot(_group(), "b")
+    page = _plot("a") + _plot("b")
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids)) > 10
     assert {name for name in re.findall(r'(?:url\(|href=")#([^)"]+)', page)} <= set(ids)
@@ -34,7 +32,7 @@ def test_intervals_are_drawn_to_scale():
     """The axis runs from 0 to 100 %: 0.5 must lie halfway between the ends, an interval of 0.2 span
     a fifth.
     """
-    svg = plots.accuracy_plot(_group(value=0.5), "a")
+    svg = _plot("a", 0.5)
     ticks = [
         float(y)
         for y in re.findall(r'id="a-ytick_\d+".*?<path d="M [\d.]+ ([\d.]+)', svg, re.DOTALL)

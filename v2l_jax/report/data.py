@@ -113,7 +113,7 @@ class ReportData:
     """Everything on the page. What is empty or None is replaced by a sentence that says which job
     makes it.
 
-    results: `Result`s, or rows of results.json. curves: name, such as "train/loss" or "eval/psnr"
+    curves: name, such as "train/loss" or "eval/psnr"
     -> (steps, values); `curves_from_rows` makes it of metrics.jsonl. tower_kind: "clip" or "conse";
     a ConSE tower gets a note that it is not CLIP. to_beat: (ways, shots) -> accuracy in 0..1 that
     an earlier system reached; None leaves the column out. sections: one for each further task that
@@ -123,7 +123,7 @@ class ReportData:
     """
 
     title: str = "Photos a language model can read"
-    results: Sequence[Result | Mapping[str, Any]] = ()
+    results: Sequence[Result] = ()
     photos: Sequence[PhotoRow] = ()
     curves: Curves = dataclasses.field(default_factory=dict)
     prompt_example: PromptExample | None = None

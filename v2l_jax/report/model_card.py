@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from v2l_jax.metrics.results import Result
-from v2l_jax.report.cells import result_cell
 from v2l_jax.report.data import AssetNote
+from v2l_jax.report.tables import Number
 
 _COLUMNS = (
     ("bits_per_pixel", "bits a pixel", 3),
@@ -182,7 +182,9 @@ def _table(facts: CardFacts, photos: str, about: str) -> str:
 
 
 def _cell(result: Result | None, decimals: int) -> str:
-    value, _, interval = result_cell(result, decimals).partition("\n")
+    if result is None:
+        return "–"
+    value, _, interval = Number(decimals).cell(result).partition("\n")
     ends = interval.split("–")
     return f"{value} ({interval})" if interval and ends[0] != ends[-1] else value
 

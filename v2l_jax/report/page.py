@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
 from markupsafe import Markup
 
-from v2l_jax.report import accuracy, images, plots
-from v2l_jax.report import rows as tables
+from v2l_jax.metrics.results import Result
+from v2l_jax.report import accuracy, images, plots, quality
 from v2l_jax.report.curves import Curves, curve_plots
 from v2l_jax.report.data import PhotoRow, ReportData, TaskSection
+from v2l_jax.report.tables import metric_label
 from v2l_jax.report.visible_text import visible_pieces, visible_text
 
 _NUMBERS = dict(
@@ -30,8 +32,7 @@ def render_page(data: ReportData) -> str:
     The page needs no script and loads nothing: style, pictures and plots are inside it. A section
     without data becomes a sentence that names the job which makes it.
     """
-    rows = tables.as_rows(data.results)
-    few_shot = accuracy.few_shot_tables(rows, data.to_beat)
+    groups = accuracy.accuracy_groups(data.results)
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_read),
         autoescape=True,
@@ -45,30 +46,26 @@ def render_page(data: ReportData) -> str:
         "percent": lambda share: "undefined" if math.isnan(share) else f"{100 * share:.1f}\u00a0%",
         "short_percent": lambda share: f"{100 * share:.3g}\u00a0%",
         "spelled": lambda number: _NUMBERS.get(number, str(number)),
-        "interval": _interval,
         "duration": _duration,
-        "control_label": accuracy.control_label,
-        "metric_label": tables.metric_label,
-        "setting": _setting,
+        "interval": lambda ends: "–".join(f"{100 * end:.1f}" for end in ends),
         "value": _value,
         "label": lambda name: str(name).replace("_", " "),
     }
     return environment.get_template("page.html").render(
         data=data,
         css=Markup(_read("page.css")),
-        headline=accuracy.headline(few_shot),
-        facts=_facts(rows),
+        headline=accuracy.headline(groups),
+        facts=_facts(data.results),
         photos=[_photo(photo) for photo in data.photos],
-        few_shot=few_shot,
-        accuracy_plots=_accuracy_plots(few_shot),
-        quality=tables.quality_tables(rows),
+        accuracy=accuracy.accuracy_tables(data.results, data.to_beat),
+        groups=groups,
+        accuracy_plots=_accuracy_plots(groups),
+        quality=quality.quality_tables(data.results),
         sections=[_section(section) for section in data.sections],
-        other=tables.other_rows(
-            [
-                row
-                for row in rows
-                if row.get("task") not in {section.name for section in data.sections}
-            ]
+        other=quality.other_tables(
+            result
+            for result in data.results
+            if result.measured_on.get("task") not in {section.name for section in data.sections}
         ),
         curves=_curve_plots(data.curves),
         open_curves=_OPEN_CURVES,
@@ -97,7 +94,9 @@ def _photo(photo: PhotoRow) -> dict[str, Any]:
 
 
 def _section(section: TaskSection) -> dict[str, Any]:
-    picture = lambda image: None if image is None else Markup(images.data_uri(image))
+    def picture(image: np.ndarray | None) -> Markup | None:
+        return None if image is None else Markup(images.data_uri(image))
+
     return {
         "section": section,
         "figures": [Markup(figure) for figure in section.figures],
@@ -111,33 +110,28 @@ def _section(section: TaskSection) -> dict[str, Any]:
     }
 
 
-def _accuracy_plots(few_shot: Sequence[accuracy.FewShotTable]) -> list[list[Markup]]:
+def _accuracy_plots(groups: Sequence[Sequence[accuracy.AccuracyGroup]]) -> list[list[Markup]]:
     return [
-        [
-            Markup(plots.accuracy_plot(group, f"accuracy-{number}-{group.ways}"))
-            for group in table.groups
-        ]
-        for number, table in enumerate(few_shot)
+        [Markup(plots.accuracy_plot(g.ways, g.by_shots, f"accuracy-{n}-{g.ways}")) for g in setting]
+        for n, setting in enumerate(groups)
     ]
 
 
 def _curve_plots(curves: Curves) -> list[dict[str, Any]]:
     drawn = []
     for number, (quantity, lines) in enumerate(curve_plots(curves)):
-        label = visible_text(tables.metric_label(quantity))
+        label = visible_text(metric_label(quantity))
         svg = Markup(plots.curve_plot(label, lines, f"curve-{number}"))
         drawn.append({"label": label, "lines": [line.name for line in lines], "svg": svg})
     return drawn
 
 
-def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _facts(results: Sequence[Result]) -> dict[str, Any]:
     """What the summary says about the run: the language model and the tower that its first few-shot
-    rows name.
+    results name.
     """
-    few_shot = [row for row in rows if row["metric"] == tables.FEW_SHOT]
-    return {
-        key: next((row[key] for row in few_shot if key in row), None) for key in ("llm", "tower")
-    }
+    on = [result.measured_on for result in results if result.metric == accuracy.METRIC]
+    return {key: next((o[key] for o in on if key in o), None) for key in ("llm", "tower")}
 
 
 def _visible(text: str, keep: str = "") -> Markup:
@@ -145,14 +139,6 @@ def _visible(text: str, keep: str = "") -> Markup:
     form = {True: Markup('<wbr><span class="sign">{}</span>'), False: Markup("{}")}
     return Markup("").join(
         form[piece.sign].format(piece.text) for piece in visible_pieces(text, keep)
-    )
-
-
-def _interval(measure: tables.Measure) -> str:
-    return (
-        ""
-        if measure.low is None or measure.high is None
-        else f"{100 * measure.low:.1f}–{100 * measure.high:.1f}"
     )
 
 
@@ -164,10 +150,6 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def _setting(setting: Mapping[str, Any]) -> str:
-    return " · ".join(f"{key.replace('_', ' ')}: {value}" for key, value in setting.items())
 
 
 def _value(value: Any) -> str:

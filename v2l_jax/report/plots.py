@@ -7,10 +7,10 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from v2l_jax.report.accuracy import FewShotGroup
+from v2l_jax.metrics.results import Result
 
 Numbers = Sequence[int | float]
 
@@ -53,61 +53,52 @@ class Line(NamedTuple):
     values: Numbers
 
 
-def accuracy_plot(group: FewShotGroup, identifier: str) -> str:
+def accuracy_plot(ways: int, by_shots: Mapping[int, Mapping[str, Result]], identifier: str) -> str:
     """Draws accuracy by shots at one number of ways, in percent, with 95 % intervals and a dashed
     chance line.
 
-    A filled dot is the accuracy with the photos' own words, a hollow square the shuffled control.
-    `identifier` must be unique on the page.
+    Args:
+      ways: classes to choose from.
+      by_shots: by shots, then by control: "" is drawn as a filled dot, "shuffled" as a hollow
+        square.
+      identifier: unique on the page.
     """
+    chance = 100 / ways
     figure, axes = _new_figure(height=230)
-    for offset, colour, marker, face, measures in (
-        (-0.09, _REAL, "o", _REAL, [row.accuracy for row in group.rows]),
-        (0.09, _CONTROL, "s", "none", [row.controls.get("shuffled") for row in group.rows]),
+    for offset, colour, marker, face, control in (
+        (-0.09, _REAL, "o", _REAL, ""),
+        (0.09, _CONTROL, "s", "none", "shuffled"),
     ):
-        for place, measure in enumerate(measures):
-            if measure is None or math.isnan(measure.value):
+        for place, by_control in enumerate(by_shots.values()):
+            result = by_control.get(control)
+            if result is None or math.isnan(result.value):
                 continue
-            if measure.low is not None and measure.high is not None:
-                axes.plot(
-                    [place + offset] * 2,
-                    [100 * measure.low, 100 * measure.high],
-                    color=colour,
-                    linewidth=1.8,
-                )
+            if result.ci95 is not None:
+                bar = [100 * end for end in result.ci95]
+                axes.plot([place + offset] * 2, bar, color=colour, linewidth=1.8)
             axes.plot(
                 place + offset,
-                100 * measure.value,
+                100 * result.value,
                 marker,
                 color=colour,
                 markerfacecolor=face,
                 markersize=7,
                 zorder=3,
             )
-    axes.axhline(100 * group.chance, color=_MUTED, linewidth=1.2, dashes=(4, 3))
-    right = len(group.rows) + 0.1  # room beside the last dots for the name of the line
-    chance = f"chance {100 * group.chance:.3g} %"
-    axes.text(
-        right,
-        100 * group.chance - 2,
-        chance,
-        color=_MUTED,
-        ha="right",
-        va="top",
-        fontsize=_FONT_SIZE,
-    )
+    axes.axhline(chance, color=_MUTED, linewidth=1.2, dashes=(4, 3))
+    right = len(by_shots) + 0.1  # room beside the last dots for the name of the line
+    label = f"chance {chance:.3g} %"
+    axes.text(right, chance - 2, label, color=_MUTED, ha="right", va="top", fontsize=_FONT_SIZE)
     axes.set_xlim(-0.45, right)
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
-    axes.set_xticks(range(len(group.rows)), [_shots(row.shots) for row in group.rows])
+    axes.set_xticks(range(len(by_shots)), [_shots(shots) for shots in by_shots])
     parts = [
-        f"{_shots(row.shots)}: {100 * row.accuracy.value:.1f} %"
-        for row in group.rows
-        if row.accuracy
+        f"{_shots(shots)}: {100 * by_control[''].value:.1f} %"
+        for shots, by_control in by_shots.items()
+        if "" in by_control
     ]
-    return inline(
-        figure, identifier, f"Accuracy among {group.ways} names; {'; '.join(parts)}; {chance}."
-    )
+    return inline(figure, identifier, f"Accuracy among {ways} names; {'; '.join(parts)}; {label}.")
 
 
 def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
@@ -183,7 +174,7 @@ def _new_figure(height: int):
 
 
 def plain(axes, palette: Palette) -> None:
-    """Leaves of a plot's frame the base line, and thin lines at the ticks of its height."""
+    """Removes a plot's frame but for its lower line, and draws thin lines at the ticks of y."""
     axes.grid(axis="y", color=palette.rule, linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):

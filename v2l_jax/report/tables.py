@@ -7,12 +7,13 @@ from typing import Any
 
 from v2l_jax.metrics.results import Result, Scalar
 from v2l_jax.report.data import Table
-from v2l_jax.report.rows import OF_THE_RUN
 
 Fields = Mapping[str, Any]
 Key = tuple[Scalar, ...]
 
-_NOT_SETTINGS = {"metric", *OF_THE_RUN}
+OF_THE_RUN = frozenset({"job", "task", "identity", "commit", "device"})
+"""Fields that say which run made a row; a table of what was measured leaves them out."""
+
 _ACRONYMS = {"clip", "fid", "gan", "gpu", "lpips", "psnr", "ssim", "vq", "vqa"}
 
 
@@ -94,7 +95,8 @@ class TableSpec:
         samples a number has) and `setting` (all fields in `tables`, named).
       rows: fields that make rows.
       columns: fields that make columns; with none there is a single column.
-      tables: fields that make tables; None takes every field that is not used otherwise.
+      tables: fields that make tables; None takes every field that is not used otherwise,
+        but floats, which are further measurements; tables then stand in the order of the results.
       labels: by field, or by a tuple of fields that stand together in `rows` or `columns`: a label
         for each value, or tuple of values. A label is a format string of the result's fields; the
         part after a newline is set small. Values without a label are written as they are.
@@ -140,7 +142,7 @@ def render(results: Iterable[Result], spec: TableSpec) -> list[Table]:
     fields = _table_fields(results, spec)
     needed = {*spec.rows, *spec.columns, *(fields if spec.tables is not None else ())}
     placed = [(r, f) for r in results if needed <= (f := fields_of(r)).keys()]
-    groups = _grouped(placed, fields, spec)
+    groups = _grouped(placed, fields, spec if spec.tables is not None else None)
     tables = [
         _table([result for result, _ in members], dict(zip(fields, key)), spec)
         for key, members in groups
@@ -166,7 +168,7 @@ def setting_of(result: Result, hidden: Iterable[str] = ()) -> dict[str, Any]:
     return {
         key: value
         for key, value in result.measured_on.items()
-        if key not in _NOT_SETTINGS and key not in hidden and isinstance(value, str | int)
+        if key not in OF_THE_RUN and key not in hidden and isinstance(value, str | int)
     }
 
 
@@ -210,12 +212,16 @@ _Placed = tuple[Result, Fields]
 
 
 def _grouped(
-    placed: Sequence[_Placed], names: Sequence[str], spec: TableSpec
+    placed: Sequence[_Placed], names: Sequence[str], spec: TableSpec | None
 ) -> list[tuple[Key, list[_Placed]]]:
-    """Results by their values of some fields, in the order in which these values stand."""
+    """Results by their values of some fields, in the order in which these values stand; without a
+    specification, in the order they came.
+    """
     groups: dict[Key, list[_Placed]] = {}
     for result, fields in placed:
         groups.setdefault(tuple(fields.get(name) for name in names), []).append((result, fields))
+    if spec is None:
+        return list(groups.items())
     seen = [{value: i for i, value in enumerate(dict.fromkeys(v))} for v in zip(*groups)]
     together = list(spec.labels.get(tuple(names), ()))
 
@@ -253,7 +259,7 @@ def _table(results: Sequence[Result], on: Fields, spec: TableSpec) -> Table:
     count = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     shown = {name: _written(name, value, on, spec) for name, value in on.items()}
     setting = described({name: value for name, value in on.items() if value is not None})
-    caption = spec.caption.format_map({**shown, "count": count, "setting": setting})
+    caption = spec.caption.format_map({**shown, "count": count, "setting": setting}).strip()
     return _assembled(caption, placed, dict.fromkeys(columns), published, spec)
 
 

@@ -42,8 +42,15 @@ from v2l_jax.options import (
 )
 from v2l_jax.report.accuracy import control_label, control_of, is_few_shot, is_plain
 from v2l_jax.report.data import Table, TaskSection
-from v2l_jax.report.rows import as_rows, by_setting
-from v2l_jax.report.tables import Number, Published, TableSpec, render, table_text, with_fields
+from v2l_jax.report.tables import (
+    Number,
+    Published,
+    TableSpec,
+    render,
+    setting_of,
+    table_text,
+    with_fields,
+)
 from v2l_jax.representations import fingerprint, representation
 from v2l_jax.representations.base import ImageSet, Segments, Text
 from v2l_jax.run import loading
@@ -450,8 +457,8 @@ def table_1(results: Sequence[Result]) -> list[Table]:
     """The paper's Table 1, one table for each number of ways: our rows, with controls, then the
     published ones; nothing where no setting of ours has a column that the plain tables lack.
     """
-    ours = [result for result in results if is_few_shot(result.to_json())]
-    if all(is_plain(result.to_json()) for result in ours):
+    ours = [result for result in results if is_few_shot(result)]
+    if all(is_plain(result) for result in ours):
         return []
     placed = [with_fields(result, **_place(result, ours)) for result in ours]
     placed = [result for result in placed if result.measured_on["column"]]
@@ -464,11 +471,11 @@ def table_1(results: Sequence[Result]) -> list[Table]:
 
 def _place(result: Result, ours: Sequence[Result]) -> dict[str, Scalar]:
     """The fields that say where a result stands in Table 1."""
-    ((setting, (row,)),) = by_setting(as_rows([result]))
+    row, setting = result.measured_on, setting_of(result, {"ways", "shots", "control"})
     prompting = Prompting(
         row["shots"], setting.pop("repetitions", 0), setting.pop("induction", True)
     )
-    control = control_of(row)
+    control = control_of(result)
     same = [other for other in ours if other.measured_on["ways"] == row["ways"]]
     datasets = sorted({str(r.measured_on["dataset"]) for r in same if "dataset" in r.measured_on})
     scoring = f"{setting.get('rule', '')}{', calibrated' if setting.get('calibrate') else ''}"
@@ -484,7 +491,7 @@ def _place(result: Result, ours: Sequence[Result]) -> dict[str, Scalar]:
         "column": TABLE_1.get(prompting, ""),
         "variant": json.dumps([setting, control], sort_keys=True),
         "row": f"{name}\n{'; '.join(filter(None, details))}",
-        "chance": f"{100 / row['ways']:.3g}",
+        "chance": f"{100 / int(row['ways']):.3g}",
         "datasets": ", ".join(datasets) or "photos of one set",
     }
 
