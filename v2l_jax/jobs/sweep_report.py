@@ -12,9 +12,9 @@ from v2l_jax.errors import DataError
 from v2l_jax.jobs.sweep_plots import Groups, curves_plots
 from v2l_jax.metrics.critical_batch import fit_batch_scaling
 from v2l_jax.metrics.results import Result, mean
-from v2l_jax.report.cells import result_cell
 from v2l_jax.report.data import Table, TaskSection
 from v2l_jax.report.plots import Line, batch_size_plot
+from v2l_jax.report.tables import Number
 
 METRICS = {
     "codebook_usage": ("Words used, %", 1, 100.0),
@@ -101,7 +101,8 @@ def _cells(
                 if seed in first.get(metric, {})
             }
         result = mean(metric, list(samples.values())) if samples else None
-        cells.append(result_cell(result, decimals, scale, " to "))
+        number = Number(decimals, scale, between=" to ")
+        cells.append(number.cell(result) if result else "–")
     return cells
 
 
