@@ -213,8 +213,8 @@ def test_reconstruction_table_and_times(page):
 def test_summary_quotes_number_interval_and_chance(page):
     words = page.words()
     assert (
-        "After one example of each of five classes it named a new photo correctly in 61.5 % of 200 trials"
-        in words
+        "After one example of each of five classes it named a new photo correctly in "
+        "61.5 % of 200 trials" in words
     )
     assert "(95 % interval 56.5–66.5 %); guessing gets 20 %." in words
     assert "With the words shuffled among the photos it gets 20.0 %, which is chance" in words
