@@ -38,6 +38,7 @@ from v2l_jax.options import (
     option,
 )
 from v2l_jax.tokenizers.base import kind_module
+from v2l_jax.towers import image_text
 from v2l_jax.training.optimizer import OPTIMIZERS, SCALINGS
 from v2l_jax.training.remat import REMAT_POLICIES
 
@@ -62,10 +63,7 @@ _SHARDING_RULE = Rule(
         and isinstance(v[1], (tuple, list))
     ),
 )
-_TOWER = Rule(
-    "'conse', or 'clip:' and a checkpoint",
-    lambda v: v == "conse" or (isinstance(v, str) and v[:5] == "clip:" and bool(v[5:])),
-)
+_TOWER = Rule(image_text.addresses(), image_text.is_address)
 _RANGE = Rule(
     "() or two numbers low, high with 0 < low <= high <= 1",
     lambda v: isinstance(v, tuple) and (v == () or (len(v) == 2 and 0 < v[0] <= v[1] <= 1)),

@@ -1,6 +1,8 @@
 """ConSE: equation 3 by hand, class names, and a real tower that tells photos apart."""
 
+import pathlib
 import pickle
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from v2l_jax.errors import CheckpointError, DataError
-from v2l_jax.towers import conse
+from v2l_jax.towers import conse, image_text
 
 
 def test_embedding_is_the_probability_weighted_mean_of_the_top_classes():
@@ -86,3 +88,24 @@ def test_too_few_class_names_are_refused(assets, tmp_path):
     synsets.write_text("\n".join(assets[2].read_text().split()[:10]))
     with pytest.raises(CheckpointError, match="has 1000 outputs, .* names 10 classes"):
         conse.load_conse(assets[0], assets[1], synsets, assets[3])
+
+
+def test_a_tower_is_opened_by_its_address(monkeypatch):
+    """A file of the room with `open_tower` is all that a new tower needs."""
+
+    def opened(*given):
+        return image_text.ImageTextTower("tiny", "siglip", 8, 4, given, abs, max, max)
+
+    siglip = types.SimpleNamespace(NEEDS_WEIGHTS=True, open_tower=opened)
+    monkeypatch.setattr(image_text, "kinds", lambda: {"siglip": siglip, "conse": conse})
+    assert image_text.addresses() == "'siglip:' and a checkpoint, or 'conse'"
+    expected = {
+        "siglip:x": True,
+        "siglip": False,
+        "siglip:": False,
+        "conse": True,
+        "conse:x": False,
+    }
+    assert {address: image_text.is_address(address) for address in expected} == expected
+    given = ("options", pathlib.Path, "float32")
+    assert image_text.open_tower("siglip:hf://a/b", *given).params == ("hf://a/b", *given)

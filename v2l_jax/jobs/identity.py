@@ -121,7 +121,7 @@ def _files(chosen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 and "/" in text
                 and text.partition("/")[0] not in registry.ASSETS
             ):
-                place = pathlib.Path(text.partition(":")[2] if text.startswith("clip:") else text)
+                place = pathlib.Path(text.partition(":")[2] if path == "tower" else text)
                 if place.exists():
                     yield f"{path}: {text}", path_digest(str(place))
 

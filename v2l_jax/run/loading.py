@@ -32,9 +32,7 @@ from v2l_jax.llm.text_tokenizers import TextTokenizer, load_text_tokenizer
 from v2l_jax.ops.batches import fill
 from v2l_jax.ops.cpu_settings import cpu_has
 from v2l_jax.parallel.mesh import make_mesh
-from v2l_jax.towers.clip import load_clip
-from v2l_jax.towers.conse import load_conse
-from v2l_jax.towers.image_text import ImageTextTower
+from v2l_jax.towers.image_text import ImageTextTower, open_tower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,23 +123,9 @@ def _text_tokenizer(path: pathlib.Path) -> TextTokenizer:
 
 
 def image_text_tower(config: ConfigDict) -> ImageTextTower:
-    """Loads `config.tower`: "clip:" and its weights, or "conse", from a classifier and a sentence
-    encoder.
-    """
-    c = config.tower_options
-    dtype = matmul_dtype(c.dtype)
-    kind, _, weights = config.tower.partition(":")
-    if kind == "clip":
-        return load_clip(locate(weights), matmul_dtype=dtype)
-    return load_conse(
-        locate(c.classifier),
-        locate(c.sentence_encoder),
-        locate(c.synsets),
-        locate(c.lemmas),
-        num_top_classes=c.top_classes,
-        template=c.class_template,
-        matmul_dtype=dtype,
-    )
+    """Loads `config.tower`; see `towers.image_text`."""
+    dtype = matmul_dtype(config.tower_options.dtype)
+    return open_tower(config.tower, config.tower_options, locate, dtype)
 
 
 def photos(config: ConfigDict) -> Photos:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -260,6 +260,17 @@ def load_text_tokenizer(path: str | pathlib.Path, context_length: int) -> Any:
     tokenizer.no_padding()
     tokenizer.enable_truncation(context_length)
     return tokenizer
+
+
+NEEDS_WEIGHTS = True
+
+
+def open_tower(
+    weights: str, options: Any, locate: Callable[[str], pathlib.Path], dtype: DTypeLike
+) -> ImageTextTower:
+    """The CLIP of a checkpoint; see `image_text.open_tower`."""
+    del options
+    return load_clip(locate(weights), matmul_dtype=dtype)
 
 
 def load_clip(

@@ -100,6 +100,25 @@ def _encode_image(
     return conse_embedding(logits, params["class_embeddings"], num_top_classes, temperature)
 
 
+NEEDS_WEIGHTS = False
+
+
+def open_tower(
+    weights: str, options: Any, locate: Callable[[str], pathlib.Path], dtype: DTypeLike
+) -> ImageTextTower:
+    """The ConSE of `options`: a classifier and a sentence encoder; see `image_text.open_tower`."""
+    del weights
+    return load_conse(
+        locate(options.classifier),
+        locate(options.sentence_encoder),
+        locate(options.synsets),
+        locate(options.lemmas),
+        num_top_classes=options.top_classes,
+        template=options.class_template,
+        matmul_dtype=dtype,
+    )
+
+
 def load_conse(
     classifier_path: str | pathlib.Path,
     sentence_encoder_path: str | pathlib.Path,

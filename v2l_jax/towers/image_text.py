@@ -1,11 +1,21 @@
-"""The interface of image–text towers."""
+"""The interface of image–text towers, and how one is opened by its address.
+
+A tower is a file of this room with a function `open_tower(weights, options, locate, dtype)`;
+`NEEDS_WEIGHTS` says whether its address names a checkpoint after the colon.
+"""
 
 import dataclasses
+import functools
+import importlib
+import pathlib
+import pkgutil
 from collections.abc import Callable
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +38,48 @@ class ImageTextTower:
     """
 
     name: str
-    kind: Literal["clip", "conse"]
+    kind: str
     image_size: int
     dim: int
     params: Any
     preprocess: Callable[[np.ndarray], np.ndarray]
     encode_image: Callable[[Any, jax.Array], jax.Array]
     encode_texts: Callable[..., np.ndarray]
+
+
+@functools.cache
+def kinds() -> dict[str, ModuleType]:
+    """The files of this room that open a tower, by name."""
+    package = __package__ or ""
+    names = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    modules = {name: importlib.import_module(f"{package}.{name}") for name in names}
+    return {n: m for n, m in modules.items() if hasattr(m, "NEEDS_WEIGHTS")}
+
+
+def is_address(address: object) -> bool:
+    """Whether a text is a tower's address: a kind, with ":" and a checkpoint where it needs one."""
+    kind, mark, weights = str(address).partition(":")
+    return kind in kinds() and bool(weights) == bool(mark) == kinds()[kind].NEEDS_WEIGHTS
+
+
+def addresses() -> str:
+    """What an address may be, in words."""
+    shapes = [
+        f"'{k}:' and a checkpoint" if m.NEEDS_WEIGHTS else f"'{k}'" for k, m in kinds().items()
+    ]
+    return ", or ".join(sorted(shapes, reverse=True))
+
+
+def open_tower(
+    address: str, options: Any, locate: Callable[[str], pathlib.Path], dtype: DTypeLike
+) -> ImageTextTower:
+    """Loads a tower.
+
+    Args:
+      address: such as "conse" or "clip:hf://openai/clip-vit-large-patch14".
+      options: attributes that the kind reads; those of `config.tower_options`.
+      locate: from the name of an asset, a hub's address or a path to a local path.
+      dtype: that matrix products round their operands to.
+    """
+    kind, _, weights = address.partition(":")
+    return kinds()[kind].open_tower(weights, options, locate, dtype)
