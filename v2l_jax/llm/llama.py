@@ -165,8 +165,8 @@ class Llama(nn.Module):
             weights = weights | {name: take(w, layer) for name, w in by_bits.items()}
             queries, keys, values = _project(c, weights, changes, hidden, rotation, self.dtype)
             segments = [
-                Segment(*map(floats, kv), context.positions)
-                for kv, context in zip(shared, contexts)
+                Segment(floats(k), floats(v), context.positions)
+                for (k, v), context in zip(shared, contexts)
             ]
             window = _window(c, layer)
             if cache is None:
@@ -178,10 +178,11 @@ class Llama(nn.Module):
                     lax.dynamic_update_slice(s, stored(x[None], s.dtype), start)
                     for s, x in zip(stacked, (keys, values))
                 )
-                seen = (floats(lax.dynamic_index_in_dim(s, layer, keepdims=False)) for s in stacked)
-                mixed = attention(
-                    queries, positions, [*segments, Segment(*seen, written)], window, self.dtype
+                seen_keys, seen_values = (
+                    floats(lax.dynamic_index_in_dim(s, layer, keepdims=False)) for s in stacked
                 )
+                segments.append(Segment(seen_keys, seen_values, written))
+                mixed = attention(queries, positions, segments, window, self.dtype)
             out = _matmul(mixed, weights["attention_output"], self.dtype)
             out = adapt(out, mixed, changes, {"o_proj": 1}, self.dtype)
             hidden = hidden + out.astype(self.residual_dtype)
@@ -205,10 +206,12 @@ class Llama(nn.Module):
         # Where gradients are taken, a layer is computed again: on the CPU too, writing its
         # activations out takes longer.
         (hidden, stacked), kept = lax.scan(jax.checkpoint(block, prevent_cse=False), carry, xs)
-        if cache is not None:
-            cache = KVCache(*stacked, written, cache.cursor + length)
+        if cache is not None and stacked is not None:
+            keys, values = stacked
+            cache = KVCache(keys, values, written, cache.cursor + length)
         elif keep:
-            cache = KVCache(*kept, positions, jnp.asarray(length, jnp.int32))
+            keys, values = kept
+            cache = KVCache(keys, values, positions, jnp.asarray(length, jnp.int32))
         return _rms_norm(hidden, self.final_norm, c.norm_eps), cache
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:

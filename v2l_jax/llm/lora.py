@@ -128,7 +128,7 @@ def adapt(
         )
         if name in adapters:
             inner = einsum_in("bsi,ri->bsr", x, adapters[name]["lora_A"], dtype)
-            change = einsum_in("bsr,or->bso", inner, adapters[name]["lora_B"], dtype)
+            change: Array = einsum_in("bsr,or->bso", inner, adapters[name]["lora_B"], dtype)
             parts.append(change.reshape(shape))
         else:
             parts.append(jnp.zeros(shape, product.dtype))

@@ -133,7 +133,7 @@ class VQGAN(VisualTokenizer):
 
     def init(self, key: jax.Array, batch: Batch) -> Variables:
         """Parameters; the codebook is uniform within ± 1 / entries, as published."""
-        params = self.network.init(key, batch["image"])["params"]
+        params = dict(self.network.init(key, batch["image"])["params"])
         shape, bound = (self.entries, self.network.entry_dim), 1.0 / self.entries
         codebook = jax.random.uniform(
             jax.random.fold_in(key, 1), shape, minval=-bound, maxval=bound
