@@ -6,7 +6,7 @@ python -m v2l_jax.main --config=configs/codebook_health.py --workdir=runs/codebo
 Small pictures and few steps, the GAN starting half-way; a row set that is there is not trained
 again. The report has the table (usage, perplexity, dead words, PSNR, LPIPS, with intervals over
 seeds) and the curves; sweep/curves.png is the same figure. About 75 minutes on 2
-cores (AVX2); README has the outcome.
+cores (AVX2); docs/RESULTS.md has the outcome.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@ and calibration add.
 python -m v2l_jax.main --config=configs/token_choice.py --workdir=runs/quickstart
     (after the quickstart, on its tokenizer)
 
-23 minutes on 2 cores with other work beside. What came out is in README: calibration adds most,
-then single tokens; diversity adds nothing.
+23 minutes on 2 cores with other work beside. What came out is in docs/RESULTS.md: calibration adds
+most, then single tokens; diversity adds nothing.
 """
 
 from ml_collections import ConfigDict
