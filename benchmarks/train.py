@@ -281,7 +281,7 @@ def measure(
             print(f"{engines[name].name} does not work here: {str(error).strip().splitlines()[0]}")
             del engines[name]
             continue
-        losses[name] = float(first["loss"]) if isinstance(first, dict) else None
+        losses[name] = float(first["loss"]) if task != "tokenize" else None
     peak = machine.matmul_peak(dtype)
     for _ in range(turns):
         for name, engine in engines.items():

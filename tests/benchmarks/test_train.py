@@ -60,8 +60,8 @@ def test_both_sides_choose_the_same_words(train, sizes):
     ours, batch = train.Ours(sizes, "float32", False, theirs.arrays()), sizes.batch(3)
     global_ids, local_ids = theirs.tokenize(theirs.put(batch))
     found = ours.tokenize(batch)
-    np.testing.assert_array_equal(found.global_ids, global_ids)
-    np.testing.assert_array_equal(found.local_ids, local_ids)
+    np.testing.assert_array_equal(found["global"], global_ids)
+    np.testing.assert_array_equal(found["local"], local_ids)
     assert len(np.unique(local_ids)) > 1
 
 
