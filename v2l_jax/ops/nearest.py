@@ -104,7 +104,8 @@ def in_latent_space(
     return queries, rows_there, jnp.sum(centered * (rows + mean), axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames="count")
+# Inline: in the discriminator's turn, XLA's partitioner for TPUs fails on a call of its own here.
+@functools.partial(jax.jit, static_argnames="count", inline=True)
 def nearest_rows(
     queries: Float[Array, "query d"], rows: Float[Array, "row d"], count: int
 ) -> Int[Array, "query count"]:
