@@ -18,6 +18,7 @@ from v2l_jax.jobs import runner
 from v2l_jax.metrics.results import read_results
 from v2l_jax.representations import representation
 from v2l_jax.representations.base import ImageSet
+from v2l_jax.representations.token_choice import single_words
 from v2l_jax.representations.v2l_words import word_texts
 from v2l_jax.run import loading
 from v2l_jax.run.run import Run
@@ -238,13 +239,13 @@ def test_a_directory_is_enough(family, tokenizer, clip, photos, tmp_path):
     run = Run(config, tmp_path / "run")
     tower, source = loading.image_text_tower(config), run.photos.held_out
     words = representation(config).segments(run, ImageSet(("held_out", source)), 3)
+    book = single_words(run.global_words)  # as the quickstart's config asks
     images = np.stack([tower.preprocess(source[i]["image"]) for i in range(4)])
     distances = np.linalg.norm(
-        np.asarray(tower.encode_image(tower.params, images))[:, None] - run.global_words.embeddings,
-        axis=-1,
+        np.asarray(tower.encode_image(tower.params, images))[:, None] - book.embeddings, axis=-1
     )
     assert list(words)[:4] == [
-        word_texts([run.global_words.texts[i] for i in order[:3]])
+        word_texts([book.texts[i] for i in order[:3]])
         for order in np.argsort(distances, kind="stable")
     ]
     assert len(set(words)) > 1

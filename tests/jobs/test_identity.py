@@ -21,7 +21,7 @@ SPEED_LOGGING_PICTURES = """
     evaluate.captioning.pictures evaluate.denoising.pictures evaluate.restoration.pictures
     evaluate.restoration.batch_size evaluate.semantic_quality.rings
     evaluate.semantic_quality.ring_words evaluate.vqa.pictures finetune.log_every
-    finetune.eval_every finetune.eval_images finetune.checkpoint_every release.name
+    finetune.eval_every finetune.eval_images finetune.checkpoint_every release.name sweep.title
 """.split()
 """Whoever declares another option that changes no result adds it here, and says why in its
 meaning.
@@ -57,8 +57,12 @@ OTHER_VALUES += (
 def another(one: options.Option):
     """A value of an option that is not its default: another choice, or one of `OTHER_VALUES`."""
     named = one.rule.wants.partition("one of ")[2].split(", or")[0].replace("'", "").split(", ")
-    if one.path.endswith(".kind") and one.path != "data.kind":
-        return {"model.kind": "vqgan", "representation.kind": "none"}[one.path]
+    named_elsewhere = {"model.kind": "vqgan", "representation.kind": "none"}
+    named_elsewhere["representation.caption.file"] = __file__  # its content counts, so it is read
+    two = (("early", ()), ("late", (("train.disc_start", 9),)))
+    named_elsewhere |= {"sweep.axes": (("start", two),), "sweep.target": ("psnr", 20.0)}
+    if one.path in named_elsewhere:
+        return named_elsewhere[one.path]
     choices = [*named, *((name,) for name in named)] if "one of" in one.rule.wants else []
     for value in (*choices, *OTHER_VALUES):
         if value != one.default and one.rule.allows(value):
