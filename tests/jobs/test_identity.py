@@ -9,7 +9,7 @@ import pytest
 
 from tests import synthetic_config
 from v2l_jax import experiment, options
-from v2l_jax.jobs import evaluate, identity
+from v2l_jax.jobs import evaluate, identity, sweep
 from v2l_jax.metrics.results import Result, read_results, write_results
 from v2l_jax.tasks import tasks
 
@@ -91,6 +91,8 @@ def with_value(config, path: str, value):
     for parent in parents:
         at = at[parent]
     at[name] = value
+    if path == "sweep.seeds":
+        changed.sweep.axes = (("start", (("early", ()),)),)
     if parents[:1] in (["model"], ["representation"]) and len(parents) > 1:
         changed[parents[0]]["kind"] = parents[1]
     return changed
@@ -98,9 +100,8 @@ def with_value(config, path: str, value):
 
 def measured(config, section: str):
     """What tells one measurement of a section from another: its rows, and what they share."""
-    rows = (
-        tasks()[section.split(".")[1]].settings(config) if section.startswith("evaluate.") else []
-    )
+    asks = {f"evaluate.{name}": task for name, task in tasks().items()} | {"sweep": sweep}
+    rows = asks[section].settings(config) if section in asks else []
     return identity.shared_options(config, section), rows
 
 
