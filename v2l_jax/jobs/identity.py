@@ -146,7 +146,10 @@ def path_digest(path: str) -> str:
 
 def row_fields(config: ConfigDict, section: str, workdir: pathlib.Path) -> dict[str, Scalar]:
     """The fields "identity", "commit" and "device" of a section's rows."""
-    whole = identity(config, section, workdir)
+    return _fields(identity(config, section, workdir))
+
+
+def _fields(whole: Mapping[str, Any]) -> dict[str, Scalar]:
     text = json.dumps(whole, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return {"identity": digest, "commit": whole["commit"], "device": whole["device"]}
@@ -154,11 +157,11 @@ def row_fields(config: ConfigDict, section: str, workdir: pathlib.Path) -> dict[
 
 def note(config: ConfigDict, section: str, workdir: pathlib.Path) -> dict[str, Scalar]:
     """`row_fields`, after noting in identities.json what their digest stands for."""
-    fields, path = row_fields(config, section, workdir), workdir / _FILE
-    known = workdirs.read_json(path, {})
+    whole, path = identity(config, section, workdir), workdir / _FILE
+    fields, known = _fields(whole), workdirs.read_json(path, {})
     if fields["identity"] not in known:
-        whole = json.loads(json.dumps(identity(config, section, workdir), default=str))
-        workdirs.write_json(path, known | {fields["identity"]: {"section": section} | whole})
+        plain = json.loads(json.dumps(whole, default=str))
+        workdirs.write_json(path, known | {fields["identity"]: {"section": section} | plain})
     return fields
 
 
