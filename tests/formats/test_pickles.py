@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import types
 
 import ml_dtypes
@@ -159,3 +160,18 @@ def test_the_lpips_weights(asset):
     tree = read_pickle(asset("lpips-vgg16"))
     assert tree["VGG16_0"]["Conv_0"]["kernel"].shape == (3, 3, 3, 64)
     assert tree["NetLinLayer_4"]["Conv_0"]["kernel"].shape == (1, 1, 512, 1)
+
+
+def test_classes_of_lightning_are_names_and_their_objects_dicts(monkeypatch):
+    """As `callbacks` and `hyper_parameters` of a checkpoint of PyTorch Lightning hold them."""
+    module = types.ModuleType("pytorch_lightning")
+    callback = type("ModelCheckpoint", (), {"__module__": module.__name__})
+    parameters = type("AttributeDict", (dict,), {"__module__": module.__name__})
+    module.ModelCheckpoint, module.AttributeDict = callback, parameters  # pyright: ignore
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    state = callback()
+    state.best = 1.5
+    tree = {"callbacks": {callback: {"best": 2}}, "hyper": parameters(lr=3), "object": state}
+    read = read_pickle(pickle.dumps(tree, protocol=2))
+    name = "pytorch_lightning.ModelCheckpoint"
+    assert read == {"callbacks": {name: {"best": 2}}, "hyper": {"lr": 3}, "object": {"best": 1.5}}

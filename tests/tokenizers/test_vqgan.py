@@ -1,6 +1,7 @@
 """VQ-GAN against the published code (CompVis/taming-transformers), and in a run of the trainer."""
 
 import pathlib
+import re
 import types
 
 import jax
@@ -16,7 +17,7 @@ from v2l_jax.metrics.results import read_results
 from v2l_jax.run.tokens import read_tokens
 from v2l_jax.tasks import reconstruction
 from v2l_jax.tokenizers.reference import discriminator_from_reference, read_reference
-from v2l_jax.tokenizers.vqgan import load_taming
+from v2l_jax.tokenizers.vqgan import load_taming, vqgan_from_taming
 from v2l_jax.towers.vgg import lpips
 from v2l_jax.training.adversarial_loss import AdversarialLoss
 from v2l_jax.training.losses import LossWeights
@@ -102,6 +103,38 @@ def test_gradients_are_the_published_ones(golden):
 def test_a_checkpoint_of_other_sizes_is_refused(golden, tmp_path):
     with pytest.raises(CheckpointError, match="codebook"):
         type(golden.tokenizer)(golden.tokenizer.network, 255).pretrained(str(_CHECKPOINT), {})
+
+
+@pytest.mark.parametrize("prefix", ["", "model.vqmodel."])
+def test_chameleons_layout_is_read(prefix):
+    """No attention on the way down and up, and names that begin with the model that owns it."""
+    arrays = read_reference(_CHECKPOINT)
+    kept = {prefix + key: x for key, x in arrays.items() if not re.search(r"(down|up).*attn", key)}
+    tokenizer, variables = vqgan_from_taming(kept)
+    assert tokenizer.network.attn_resolutions == () and tokenizer.entries == 256
+    middle = variables["params"]["decoder"]["middle"]["attention"]["query"]["kernel"]
+    wanted = np.asarray(arrays["decoder.mid.attn_1.q.weight"])[:, :, 0, 0].T
+    np.testing.assert_array_equal(middle, wanted)
+    picture = jax.jit(tokenizer.decode)(variables, {"local": jnp.zeros((1, 4, 4), jnp.int32)})
+    assert picture.shape == (1, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays: arrays | {"quantize.proj.weight": np.zeros(2)}, "quantize.proj.weight"),
+        (lambda arrays: _without(arrays, "decoder."), "lacks 'decoder.conv_in.weight'"),
+        (lambda arrays: _without(arrays, "quantize."), "lacks 'quantize.embedding.weight'"),
+        (lambda arrays: _without(arrays, "post_quant_conv."), "from_codes"),
+    ],
+)
+def test_what_is_missing_or_unknown_is_named(change, message):
+    with pytest.raises(CheckpointError, match=message):
+        vqgan_from_taming(change(read_reference(_CHECKPOINT)))
+
+
+def _without(arrays, start):
+    return {key: x for key, x in arrays.items() if not key.startswith(start)}
 
 
 def test_it_trains_and_is_scored_without_word_codebooks(tmp_path):

@@ -76,6 +76,16 @@ class Attributes:
         self.state = state
 
 
+class _LightningClass(type):
+    """Makes stand-ins for PyTorch Lightning's classes, whose names are keys of its checkpoints."""
+
+
+def _lightning_class(module: str, name: str) -> type:
+    """A class without methods that stands for one of Lightning's; an object of it is a dict."""
+    known = {"__doc__": f"{module}.{name}", "__setstate__": lambda self, state: self.update(state)}
+    return _LightningClass(name, (dict,), known)
+
+
 # The pure-Python unpickler: a hostile memo index cannot make it allocate, and its opcodes can be
 # overridden.
 class RestrictedUnpickler(pickle._Unpickler):
@@ -98,6 +108,8 @@ class RestrictedUnpickler(pickle._Unpickler):
             module.split(".")[0] == "__torch__"
         ):  # TorchScript: code/ defines the class, and is never read
             return Attributes
+        if module.split(".")[0] in ("pytorch_lightning", "lightning"):
+            return _lightning_class(module, name)
         raise AssetError(f"{self._name} holds more than arrays; refused: {module}.{name}")
 
     def load_build(self) -> None:
@@ -108,7 +120,9 @@ class RestrictedUnpickler(pickle._Unpickler):
         target = stack[-2]
         if isinstance(target, _OrderedDict):  # a state_dict's _metadata
             stack.pop()
-        elif isinstance(target, (Deferred, Attributes, _Dtype)):
+        elif isinstance(target, (Deferred, Attributes, _Dtype)) or isinstance(
+            type(target), _LightningClass
+        ):
             super().load_build()  # pyright: ignore[reportAttributeAccessIssue]
         else:
             raise AssetError(
@@ -140,6 +154,8 @@ def resolve(tree: Any) -> Any:
             result = type(node)(visit(item) for item in node)
         elif isinstance(node, _Dtype):
             result = node.dtype
+        elif isinstance(node, _LightningClass):
+            result = str(node.__doc__)
         elif callable(node):
             raise TypeError(f"a bare {getattr(node, '__name__', node)} among the arrays")
         else:

@@ -14,12 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax.typing import Dtype
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.safetensors_files import read_safetensors
 from v2l_jax.ops.nearest import nearest_row
 from v2l_jax.options import POSITIVE, WEIGHT, option
 from v2l_jax.tokenizers.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
@@ -28,6 +30,7 @@ from v2l_jax.tokenizers.quantizer import quantize
 from v2l_jax.tokenizers.reference import (
     autoencoder_sizes,
     check_shapes,
+    parameter_path,
     read_reference,
     reference_params,
 )
@@ -228,27 +231,67 @@ def make(model: Any, train: Any, words: Mapping[str, Any], dtype: Dtype) -> VQGA
 
 
 def load_taming(path: str | pathlib.Path) -> tuple[VQGAN, Variables]:
-    """Reads a checkpoint of CompVis/taming-transformers; every size is inferred from the arrays.
+    """Reads a checkpoint of CompVis/taming-transformers, or of those who train with its classes
+    (Chameleon, Anole, latent diffusion's VQ models); every size is inferred from the arrays.
 
     Args:
-      path: a PyTorch-Lightning file, `{"state_dict": {name: tensor}}`, read without executing
-        anything. What lies under "loss." (LPIPS, the discriminator) is left out.
+      path: a PyTorch(-Lightning) file, `{"state_dict": {name: tensor}}` or the names themselves, or
+        a .safetensors file; read without executing anything.
 
     Returns:
       The tokenizer, with the codebook weight of published training, 0.25, and its "params".
 
     Raises:
-      CheckpointError: the file lacks an array, or arrays do not fit together.
+      CheckpointError: the file lacks an array, has one that no VQ-GAN has, or arrays do not fit
+        together.
     """
-    arrays = read_reference(path)
+    path = pathlib.Path(path)
+    arrays = read_safetensors(path) if path.suffix == ".safetensors" else read_reference(path)
+    return vqgan_from_taming(arrays, str(path))
+
+
+def vqgan_from_taming(
+    arrays: Mapping[str, np.ndarray], name: str = "the checkpoint"
+) -> tuple[VQGAN, Variables]:
+    """Builds the tokenizer from published names and PyTorch layouts; see `load_taming`.
+
+    Args:
+      arrays: by name, with or without "model.vqmodel." and the like before each. What lies under
+        "loss." (LPIPS, the discriminator) and "model_ema." is left out, and counted in the log.
+      name: what errors call them.
+    """
+    arrays = _without_prefix(arrays)
+    known = {key: x for key, x in arrays.items() if not key.startswith(_LEFT_OUT)}
+    if len(known) < len(arrays):
+        logging.info("%s: %d arrays left out (losses, averages)", name, len(arrays) - len(known))
+    unknown = [key for key in known if parameter_path(key) is None and key != _CODEBOOK]
+    if unknown:
+        raise CheckpointError(
+            f"{name} is no VQ-GAN with a plain codebook: {len(unknown)} of its arrays have no "
+            f"place there, first {unknown[0]}"
+        )
     try:
-        codebook = np.asarray(arrays["quantize.embedding.weight"], np.float32)
-        network = VQGANNetwork(**autoencoder_sizes(arrays), entry_dim=codebook.shape[1])
+        codebook = np.asarray(known[_CODEBOOK], np.float32)
+        _ = known["decoder.conv_in.weight"]  # some files hold the encoder alone
+        network = VQGANNetwork(**autoencoder_sizes(known), entry_dim=codebook.shape[1])
     except KeyError as error:
-        raise CheckpointError(f"{path} is no VQ-GAN checkpoint: it lacks {error}") from error
-    params = reference_params(arrays)
-    params["to_codes"], params["from_codes"] = params.pop("to_words"), params.pop("from_words")
+        raise CheckpointError(f"{name} is no VQ-GAN checkpoint: it lacks {error}") from error
+    params = reference_params(known)
+    params["to_codes"], params["from_codes"] = (
+        params.pop(part, {}) for part in ("to_words", "from_words")
+    )
     tokenizer = VQGAN(network, len(codebook), codebook_weight=0.25)
     params["codebook"] = codebook
     check_shapes(tokenizer._shapes(), params)
     return tokenizer, {"params": params}
+
+
+_CODEBOOK = "quantize.embedding.weight"
+_LEFT_OUT = ("loss.", "model_ema.")
+
+
+def _without_prefix(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of the model that owns the codebook, by their names inside it."""
+    owner = next((key for key in arrays if key.endswith(_CODEBOOK)), _CODEBOOK)
+    prefix = owner.removesuffix(_CODEBOOK)
+    return {key.removeprefix(prefix): x for key, x in arrays.items() if key.startswith(prefix)}
