@@ -165,3 +165,77 @@ def test_what_does_not_fit_is_refused(spoiled, tmp_path):
     spoil(tmp_path)
     with pytest.raises(CheckpointError, match=message):
         load_adapters(tmp_path, CONFIG)
+
+
+# What PEFT 0.21 writes into every adapter_config.json besides.
+_OF_PEFT = {
+    "alora_invocation_tokens": None, "arrow_config": None, "auto_mapping": None,
+    "corda_config": None, "ensure_weight_tying": False, "eva_config": None,
+    "exclude_modules": None, "kasa_config": None, "layers_pattern": None, "loftq_config": {},
+    "lora_bias": False, "lora_ga_config": None, "megatron_config": None,
+    "megatron_core": "megatron.core", "monteclora_config": None, "peft_version": "0.21.2",
+    "qalora_group_size": 16, "revision": None, "target_parameters": None,
+    "trainable_token_indices": None, "use_bdlora": None, "use_qalora": False,
+    "velora_config": None, "init_lora_weights": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    lora = Lora(rank=3)
+    save_adapters(folder, _random_adapters(CONFIG, lora), lora, "tiny")
+    return folder
+
+
+def _changed(plain, folder, **changes):
+    settings = json.loads((plain / CONFIG_FILE).read_text()) | _OF_PEFT | changes
+    (folder / CONFIG_FILE).write_text(json.dumps(settings))
+    (folder / TENSOR_FILE).write_bytes((plain / TENSOR_FILE).read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "eva"])
+def test_initialisations_that_leave_the_base_alone_are_plain_lora(start, plain, tmp_path):
+    lora, adapters = load_adapters(_changed(plain, tmp_path, init_lora_weights=start), CONFIG)
+    assert lora.rank == 3
+    expected = load_file(plain / TENSOR_FILE)[_Q0]
+    np.testing.assert_array_equal(adapters["q_proj"]["lora_A"][0], expected)
+
+
+@pytest.mark.parametrize(
+    "start", ["pissa", "pissa_niter_16", "olora", "loftq", "corda", "lora_ga", "mica", "tomorrow's"]
+)
+def test_initialisations_that_change_the_base_are_refused_with_the_way_out(start, plain, tmp_path):
+    with pytest.raises(CheckpointError, match=f"init_lora_weights=.{start}.*merge_and_unload"):
+        load_adapters(_changed(plain, tmp_path, init_lora_weights=start), CONFIG)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alora_invocation_tokens": [5, 6]},
+        {"use_qalora": True},
+        {"lora_bias": True},
+        {"loftq_config": {"loftq_bits": 4}},
+        {"trainable_token_indices": [1]},
+        {"target_parameters": ["mlp.w"]},
+        {"megatron_config": {"x": 1}},
+        {"kasa_config": {"beta": 1e-4}},
+        {"task_type": "SEQ_CLS"},
+        {"fan_in_fan_out": True},
+        {"tomorrows_variant": 0.5},
+    ],
+)
+def test_unknown_settings_and_values_are_refused_by_name(change, plain, tmp_path):
+    with pytest.raises(CheckpointError, match=f"{next(iter(change))}=.*merge_and_unload"):
+        load_adapters(_changed(plain, tmp_path, **change), CONFIG)
+
+
+def test_a_setting_of_tomorrow_that_is_off_passes(plain, tmp_path):
+    load_adapters(_changed(plain, tmp_path, tomorrows_variant=None, another=False), CONFIG)
+
+
+def test_a_config_without_its_rank_is_one_line(plain, tmp_path):
+    with pytest.raises(CheckpointError, match="'r' is \"3\", but must be of type int"):
+        load_adapters(_changed(plain, tmp_path, r="3"), CONFIG)

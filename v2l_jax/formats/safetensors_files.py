@@ -1,7 +1,6 @@
 """safetensors files, single or sharded → numpy arrays."""
 
 import functools
-import json
 import pathlib
 from collections.abc import Mapping
 
@@ -11,6 +10,7 @@ import safetensors
 
 from v2l_jax.errors import AssetError
 from v2l_jax.formats.lazy_arrays import LazyArrays
+from v2l_jax.formats.text_files import read_json
 
 _INDEX = "model.safetensors.index.json"
 
@@ -47,10 +47,10 @@ def _find_in_directory(folder: pathlib.Path) -> pathlib.Path:
 
 def _read_sharded(index: pathlib.Path) -> LazyArrays:
     try:
-        shard_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shard_of = read_json(index, AssetError)["weight_map"]
         names = sorted(set(shard_of.values()))
         outside = [name for name in names if pathlib.PurePath(name).name != name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise AssetError(
             f"{index} is not a readable safetensors index ({error!r}); download it again"
         ) from error
@@ -82,4 +82,10 @@ def _read(handle: safetensors.safe_open, path: pathlib.Path, name: str) -> np.nd
         AttributeError,
         safetensors.SafetensorError,
     ) as error:  # a type numpy lacks, such as float8
-        raise AssetError(f"{path}: tensor {name} cannot be read ({error})") from error
+        kind = handle.get_slice(name).get_dtype()
+        reason = (
+            f"its type {kind} is one that weights are quantised to; give the unquantised repository"
+            if kind.startswith(("F8", "F4", "F6"))
+            else str(error)
+        )
+        raise AssetError(f"{path}: tensor {name} cannot be read ({reason})") from error

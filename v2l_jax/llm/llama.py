@@ -4,7 +4,6 @@ LLaMA 1/2/3 (arXiv 2302.13971, 2307.09288, 2407.21783), SmolLM2, Mistral (arXiv 
 (arXiv 2407.10671).
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,11 +17,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.checked_tensors import CheckedTensors
 from v2l_jax.formats.gguf_files import read_gguf
 from v2l_jax.formats.safetensors_files import read_safetensors
 from v2l_jax.llm import llama_weights
 from v2l_jax.llm.bfloat16_slices import floats, slices_bits, storage_dtype, stored, take
-from v2l_jax.llm.llama_config import LlamaConfig, config_from_gguf, config_from_huggingface
+from v2l_jax.llm.llama_config import LlamaConfig, config_from_gguf, read_huggingface_config
 from v2l_jax.llm.llama_sharding import place_params
 from v2l_jax.llm.lora import Adapters, adapt
 from v2l_jax.llm.segment_attention import Segment, attention, causal_attention
@@ -319,7 +319,7 @@ def load_llama(
             )
         path = found[0]
     if path.is_dir():
-        config = config_from_huggingface(json.loads((path / "config.json").read_text()))
+        config = read_huggingface_config(path)
         tensors, names = read_safetensors(path), llama_weights.HUGGINGFACE_NAMES
         interleaved = False
     else:
@@ -327,5 +327,8 @@ def load_llama(
         config = config_from_gguf(gguf.metadata, gguf.tensors)
         tensors, names = gguf.tensors, llama_weights.GGUF_NAMES
         interleaved = gguf.metadata["general.architecture"] == "llama"
-    params = llama_weights.params_from_tensors(config, tensors, names, dtype, interleaved)
+    checked = CheckedTensors(tensors, str(path))
+    checked.refuse_quantised()
+    params = llama_weights.params_from_tensors(config, checked, names, dtype, interleaved)
+    checked.refuse_unread(llama_weights.without_effect())
     return config, place_params(params, mesh)

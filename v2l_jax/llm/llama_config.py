@@ -4,14 +4,69 @@ metadata.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from v2l_jax.errors import ConfigError
+from v2l_jax.formats.checked_tensors import refuse_quantised_config
+from v2l_jax.formats.text_files import entry, read_json
 
-_MODEL_TYPES = ("llama", "mistral", "qwen2")
+# What transformers assumes where a config.json says nothing.
+_COMMON = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": _COMMON | {"intermediate_size": 11008, "max_position_embeddings": 2048},
+    "mistral": _COMMON
+    | {
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+    },
+    "qwen2": _COMMON
+    | {
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "max_position_embeddings": 32768,
+        "num_key_value_heads": 32,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
+    },
+}
+
+# Variants that this network does not have, and the value that it does.
+_ONLY = {
+    "hidden_act": "silu",
+    "mlp_bias": False,
+    "attention_bias": False,
+    "rope_interleaved": False,
+    "partial_rotary_factor": 1.0,
+}
+_READ = {
+    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+    "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
+    "rms_norm_eps", "rope_theta", "rope_scaling", "rope_parameters", "tie_word_embeddings",
+    "sliding_window", "use_sliding_window", "max_window_layers", "layer_types", "torch_dtype",
+    "dtype", "bos_token_id", "eos_token_id", "pad_token_id",
+}  # fmt: skip
+_WITHOUT_EFFECT = {
+    "_name_or_path", "architectures", "attention_dropout", "auto_map", "initializer_range",
+    "is_llama_config", "pretraining_tp", "transformers_version", "use_cache", "unk_token_id",
+    "transformers.js_config", "_attn_implementation_autoset", "attn_implementation",
+    "quantization_config", "return_dict", "output_attentions", "output_hidden_states",
+}  # fmt: skip
+QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Files that quantisers leave beside their weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +112,10 @@ class LlamaConfig:
 
 
 def rotary_frequencies(
-    head_dim: int, theta: float, scaling: Mapping[str, Any] | None = None
+    head_dim: int,
+    theta: float,
+    scaling: Mapping[str, Any] | None = None,
+    where: str = "config.json",
 ) -> tuple[float, ...]:
     """Rotary frequencies (RoFormer, arXiv 2104.09864) with the scaling of a config.json.
 
@@ -66,87 +124,180 @@ def rotary_frequencies(
       theta: base of the geometric series.
       scaling: the `rope_scaling` or `rope_parameters` of a config.json; types default, linear and
         llama3.
+      where: what to call the file in an error.
 
     Returns:
       head_dim / 2 frequencies, radians per position.
 
     Raises:
-      ConfigError: the scaling type is not supported.
+      ConfigError: the scaling type is not supported, or lacks one of its numbers.
     """
     frequencies = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
     scaling = scaling or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
+
+    def read(key: str) -> float:
+        value = entry(scaling, key, (int, float), f"{where}: rotary scaling {kind!r}", ConfigError)
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{where}: rotary scaling {kind!r}: {key} is {value}, not positive")
+        return float(value)
+
     if kind == "linear":
-        frequencies = frequencies / scaling["factor"]
+        frequencies = frequencies / read("factor")
     elif kind == "llama3":
-        frequencies = _llama3_scaled(frequencies, scaling)
+        frequencies = _llama3_scaled(frequencies, read)
     elif kind != "default":
         raise ConfigError(
-            f"rotary scaling {kind!r} of this checkpoint is not supported; use one with default, "
-            "linear or llama3 scaling"
+            f"{where}: rotary scaling {kind!r} of this checkpoint is not supported; use one with "
+            "default, linear or llama3 scaling"
         )
     return tuple(float(f) for f in frequencies)
 
 
-def _llama3_scaled(frequencies: np.ndarray, scaling: Mapping[str, Any]) -> np.ndarray:
+def _llama3_scaled(frequencies: np.ndarray, read: Callable[[str], float]) -> np.ndarray:
     """Slow rotations are divided by the factor, fast ones kept, those between interpolated (LLaMA
     3.1).
     """
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    low, high, factor = read("low_freq_factor"), read("high_freq_factor"), read("factor")
+    turns = read("original_max_position_embeddings") * frequencies / (2 * math.pi)
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (1 - smooth) * frequencies / scaling["factor"] + smooth * frequencies
+    return (1 - smooth) * frequencies / factor + smooth * frequencies
 
 
-def config_from_huggingface(config: Mapping[str, Any]) -> LlamaConfig:
-    """Reads a parsed config.json (layouts of transformers 4 and 5).
+def read_huggingface_config(folder: pathlib.Path) -> LlamaConfig:
+    """Reads the config.json of a folder; see `config_from_huggingface`.
 
     Raises:
-      ConfigError: another architecture, or a variant that this network does not have.
+      ConfigError: it is missing or damaged, of another architecture, a variant that this network
+        does not have, or quantised.
+    """
+    path = folder / "config.json"
+    config = read_json(path, ConfigError)
+    refuse_quantised_config(config, str(path), ConfigError)
+    beside = [name for name in QUANTISED_FILES if (folder / name).is_file()]
+    if beside:
+        raise ConfigError(
+            f"{folder / beside[0]} says that these weights are quantised; give the unquantised "
+            "repository, or a GGUF file of it"
+        )
+    return config_from_huggingface(config, str(path))
+
+
+def config_from_huggingface(config: Mapping[str, Any], where: str = "config.json") -> LlamaConfig:
+    """Reads a parsed config.json (layouts of transformers 4 and 5); what it does not say is what
+    transformers assumes.
+
+    Args:
+      config: the JSON object.
+      where: what to call the file in an error.
+
+    Raises:
+      ConfigError: another architecture, a variant that this network does not have, or a value that
+        cannot be; file and key are named.
     """
     kind = config.get("model_type")
-    if kind not in _MODEL_TYPES:
+    if kind not in _DEFAULTS:
         raise ConfigError(
-            f"config.json: model_type {kind!r} is not of the LLaMA family; supported: "
-            f"{', '.join(_MODEL_TYPES)}"
+            f"{where}: model_type {kind!r} is not of the LLaMA family; supported: "
+            f"{', '.join(_DEFAULTS)}"
         )
-    for key, expected in (("hidden_act", "silu"), ("mlp_bias", False), ("attention_bias", False)):
-        if config.get(key, expected) != expected:
+    for key, expected in _ONLY.items():
+        if config.get(key, expected) not in (expected, None):
             raise ConfigError(
-                f"config.json: {key}={config[key]!r} is not supported, only {expected!r}; choose "
+                f"{where}: {key}={config[key]!r} is not supported, only {expected!r}; choose "
                 "another checkpoint"
             )
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = rotary.get("rope_theta", config.get("rope_theta", 10000.0))
-    window, first = _window(config)
+    _warn_of_unread(config, where)
+    said = _DEFAULTS[kind] | {
+        k: v for k, v in config.items() if v is not None or k == "sliding_window"
+    }
+
+    def size(key: str) -> int:
+        value = entry(said, key, int, where, ConfigError)
+        if value < 1:
+            raise ConfigError(f"{where}: {key} is {value}, but must be at least 1")
+        return value
+
+    heads, hidden = size("num_attention_heads"), size("hidden_size")
+    kv_heads = size("num_key_value_heads") if said.get("num_key_value_heads") else heads
+    head_dim = size("head_dim") if said.get("head_dim") else hidden // heads
+    _check_heads(hidden, heads, kv_heads, head_dim, bool(said.get("head_dim")), where)
+    rotary = said.get("rope_parameters") or said.get("rope_scaling") or {}
+    if not isinstance(rotary, Mapping):
+        raise ConfigError(f"{where}: the rotary scaling is {rotary!r}, but must be an object")
+    rotary = {"original_max_position_embeddings": said["max_position_embeddings"], **rotary}
+    theta = entry(
+        {"rope_theta": 10000.0, **said, **rotary}, "rope_theta", (int, float), where, ConfigError
+    )
+    if not theta > 0:
+        raise ConfigError(f"{where}: rope_theta is {theta}, but must be positive")
+    window, first = _window(said, kind, where)
     return LlamaConfig(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_layers=config["num_hidden_layers"],
+        vocab_size=size("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=size("intermediate_size"),
+        num_layers=size("num_hidden_layers"),
         num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
+        num_kv_heads=kv_heads,
         head_dim=head_dim,
-        context_length=config["max_position_embeddings"],
-        norm_eps=config["rms_norm_eps"],
-        inverse_frequencies=rotary_frequencies(head_dim, theta, rotary),
+        context_length=size("max_position_embeddings"),
+        norm_eps=float(entry(said, "rms_norm_eps", (int, float), where, ConfigError)),
+        inverse_frequencies=rotary_frequencies(head_dim, theta, rotary, where),
         sliding_window=window,
         first_sliding_layer=first,
         qkv_bias=kind == "qwen2",
-        tied_embeddings=config.get("tie_word_embeddings", False),
+        tied_embeddings=entry(said, "tie_word_embeddings", bool, where, ConfigError),
     )
 
 
-def _window(config: Mapping[str, Any]) -> tuple[int | None, int]:
+def _check_heads(
+    hidden: int, heads: int, kv_heads: int, head_dim: int, stated: bool, where: str
+) -> None:
+    if heads % kv_heads:
+        raise ConfigError(
+            f"{where}: {heads} query heads cannot share {kv_heads} key/value heads; the first must "
+            "be a multiple of the second"
+        )
+    if not stated and hidden % heads:
+        raise ConfigError(
+            f"{where}: the width {hidden} is not a multiple of {heads} heads, and head_dim is not "
+            "given"
+        )
+    if head_dim % 2:
+        raise ConfigError(
+            f"{where}: heads of width {head_dim} have no rotary pairs; it must be even"
+        )
+
+
+def _warn_of_unread(config: Mapping[str, Any], where: str) -> None:
+    unread = sorted(key for key in config if key not in _WITHOUT_EFFECT | _ONLY.keys() | _READ)
+    if unread:
+        logging.warning(
+            "%s: %d settings are not known here and have no effect: %s",
+            where,
+            len(unread),
+            ", ".join(unread[:8]),
+        )
+
+
+def _window(said: Mapping[str, Any], kind: str, where: str) -> tuple[int | None, int]:
     """The sliding window and the first layer that has it."""
-    window = config.get("sliding_window")
-    if config["model_type"] == "mistral":
+    window = said.get("sliding_window")
+    if kind == "llama" or not window or (kind == "qwen2" and not said.get("use_sliding_window")):
+        return None, 0
+    entry(said, "sliding_window", int, where, ConfigError)
+    if kind == "mistral":
         return window, 0
-    if config["model_type"] == "qwen2" and config.get("use_sliding_window") and window:
-        return window, config.get("max_window_layers", 28)
-    return None, 0
+    layers = said.get("layer_types")
+    if layers is None:
+        return window, entry(said, "max_window_layers", int, where, ConfigError)
+    first = next((i for i, layer in enumerate(layers) if layer != "full_attention"), len(layers))
+    if any(layer != "sliding_attention" for layer in layers[first:]):
+        raise ConfigError(
+            f"{where}: layer_types where full attention follows a sliding window is not supported; "
+            "choose another checkpoint"
+        )
+    return window, first
 
 
 def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> LlamaConfig:

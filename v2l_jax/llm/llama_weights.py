@@ -51,6 +51,15 @@ GGUF_NAMES = {
 }
 
 
+def without_effect() -> list[str]:
+    """Patterns of tensors that a checkpoint may hold and that change nothing."""
+    return [
+        r"(model\.layers\.\d+\.self_attn\.)?rotary_emb\.(inv_freq|cos_cached|sin_cached)",
+        r"model\.rotary_emb\.\w+",
+        r"rope_freqs\.weight",  # part of `LlamaConfig.inverse_frequencies`
+    ]
+
+
 def params_from_tensors(
     config: LlamaConfig,
     tensors: Mapping[str, np.ndarray],
@@ -108,7 +117,17 @@ def params_from_tensors(
         params["output"] = np.ascontiguousarray(
             read("output", config.vocab_size, config.hidden_size).astype(dtype).T
         )
+    elif names["output"] in tensors:
+        _check_tied(tensors[names["output"]], tensors[names["embedding"]], names["output"])
     return params
+
+
+def _check_tied(output: np.ndarray, embedding: np.ndarray, name: str) -> None:
+    if not np.array_equal(output, embedding):
+        raise CheckpointError(
+            f"the config says that logits use the embedding table, but {name!r} of the LLaMA "
+            "checkpoint differs from it; set tie_word_embeddings to false in config.json"
+        )
 
 
 def _layer(

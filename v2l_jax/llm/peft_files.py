@@ -14,7 +14,9 @@ import numpy as np
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.checked_tensors import CheckedTensors
 from v2l_jax.formats.safetensors_files import read_safetensors
+from v2l_jax.formats.text_files import entry, read_json
 from v2l_jax.llm.llama_config import LlamaConfig
 from v2l_jax.llm.lora import PROJECTIONS, Adapters, Lora, projection_sizes
 
@@ -41,6 +43,29 @@ _PLAIN = {
     "layer_replication": None,
 }
 """Variants of LoRA that `llm.lora` does not compute, and their values for the plain one."""
+
+_READ = ("peft_type", "r", "lora_alpha", "target_modules")
+_WITHOUT_EFFECT = {
+    "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "inference_mode",
+    "lora_dropout", "exclude_modules", "layers_pattern", "megatron_core", "qalora_group_size",
+    "eva_config",
+}  # fmt: skip
+"""Settings of training, or of variants that another key turns on."""
+
+_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
+"""Of `init_lora_weights`: those that leave the network's own weights as they are."""
+
+_KNOWN = {key: (value,) for key, value in _PLAIN.items()} | {
+    "init_lora_weights": _INITIALISATIONS,
+    "task_type": ("CAUSAL_LM", None),
+    "fan_in_fan_out": (False,),
+}
+_REMEDY = "it is not a readable PEFT adapter config; name a folder that PEFT saved"
+_CONVERT = (
+    "its adapter only fits a base model that was changed with it; save it as plain LoRA "
+    "(save_pretrained(…, path_initial_model_for_weight_conversion=…)), or merge it into the model "
+    "(merge_and_unload) and give that"
+)
 
 
 def save_adapters(
@@ -103,7 +128,7 @@ def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora,
             f"{folder} has no {TENSOR_FILE}; adapters that PEFT saved as .bin must be saved as "
             "safetensors"
         )
-    tensors = read_safetensors(folder / TENSOR_FILE)
+    tensors = CheckedTensors(read_safetensors(folder / TENSOR_FILE), str(folder / TENSOR_FILE))
     lora = _lora(folder, settings, tensors)
     adapters = {
         target: {
@@ -122,25 +147,40 @@ def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora,
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        kind, _ = (
-            settings["peft_type"],
-            (settings["r"], settings["lora_alpha"], settings["target_modules"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    settings = read_json(path, CheckpointError, remedy=_REMEDY)
+    if settings.get("peft_type") != "LORA":
         raise CheckpointError(
-            f"{path} is not a readable PEFT adapter config ({error!r}); name a folder that PEFT "
-            "saved"
-        ) from error
-    if kind != "LORA":
-        raise CheckpointError(f"{path}: adapters of kind {kind!r}; only LORA is supported")
-    for key, plain in _PLAIN.items():
-        if (settings.get(key) or plain) != plain:
-            raise CheckpointError(
-                f"{path}: {key}={settings[key]!r} is not supported; save plain LoRA adapters"
-            )
+            f"{path}: adapters of kind {settings.get('peft_type')!r}; only LORA is supported: name "
+            "a folder that PEFT saved"
+        )
+    rank = entry(settings, "r", int, str(path), CheckpointError)
+    entry(settings, "lora_alpha", (int, float), str(path), CheckpointError)
+    entry(settings, "target_modules", (list, str), str(path), CheckpointError)
+    if rank < 1:
+        raise CheckpointError(f"{path}: r is {rank}, but must be at least 1")
+    for key, value in settings.items():
+        _check_setting(path, key, value)
     return settings
+
+
+def _check_setting(path: pathlib.Path, key: str, value: Any) -> None:
+    """Raises CheckpointError unless a setting is known to leave the adapters plain LoRA: one of the
+    values that do, or off (null, false, empty) where the key is not known.
+    """
+    if key in _READ or key in _WITHOUT_EFFECT or key in _KNOWN and value in _KNOWN[key]:
+        return
+    if key != "init_lora_weights" and (value is None or value is False or value in ({}, [], "")):
+        return
+    if key == "init_lora_weights":
+        reason = _CONVERT
+    elif key in _KNOWN:
+        reason = "save plain LoRA adapters, or merge them into the model (merge_and_unload)"
+    else:
+        reason = (
+            "this setting is not known here and may change what the adapters do; save plain LoRA "
+            "adapters, or merge them into the model (merge_and_unload)"
+        )
+    raise CheckpointError(f"{path}: {key}={value!r} is not supported: {reason}")
 
 
 def _lora(
