@@ -21,18 +21,17 @@ import re
 import sys
 from collections.abc import Iterator
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault(
-    "TPU_SKIP_MDS_QUERY", "1"
-)  # the compiler asks no metadata server which TPU it is on
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
-os.environ.setdefault(
-    "ALLOW_MULTIPLE_LIBTPU_LOAD", "1"
-)  # compiling takes no chip, so several may at a time
-os.environ["V2L_JAX_CPU_FORMS"] = "off"  # programs are for TPUs, whatever this machine is
-os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+if __name__ == "__main__":  # before JAX is imported; an import changes nobody's environment
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",  # the compiler asks no metadata server which TPU it is on
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # compiling takes no chip, so several may at a time
+        "TPU_MIN_LOG_LEVEL": "3",
+        "TPU_STDERR_LOG_LEVEL": "3",
+    } | os.environ
+    os.environ["V2L_JAX_CPU_FORMS"] = "off"  # programs are for TPUs, whatever this machine is
 
 import jax
 from absl import app, flags

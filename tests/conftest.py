@@ -52,6 +52,23 @@ def torch():
     )
 
 
+def _settings() -> dict[str, str]:
+    """The environment variables that change what a program computes."""
+    prefixes = ("V2L_JAX_", "JAX_", "XLA_", "TPU_", "LIBTPU_")
+    return {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+
+
+_SETTINGS = _settings()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_kept():
+    """Fails where an import or a test left a setting behind for all later tests of the process."""
+    assert _settings() == _SETTINGS, "an import changed the environment"
+    yield
+    assert _settings() == _SETTINGS, "a test changed the environment"
+
+
 _MOST_BYTES = 2_500_000_000  # of a worker, between two files
 
 
