@@ -1,5 +1,7 @@
 """Stage 1 against prompts that are run one by one, in full."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from v2l_jax.codebook.expand import PREFIX, expand, ngram_records, prompt_ids
 from v2l_jax.llm.llama import Llama, load_llama
+from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.llm.text_tokenizers import load_text_tokenizer
 
 
@@ -33,6 +36,33 @@ def test_continuations_equal_whole_prompts(smollm2):
         prompt = [*tokenizer.encode(PREFIX), int(first)]
         for token in continuation:
             assert int(next_token(params, jnp.asarray([prompt]))[0]) == token
+            prompt.append(int(token))
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_prompts_begin_as_the_tokenizer_begins_them(smollm2, adds_bos):
+    """A random network, whose answers hang on every token before them."""
+    tokenizer = dataclasses.replace(smollm2[2], adds_bos=adds_bos, bos_id=1)
+    sizes = LlamaConfig(
+        tokenizer.vocab_size, 16, 16, 1, 1, 1, 16, 64, 1e-6, rotary_frequencies(16, 1e4)
+    )
+    model = Llama(sizes)
+    one = jnp.zeros((1, 1), jnp.int32)
+    like = jax.eval_shape(model.init, jax.random.key(0), one, one)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), like["params"]
+    )
+    subwords = [tokenizer.encode(text)[0] for text in (" dog", " ice")]
+    found = expand(model, params, tokenizer, subwords)
+    for word, (second, third) in zip(subwords, found, strict=True):
+        begin = [1] if adds_bos else []
+        prompt = [*begin, *tokenizer.encode(PREFIX), word]
+        for token in (second, third):
+            positions = jnp.arange(len(prompt))[None]
+            hidden, _ = model.apply({"params": params}, jnp.asarray([prompt]), positions)
+            logits = model.apply({"params": params}, hidden[:, -1], method="logits")
+            assert int(jnp.argmax(logits)) == token
             prompt.append(int(token))
 
 

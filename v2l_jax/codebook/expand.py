@@ -56,7 +56,7 @@ def expand(
     Returns:
       int32 [subwords, 2], the ids of t2 and t3.
     """
-    prefix = jnp.asarray([tokenizer.encode(PREFIX)], jnp.int32)
+    prefix = jnp.asarray([tokenizer.encode_prompt(PREFIX)], jnp.int32)
     first = prompt_ids(tokenizer, subwords)
     continuation = jax.jit(_continuation, static_argnums=0)
     shared = jax.jit(_prefill, static_argnums=0)(model, params, prefix)

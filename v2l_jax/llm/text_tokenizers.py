@@ -29,6 +29,7 @@ class TextTokenizer:
         1/2, Mistral).
       fingerprint: identifies the vocabulary: SHA-256 over every token's bytes in order of id, 16
         hex digits.
+      inside: `backend` without the space before the text, where there is one.
     """
 
     backend: tokenizers.Tokenizer
@@ -39,6 +40,7 @@ class TextTokenizer:
     adds_bos: bool
     adds_space: bool
     fingerprint: str
+    inside: tokenizers.Tokenizer | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -58,6 +60,16 @@ class TextTokenizer:
         characters) get lost.
         """
         return self.backend.encode(text, add_special_tokens=False).ids
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Splits a text that other tokens stand before: `encode` without the space that some
+        tokenizers put before a text (LLaMA 1/2, Mistral: `encode(" dog")` is "▁", "▁dog").
+
+        These are the ids that the text has within a longer one, where it begins with a space.
+        """
+        if self.inside is None:
+            return self.encode(text)
+        return self.inside.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Joins the tokens' bytes into text; fragments that form no character become U+FFFD,
@@ -213,4 +225,29 @@ def _assemble(
         adds_bos=adds_bos,
         adds_space=adds_space,
         fingerprint=digest.hexdigest()[:16],
+        inside=_without_space(backend) if adds_space else None,
     )
+
+
+def _without_space(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The pipeline without the step that puts a space before the text."""
+    pipeline = json.loads(backend.to_str())
+    for stage in ("normalizer", "pre_tokenizer"):
+        pipeline[stage] = _spaceless(pipeline[stage])
+    changed = tokenizers.Tokenizer.from_str(json.dumps(pipeline))
+    changed.encode_special_tokens = backend.encode_special_tokens
+    return changed
+
+
+def _spaceless(step: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A step of a pipeline, or a sequence of steps, that puts no space before the text."""
+    kind = step["type"] if step else ""
+    if step is None or kind == "Prepend":
+        return None
+    if kind == "Metaspace":
+        return step | {"prepend_scheme": "never"}
+    for parts in ("normalizers", "pretokenizers"):
+        if parts in step:
+            kept = [part for part in map(_spaceless, step[parts]) if part is not None]
+            return step | {parts: kept}
+    return step

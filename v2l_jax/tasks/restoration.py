@@ -185,7 +185,7 @@ class RestorationPrompt:
         """
         return cls(
             tuple(tokenizer.encode_prompt("Restore the missing words.\n###\nInput: <")),
-            tuple(tokenizer.encode(" >\nOutput: <")),
+            tuple(tokenizer.encode_inside(" >\nOutput: <")),
             mask_token(tokenizer, mask_text),
             SingleTokens.of(local_words).token_ids,
         )
@@ -230,7 +230,7 @@ class RestorationPrompt:
 
 def mask_token(tokenizer: TextTokenizer, mask_text: str) -> int:
     """The token of the mask word; raises ConfigError where it is not one."""
-    ids = tokenizer.encode(mask_text)
+    ids = tokenizer.encode_inside(mask_text)
     if len(ids) != 1:
         raise ConfigError(
             f"the mask word {mask_text!r} is {len(ids)} tokens of this language model; choose a "

@@ -12,7 +12,7 @@ import numpy as np
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.stop_strings import StopStrings
 from v2l_jax.llm.text_tokenizers import TextTokenizer
-from v2l_jax.tasks.harness.prompts import Prompt, answer_text, encode
+from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, encode
 
 Names = Sequence[Sequence[str]]
 """For each prompt, the answers that it may get."""
@@ -219,7 +219,7 @@ def name_mask(tokenizer: TextTokenizer, class_names: Sequence[str]) -> list[list
 
     Steps at which only the end is left write nothing, and are left out.
     """
-    spelled = [[*tokenizer.encode(answer_text(name)), tokenizer.eos_id] for name in class_names]
+    spelled = [[*answer_ids(tokenizer, name), tokenizer.eos_id] for name in class_names]
     steps = [
         sorted({ids[i] for ids in spelled if len(ids) > i}) for i in range(max(map(len, spelled)))
     ]
@@ -235,7 +235,7 @@ def _with_names(
     known: dict[Sequence[str], tuple] = {}
     for some in map(tuple, names):
         if some not in known:
-            known[some] = tuple(tuple(tokenizer.encode(answer_text(name) + end)) for name in some)
+            known[some] = tuple(tuple(answer_ids(tokenizer, name, end)) for name in some)
     return [
         (tuple(encode(tokenizer, prompt)), known[tuple(some)])
         for prompt, some in zip(prompts, names, strict=True)
@@ -244,7 +244,7 @@ def _with_names(
 
 def _longest(tokenizer: TextTokenizer, names: Names, end: str = "") -> list[int]:
     different = {name for some in names for name in some}
-    length = {name: len(tokenizer.encode(answer_text(name) + end)) + 1 for name in different}
+    length = {name: len(answer_ids(tokenizer, name, end)) + 1 for name in different}
     return [max(length[name] for name in some) for some in names]
 
 

@@ -22,6 +22,17 @@ def answer_text(answer: str) -> str:
     return f" {answer}"
 
 
+def answer_ids(tokenizer: TextTokenizer, answer: str, end: str = "") -> list[int]:
+    """Token ids of an answer where it stands, after the prompt's "Output:".
+
+    Args:
+      tokenizer: the language model's.
+      answer: the answer's text.
+      end: what follows it.
+    """
+    return tokenizer.encode_inside(answer_text(answer) + end)
+
+
 def example_part(image: Segments, answer: str) -> Prompt:
     """The part of a prompt that shows an image with its answer."""
     return (*input_part(image), Text(f"{answer_text(answer)}\n"))
@@ -48,7 +59,7 @@ def encode(tokenizer: TextTokenizer, prompt: Prompt) -> list[int]:
             raise DataError("this task asks in token ids, and the representation writes vectors")
         if kind is Text:
             text = "".join(segment.text for segment in group if isinstance(segment, Text))
-            ids += tokenizer.encode(text) if position else tokenizer.encode_prompt(text)
+            ids += tokenizer.encode_inside(text) if position else tokenizer.encode_prompt(text)
         else:
             ids += [] if position else tokenizer.encode_prompt("")
             ids += [i for segment in group if isinstance(segment, Ids) for i in segment.ids]
