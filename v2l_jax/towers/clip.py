@@ -7,7 +7,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,33 +18,11 @@ from jaxtyping import Array, Float, Int
 
 from v2l_jax.data.transforms import clip_preprocess
 from v2l_jax.errors import CheckpointError
-from v2l_jax.ops.attention import SelfAttention
 from v2l_jax.ops.matmul import dot_general_in
 from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.towers.image_text import ImageTextTower
 from v2l_jax.towers.text_batches import encode_in_buckets
-
-Activation = Literal["quick_gelu", "gelu"]
-
-
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-    """Sizes of one side's transformer.
-
-    Attributes:
-      width: of the residual stream.
-      layers, heads: their numbers.
-      mlp_width: of the hidden layer of each MLP.
-      activation: "quick_gelu", x·sigmoid(1.702 x), in OpenAI's weights; "gelu" in most of LAION's.
-      layer_norm_eps: added to variances.
-    """
-
-    width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    activation: Activation
-    layer_norm_eps: float = 1e-5
+from v2l_jax.towers.transformer import Activation, TransformerConfig, blocks, layer_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,52 +45,6 @@ class ClipTextConfig:
     vocab_size: int
     context_length: int
     dim: int
-
-
-def activate(x: Float[Array, "*shape"], activation: Activation) -> Float[Array, "*shape"]:
-    """Applies the MLP's non-linearity."""
-    return (
-        x * nn.sigmoid(1.702 * x) if activation == "quick_gelu" else nn.gelu(x, approximate=False)
-    )
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block."""
-
-    config: TransformerConfig
-    matmul_dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch length width"], mask: Any = None
-    ) -> tuple[Float[Array, "batch length width"], None]:
-        """Transforms `x`, attending where `mask` says (everywhere, if None); the pair is what
-        `nn.scan` wants.
-        """
-        c = self.config
-        dot = dot_general_in(self.matmul_dtype)
-        attention = SelfAttention(c.heads, self.matmul_dtype, name="attention")
-        x = x + attention(_layer_norm(c, "norm_1")(x), mask)
-        y = nn.Dense(c.mlp_width, dot_general=dot, name="mlp_in")(_layer_norm(c, "norm_2")(x))
-        return x + nn.Dense(c.width, dot_general=dot, name="mlp_out")(
-            activate(y, c.activation)
-        ), None
-
-
-def _layer_norm(config: TransformerConfig, name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(config.layer_norm_eps, use_fast_variance=False, name=name)
-
-
-def _blocks(config: TransformerConfig, matmul_dtype: DTypeLike) -> nn.Module:
-    """All blocks as one scanned module; its parameters carry a leading layer axis."""
-    scanned = nn.scan(
-        Block,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=nn.broadcast,
-        length=config.layers,
-    )
-    return scanned(config, matmul_dtype, name="blocks")
 
 
 class ClipImage(nn.Module):
@@ -150,9 +82,9 @@ class ClipImage(nn.Module):
         x = x + self.param(
             "position_embedding", init, ((c.image_size // c.patch_size) ** 2 + 1, t.width)
         )
-        x, _ = _blocks(t, self.matmul_dtype)(_layer_norm(t, "norm_pre")(x), None)
+        x, _ = blocks(t, self.matmul_dtype)(layer_norm(t, "norm_pre")(x), None)
         x = nn.Dense(c.dim, use_bias=False, dot_general=dot, name="projection")(
-            _layer_norm(t, "norm_post")(x)
+            layer_norm(t, "norm_post")(x)
         )
         return x[:, 0], x[:, 1:]
 
@@ -187,11 +119,11 @@ class ClipText(nn.Module):
                 "position_embedding", nn.initializers.normal(0.01), (c.context_length, t.width)
             )[:length]
         )
-        x, _ = _blocks(t, self.matmul_dtype)(x, jnp.tril(jnp.ones((1, 1, length, length), bool)))
+        x, _ = blocks(t, self.matmul_dtype)(x, jnp.tril(jnp.ones((1, 1, length, length), bool)))
         x = x[jnp.arange(ids.shape[0]), lengths - 1]
         dot = dot_general_in(self.matmul_dtype)
         return nn.Dense(c.dim, use_bias=False, dot_general=dot, name="projection")(
-            _layer_norm(t, "norm_final")(x)
+            layer_norm(t, "norm_final")(x)
         )
 
 

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from v2l_jax.errors import CheckpointError
-from v2l_jax.towers.clip import Activation, ClipImageConfig, ClipTextConfig, TransformerConfig
+from v2l_jax.towers.clip import ClipImageConfig, ClipTextConfig
+from v2l_jax.towers.transformer import Activation, TransformerConfig
 
 # Hugging Face's name → OpenAI's; linear projections are transposed, OpenAI stores them (in, out).
 HUGGING_FACE_NAMES = (
