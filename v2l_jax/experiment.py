@@ -390,7 +390,8 @@ _SECTIONS = {
     "evaluate": EvaluateOptions,
 }
 _ROOMS = {
-    "representation.": "representations", "evaluate.": "tasks", "model.": "tokenizers", "": "jobs",
+    "representation.": "representations", "evaluate.": "tasks", "model.": "tokenizers",
+    "model.quantizers.": "tokenizers.quantizers", "": "jobs",
 }  # fmt: skip
 _WORDS = "representation.v2l_words."
 _RENAMED = {
@@ -566,7 +567,9 @@ def _check_together(config: ConfigDict) -> None:
             raise ConfigError(
                 f"config.evaluate.tasks has {task!r}, but must be of {', '.join(tasks)}"
             )
-    kind_module(config.model.kind)
+    check_kind = getattr(kind_module(config.model.kind), "check", None)
+    if check_kind:
+        check_kind(config.model)
     levels = len(config.model.channel_multipliers)
     if config.model.image_size % 2 ** (levels - 1):
         raise ConfigError(

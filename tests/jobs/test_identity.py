@@ -93,7 +93,9 @@ def with_value(config, path: str, value):
     at[name] = value
     if path == "sweep.seeds":
         changed.sweep.axes = (("start", (("early", ()),)),)
-    if parents[:1] in (["model"], ["representation"]) and len(parents) > 1:
+    if parents[:2] == ["model", "quantizers"]:
+        changed.model.kind, changed.model.vqgan.quantizer = "vqgan", parents[2]
+    elif parents[:1] in (["model"], ["representation"]) and len(parents) > 1:
         changed[parents[0]]["kind"] = parents[1]
     return changed
 

@@ -11,13 +11,16 @@ import optax
 import pytest
 
 from tests import synthetic_config
+from tests.tokenizers import short_training
 from v2l_jax.errors import CheckpointError
-from v2l_jax.jobs import evaluate, tokenize, train
+from v2l_jax.jobs import evaluate, release, tokenize, train
 from v2l_jax.metrics.results import read_results
+from v2l_jax.run import building
 from v2l_jax.run.tokens import read_tokens
 from v2l_jax.tasks import reconstruction
+from v2l_jax.tokenizers.quantizers.codebook import PlainCodebook
 from v2l_jax.tokenizers.reference import discriminator_from_reference, read_reference
-from v2l_jax.tokenizers.vqgan import load_taming, vqgan_from_taming
+from v2l_jax.tokenizers.vqgan import VQGAN, load_taming, vqgan_from_taming
 from v2l_jax.towers.vgg import lpips
 from v2l_jax.training.adversarial_loss import AdversarialLoss
 from v2l_jax.training.losses import LossWeights
@@ -102,7 +105,7 @@ def test_gradients_are_the_published_ones(golden):
 
 def test_a_checkpoint_of_other_sizes_is_refused(golden, tmp_path):
     with pytest.raises(CheckpointError, match="codebook"):
-        type(golden.tokenizer)(golden.tokenizer.network, 255).pretrained(str(_CHECKPOINT), {})
+        VQGAN(golden.tokenizer.network, PlainCodebook(255, 32)).pretrained(str(_CHECKPOINT), {})
 
 
 @pytest.mark.parametrize("prefix", ["", "model.vqmodel."])
@@ -111,7 +114,7 @@ def test_chameleons_layout_is_read(prefix):
     arrays = read_reference(_CHECKPOINT)
     kept = {prefix + key: x for key, x in arrays.items() if not re.search(r"(down|up).*attn", key)}
     tokenizer, variables = vqgan_from_taming(kept)
-    assert tokenizer.network.attn_resolutions == () and tokenizer.entries == 256
+    assert tokenizer.network.attn_resolutions == () and tokenizer.quantizer.entries == 256
     middle = variables["params"]["decoder"]["middle"]["attention"]["query"]["kernel"]
     wanted = np.asarray(arrays["decoder.mid.attn_1.q.weight"])[:, :, 0, 0].T
     np.testing.assert_array_equal(middle, wanted)
@@ -155,3 +158,17 @@ def test_it_trains_and_is_scored_without_word_codebooks(tmp_path):
     rows = {row.metric: row for row in read_results(tmp_path / "results.json")}
     assert rows["codebook_usage"].measured_on["words"] == 40
     assert rows["psnr"].measured_on["local_tokens"] == 256 and rows["psnr"].value > 5
+
+
+def test_another_quantizer_trains_in_its_place(tmp_path):
+    """Several ids a position, kept, decoded and counted."""
+    config = synthetic_config.get_config()
+    config.model.kind, config.model.vqgan.quantizer = "vqgan", "multi_codebook"
+    config.model.quantizers.multi_codebook.update(parts=2, rows=16, width=4)
+    tokenizer = building.tokenizer(config, {})
+    images = np.random.RandomState(0).uniform(-1, 1, (4, 16, 16, 3)).astype("float32")
+    rows, variables = short_training.train(tokenizer, {}, {"image": images}, 8)
+    assert rows[-1]["quantizer_loss"] < rows[0]["quantizer_loss"]
+    image, tokens = jax.jit(tokenizer.reconstruct)(variables, {"image": images})
+    assert tokens["local"].shape == (4, 16, 16, 2) and image.shape == images.shape
+    assert release.bits_a_picture(tokenizer, variables, 16) == 2 * 256 * 4

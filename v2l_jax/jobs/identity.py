@@ -48,6 +48,9 @@ def _belongs(path: str, section: str, config: ConfigDict) -> bool:
     parent = path.rpartition(".")[0]
     if path.startswith(f"{section}."):
         return True
+    if parent.startswith("model.quantizers."):
+        own = config.model.get(config.model.kind, {})
+        return parent == f"model.quantizers.{own.get('quantizer', '')}"
     for kinds, chosen in (
         ("model", config.model.kind),
         ("representation", _representation(config)),

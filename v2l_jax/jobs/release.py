@@ -100,7 +100,7 @@ def bits_a_picture(tokenizer: VisualTokenizer, variables: Any, image_size: int) 
         for name, shape in tokenizer.input_shapes(image_size).items()
     }
     tokens = jax.eval_shape(tokenizer.encode, variables, batch)
-    return sum(ids.size * math.log2(tokenizer.codebooks[name]) for name, ids in tokens.items())
+    return sum(ids.size * math.log2(tokenizer.choices[name]) for name, ids in tokens.items())
 
 
 def _measure(

@@ -19,7 +19,11 @@ from v2l_jax.tokenizers.base import VisualTokenizer, kind_module
 from v2l_jax.towers import vgg
 from v2l_jax.training.trainer import Trainer
 
-_PATHS = {"local": paths.local_path, "global": paths.global_path}
+_PATHS = {
+    "local": paths.local_path,
+    "global": paths.global_path,
+    "candidates": paths.candidates_path,
+}
 
 
 def codebooks(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Codebook]:

@@ -9,6 +9,7 @@ and
             entries are read as attributes; `words` holds the vectors [entries, dim] of each
             codebook in WORDS (arrays, or anything with a shape), `dtype` is the type of
             convolutions and matrix products;
+  check(model)   where it has one: raises ConfigError for options that cannot be together;
   Options   where it has options of its own: a dataclass; `config.model.<file>` holds them.
 
 `config.model.kind` is the file's name; there is no list to extend.
@@ -82,6 +83,13 @@ class VisualTokenizer(abc.ABC):
     @abc.abstractmethod
     def codebooks(self) -> Mapping[str, int]:
         """Entries of the codebook behind each token stream."""
+
+    @property
+    def choices(self) -> Mapping[str, int]:
+        """Values that one id of each stream can have: those of the codebook, unless it is several
+        side by side.
+        """
+        return self.codebooks
 
     @property
     @abc.abstractmethod

@@ -15,12 +15,12 @@ class Quantized:
     Attributes:
       vectors: float32 [batch, h, w, d], the chosen words' vectors; gradients pass straight through
         to the features.
-      ids: int32 [batch, h, w], the chosen words.
+      ids: int32 [batch, h, w], the chosen words; [batch, h, w, n] of several codebooks.
       loss: float32 scalar.
     """
 
     vectors: Float[Any, "batch h w d"]
-    ids: Int[Any, "batch h w"]
+    ids: Int[Any, "batch h w *ids"]
     loss: Float[Any, ""]
 
 

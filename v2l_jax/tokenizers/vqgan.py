@@ -1,4 +1,5 @@
-"""VQ-GAN with a learned codebook (Esser et al. 2021): one token stream "local".
+"""VQ-GAN (Esser et al. 2021) with a learned codebook or another quantizer: one token stream
+"local".
 
 By default the row of Zhu et al. 2024, Table 3: V2L's network without cross-attention, a codebook
 that trains, and encoder features that are not normalized. Checkpoints of the published code
@@ -17,16 +18,17 @@ import numpy as np
 from absl import logging
 from flax.typing import Dtype
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from v2l_jax.codebook.codebook import Codebook
-from v2l_jax.errors import CheckpointError
+from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.formats.safetensors_files import read_safetensors
-from v2l_jax.ops.nearest import nearest_row
-from v2l_jax.options import POSITIVE, WEIGHT, option
+from v2l_jax.options import NAME, POSITIVE, WEIGHT, option
 from v2l_jax.tokenizers.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
 from v2l_jax.tokenizers.base import Batch, TokenStreams, TrainOutput, Variables, VisualTokenizer
-from v2l_jax.tokenizers.quantizer import quantize
+from v2l_jax.tokenizers.quantizers import quantizer
+from v2l_jax.tokenizers.quantizers.base import Quantizer
+from v2l_jax.tokenizers.quantizers.codebook import PlainCodebook
 from v2l_jax.tokenizers.reference import (
     autoencoder_sizes,
     check_shapes,
@@ -44,6 +46,12 @@ class Options:
 
     entries: int = option(32_000, "entries of the codebook", POSITIVE)
     entry_dim: int = option(256, "length of its vectors", POSITIVE)
+    quantizer: str = option(
+        "codebook",
+        "'codebook': plain, learned, with the options here; or a file of "
+        "v2l_jax/tokenizers/quantizers, with those of model.quantizers.<name>",
+        NAME,
+    )
     codebook_weight: float = option(
         0.33,
         "of the quantizer loss's term that moves the codebook; checkpoints of the published code "
@@ -101,19 +109,17 @@ class VQGANNetwork(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class VQGAN(VisualTokenizer):
-    """VQ-GAN; its codebook is the parameter "codebook" [entries, entry_dim].
+    """VQ-GAN around a quantizer, whose parameters stand beside the network's.
 
     Attributes:
       network: the Flax module.
-      entries: rows of the codebook.
-      codebook_weight: weight of the quantizer loss's term that moves the codebook.
-      quantizer_weight: weight of the whole quantizer loss.
+      quantizer: how features become ids.
+      quantizer_weight: weight of the quantizer's loss.
       mesh: devices that share the search for the nearest entry; None searches where features are.
     """
 
     network: VQGANNetwork
-    entries: int
-    codebook_weight: float = 0.33
+    quantizer: Quantizer
     quantizer_weight: float = 1.0
     mesh: Mesh | None = None
 
@@ -121,8 +127,13 @@ class VQGAN(VisualTokenizer):
 
     @property
     def codebooks(self) -> Mapping[str, int]:
-        """Entries of the one codebook."""
-        return {"local": self.entries}
+        """Entries of the quantizer's codebook."""
+        return {"local": self.quantizer.entries}
+
+    @property
+    def choices(self) -> Mapping[str, int]:
+        """Values that an id can have."""
+        return {"local": self.quantizer.choices}
 
     @property
     def dtype(self) -> Dtype:
@@ -134,18 +145,14 @@ class VQGAN(VisualTokenizer):
         """quantizer_loss."""
         return {"quantizer_loss": self.quantizer_weight}
 
-    def init(self, key: jax.Array, batch: Batch) -> Variables:
-        """Parameters; the codebook is uniform within ± 1 / entries, as published."""
-        params = dict(self.network.init(key, batch["image"])["params"])
-        shape, bound = (self.entries, self.network.entry_dim), 1.0 / self.entries
-        codebook = jax.random.uniform(
-            jax.random.fold_in(key, 1), shape, minval=-bound, maxval=bound
-        )
-        return {"params": params | {"codebook": codebook}}
+    def frozen(self, words: Mapping[str, Any]) -> dict[str, Any]:
+        """What the quantizer never trains."""
+        return self.quantizer.frozen(words)
 
-    def codebook(self, variables: Variables) -> Float[Array, "entries d"]:
-        """The codebook's vectors."""
-        return variables["params"]["codebook"]
+    def init(self, key: jax.Array, batch: Batch) -> Variables:
+        """Parameters of network and quantizer."""
+        params = dict(self.network.init(key, batch["image"])["params"])
+        return {"params": params | self.quantizer.init(jax.random.fold_in(key, 1))}
 
     def train_forward(
         self, variables: Variables, batch: Batch, *, step: jax.Array, key: jax.Array
@@ -153,20 +160,19 @@ class VQGAN(VisualTokenizer):
         """Encodes, quantizes and decodes."""
         del step, key
         features = self._apply(variables, "features", batch["image"])
-        ids, codebook = self._nearest(variables, features), self.codebook(variables)
-        quantized = quantize(features, ids, codebook[ids], self.codebook_weight)
+        quantized = self.quantizer.quantize(variables, features, self.mesh)
         last_features = self._apply(variables, "decode_features", quantized.vectors)
-        image = self._apply(variables, "to_image", last_features)
-        return TrainOutput(image, last_features, {"quantizer_loss": quantized.loss}, {"local": ids})
+        image, losses = self.to_image(variables, last_features), {"quantizer_loss": quantized.loss}
+        return TrainOutput(image, last_features, losses, {"local": quantized.ids})
 
     def encode(self, variables: Variables, batch: Batch) -> TokenStreams:
-        """Nearest entries in raster order, [b, h, w]."""
+        """Entries in raster order, [b, h, w]; [b, h, w, n] of several codebooks."""
         features = self._apply(variables, "features", batch["image"])
-        return {"local": self._nearest(variables, features)}
+        return {"local": self.quantizer.ids(variables, features, self.mesh)}
 
     def decode(self, variables: Variables, tokens: TokenStreams) -> Float[Array, "b h w 3"]:
         """Images from entries."""
-        vectors = self.codebook(variables)[tokens["local"]]
+        vectors = self.quantizer.vectors(variables, tokens["local"])
         return self.to_image(variables, self._apply(variables, "decode_features", vectors))
 
     def to_image(
@@ -186,6 +192,8 @@ class VQGAN(VisualTokenizer):
     def pretrained(self, path: str, codebooks: Mapping[str, Codebook]) -> dict[str, Any]:
         """The parameters of a checkpoint of the published code, of the same sizes."""
         del codebooks
+        if not isinstance(self.quantizer, PlainCodebook):
+            raise ConfigError("checkpoints of VQ-GANs are read for model.vqgan.quantizer codebook")
         params = load_taming(path)[1]["params"]
         check_shapes(self._shapes(), params)
         return params
@@ -196,13 +204,6 @@ class VQGAN(VisualTokenizer):
         image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
         init = lambda image: self.init(jax.random.key(0), {"image": image})["params"]
         return jax.eval_shape(init, image)
-
-    def _nearest(
-        self, variables: Variables, features: Float[Array, "b h w d"]
-    ) -> Int[Array, "b h w"]:
-        flat = features.reshape(-1, features.shape[-1])
-        ids = nearest_row(flat, self.codebook(variables), mesh=self.mesh)
-        return ids.reshape(features.shape[:-1])
 
     def _apply(self, variables: Variables, method: str, *inputs: Any) -> Any:
         return self.network.apply({"params": variables["params"]}, *inputs, method=method)
@@ -222,12 +223,23 @@ def network_of(model: Any, entry_dim: int, dtype: Dtype) -> VQGANNetwork:
     )
 
 
+def check(model: Any) -> None:
+    """Raises ConfigError where the quantizer that `config.model` names is none."""
+    _quantizer(model)
+
+
+def _quantizer(model: Any) -> Quantizer:
+    c = model.vqgan
+    if c.quantizer == "codebook":
+        return PlainCodebook(c.entries, c.entry_dim, c.codebook_weight)
+    return quantizer(model, c.quantizer)
+
+
 def make(model: Any, train: Any, words: Mapping[str, Any], dtype: Dtype) -> VQGAN:
     """The tokenizer of `config.model` and `config.train`; see `tokenizers.base`."""
     del words
-    c = model.vqgan
-    network = network_of(model, c.entry_dim, dtype)
-    return VQGAN(network, c.entries, c.codebook_weight, train.weight_quantizer)
+    chosen = _quantizer(model)
+    return VQGAN(network_of(model, chosen.dim, dtype), chosen, train.weight_quantizer)
 
 
 def load_taming(path: str | pathlib.Path) -> tuple[VQGAN, Variables]:
@@ -280,7 +292,7 @@ def vqgan_from_taming(
     params["to_codes"], params["from_codes"] = (
         params.pop(part, {}) for part in ("to_words", "from_words")
     )
-    tokenizer = VQGAN(network, len(codebook), codebook_weight=0.25)
+    tokenizer = VQGAN(network, PlainCodebook(*codebook.shape, codebook_weight=0.25))
     params["codebook"] = codebook
     check_shapes(tokenizer._shapes(), params)
     return tokenizer, {"params": params}
