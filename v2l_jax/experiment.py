@@ -68,6 +68,13 @@ _RANGE = Rule(
     "() or two numbers low, high with 0 < low <= high <= 1",
     lambda v: isinstance(v, tuple) and (v == () or (len(v) == 2 and 0 < v[0] <= v[1] <= 1)),
 )
+_TWO_HEADS = Rule(
+    "() or two positive integers", lambda v: v == () or (each(POSITIVE).allows(v) and len(v) == 2)
+)
+_THREE = Rule(
+    "() or three positive numbers",
+    lambda v: v == () or (each(number(1e-6)).allows(v) and len(v) == 3),
+)
 _TEMPLATES = Rule(
     "'imagenet', or a tuple of texts with one {} each",
     lambda v: v == "imagenet" or each(TEMPLATE, least=1).allows(v),
@@ -143,7 +150,9 @@ class LlmOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TowerOptions:
-    """How the image-text tower is loaded and run; the first six are ConSE's."""
+    """How the image-text tower is loaded and run; the first six are ConSE's, the next four override
+    what lies beside a CLIP's weights.
+    """
 
     classifier: str = option("", "ConSE: the image classifier", TEXT)
     sentence_encoder: str = option("", "ConSE: the sentence encoder", TEXT)
@@ -151,6 +160,20 @@ class TowerOptions:
     lemmas: str = option("", "ConSE: the words of each WordNet id", TEXT)
     top_classes: int = option(10, "ConSE: classes that an image's vector is the mean of", POSITIVE)
     class_template: str = option("{}", "ConSE: the sentence that names a class", TEMPLATE)
+    activation: str = option(
+        "",
+        "CLIP: quick_gelu or gelu; '' is what lies beside the weights, else OpenAI's quick_gelu",
+        one_of("", "quick_gelu", "gelu"),
+    )
+    heads: tuple[int, ...] = option(
+        (), "CLIP: attention heads of the image and the text side; () as above", _TWO_HEADS
+    )
+    image_mean: tuple[float, ...] = option(
+        (), "CLIP: mean of the image's channels in 0..1; () as above", _THREE
+    )
+    image_std: tuple[float, ...] = option(
+        (), "CLIP: standard deviation of the image's channels; () as above", _THREE
+    )
     dtype: str = option("bfloat16", "of matrix products, as llm_options.dtype", DTYPE)
     batch_size: int = _unmeasured(256, "images or texts at a time", POSITIVE)
 

@@ -122,9 +122,25 @@ def clip_preprocess(
     mean: Sequence[float] = CLIP_MEAN,
     std: Sequence[float] = CLIP_STD,
     resample: str = "bicubic",
+    short_side: int = 0,
+    squash: bool = False,
 ) -> Float32[np.ndarray, "size size 3"]:
-    """Input of a CLIP image tower: bicubic resize of the short side, centre crop, mean and std."""
-    return normalise(crop_square(image, size, resample), mean, std)
+    """Input of a CLIP image tower: resize of the short side, centre crop, mean and std.
+
+    Args:
+      image: any size.
+      size: side of the result.
+      mean, std: of each channel in [0, 1].
+      resample: a key of RESAMPLING.
+      short_side: what the short side is resized to, at least `size`; 0 is `size`.
+      squash: resize the whole image to the square instead.
+    """
+    square = (
+        resize(image, size, size, resample)
+        if squash
+        else crop_square(image, size, resample, max(short_side, size))
+    )
+    return normalise(square, mean, std)
 
 
 def resample_crop(

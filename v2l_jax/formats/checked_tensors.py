@@ -4,7 +4,7 @@ in silence, and quantised weights are never taken for plain numbers.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,20 @@ _QUANTISED_NAMES = re.compile(
 )
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _WAY_OUT = "give the unquantised repository, or a GGUF file of it"
+
+
+@runtime_checkable
+class Tensors(Protocol):
+    """Arrays by name: a dict, or a mapping that reads them on access.
+
+    A protocol and not `Mapping`, which type checks at run time would read an array of.
+    """
+
+    def __getitem__(self, name: str, /) -> np.ndarray: ...
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
 
 
 class CheckedTensors(Mapping[str, np.ndarray]):

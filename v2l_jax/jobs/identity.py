@@ -129,15 +129,20 @@ def _files(chosen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                     yield f"{path}: {text}", path_digest(str(place))
 
 
+_SETTINGS = 1 << 16  # bytes of the longest JSON that may be settings; vocabularies are longer
+
+
 @functools.cache
 def path_digest(path: str) -> str:
-    """Digest of a file's size and first and last megabyte, or of the names and sizes in a
-    folder.
+    """Digest of a file's size and first and last megabyte, or of the names and sizes in a folder
+    and of its JSON files, which may state settings.
     """
     place, digest = pathlib.Path(path), hashlib.sha256()
     if place.is_dir():
         for file in sorted(p for p in place.rglob("*") if p.is_file()):
             digest.update(f"{file.relative_to(place)} {file.stat().st_size}\n".encode())
+            if file.suffix == ".json" and file.stat().st_size < _SETTINGS:
+                digest.update(file.read_bytes())
         return digest.hexdigest()[:16]
     size = place.stat().st_size
     with place.open("rb") as content:

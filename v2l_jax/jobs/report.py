@@ -24,6 +24,7 @@ from v2l_jax.report.data import (
 )
 from v2l_jax.report.page import render_page
 from v2l_jax.run import building, loading
+from v2l_jax.run.paths import assumed_path
 from v2l_jax.run.reconstruction import reconstruct
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import environments, read_json
@@ -65,6 +66,10 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         ],
         skipped=photos.skipped,
         tower_kind=config.tower.partition(":")[0],
+        notes=[
+            f"No file beside the tower's weights says it, so it was assumed: {sentence}."
+            for sentence in read_json(assumed_path(workdir), [])
+        ],
     )
     path = workdir / "report.html"
     with atomic_write(path) as draft:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.checked_tensors import Tensors
 from v2l_jax.llm.llama_config import LlamaConfig
 
 HUGGINGFACE_NAMES = {
@@ -62,7 +63,7 @@ def without_effect() -> list[str]:
 
 def params_from_tensors(
     config: LlamaConfig,
-    tensors: Mapping[str, np.ndarray],
+    tensors: Tensors,
     names: Mapping[str, str],
     dtype: DTypeLike,
     interleaved_rotary: bool = False,

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.sources import Source
 from v2l_jax.run import loading
+from v2l_jax.run.paths import assumed_path
+from v2l_jax.run.workdir import write_json
 
 
 def cached(
@@ -29,6 +31,7 @@ def cached(
         config.tower_options.batch_size,
         f"looking at the {name.replace('_', '-')} photos",
     )
+    write_json(assumed_path(workdir), list(tower.assumed))
     with atomic_write(path) as draft:
         np.save(draft, vectors)
     return vectors

@@ -26,3 +26,8 @@ def training_path(workdir: pathlib.Path) -> pathlib.Path:
 def tokens_path(workdir: pathlib.Path, split: str) -> pathlib.Path:
     """The token ids of a split's images."""
     return workdir / "tokens" / f"{split}.npz"
+
+
+def assumed_path(workdir: pathlib.Path) -> pathlib.Path:
+    """What no file beside the tower's weights states, a sentence each."""
+    return workdir / "features" / "assumed.json"

@@ -4,9 +4,7 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +16,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.checked_tensors import CheckedTensors, refuse_quantised_config
 from v2l_jax.formats.safetensors_files import read_safetensors
+from v2l_jax.formats.text_files import entry, read_json
 from v2l_jax.ops.attention import SelfAttention
 from v2l_jax.ops.matmul import dot_general_in
 from v2l_jax.ops.unit_vectors import unit_vectors
@@ -143,7 +143,16 @@ def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_layers: int) -> di
     """Turns Hugging Face's `BertModel` tensors into `Bert` parameters, layers stacked on a leading
     axis.
     """
-    tensors = {re.sub(r"^bert\.", "", name): value for name, value in tensors.items()}
+    tensors = {
+        name.removeprefix("bert."): value
+        for name, value in tensors.items()
+        if name.startswith(("bert.", "encoder.", "embeddings."))
+    }
+    if quantised := [n for n, x in tensors.items() if x.dtype.kind in "iu" and "position" not in n]:
+        raise CheckpointError(
+            f"tensor {quantised[0]} holds integers: the weights are quantised; give the "
+            "unquantised repository"
+        )
 
     def layer_params(i: int) -> dict[str, Any]:
         def at(name: str) -> np.ndarray:
@@ -194,7 +203,7 @@ def load_bert(
         raise CheckpointError(
             f"{path} has no config.json: give the directory of a Hugging Face BERT model"
         )
-    raw = json.loads((path / "config.json").read_text())
+    raw = read_json(path / "config.json", CheckpointError)
     if raw.get("model_type") != "bert":
         raise CheckpointError(f"{path} holds a {raw.get('model_type')!r} model, not a 'bert'")
     unsupported = [
@@ -204,14 +213,32 @@ def load_bert(
     ]
     if unsupported:
         raise CheckpointError(f"{path}: BERT with {', '.join(unsupported)} is not supported")
-    fields = [field.name for field in dataclasses.fields(BertConfig)]
-    config = BertConfig(**{name: raw[name] for name in fields if name in raw})
+    refuse_quantised_config(raw, str(path / "config.json"))
+    config = BertConfig(**_sizes(raw, str(path / "config.json")))
     tensors = read_safetensors(path)
+    CheckedTensors(tensors, str(path)).refuse_quantised()
     try:
         params = convert_checkpoint(tensors, config.num_hidden_layers)
     except KeyError as error:
         raise CheckpointError(f"{path} has a BERT config but no tensor {error}") from error
     return Bert(config, matmul_dtype), params
+
+
+def _sizes(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of `BertConfig` that a config.json states, or that transformers assumes."""
+    sizes = {"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12}
+    sizes |= {"num_attention_heads": 12, "intermediate_size": 3072}
+    sizes |= {f.name: raw[f.name] for f in dataclasses.fields(BertConfig) if f.name in raw}
+    for name in sizes:
+        kinds = (int, float) if name == "layer_norm_eps" else int
+        if entry(sizes, name, kinds, where, CheckpointError) <= 0:
+            raise CheckpointError(f"{where}: {name} is {sizes[name]}, but must be positive")
+    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        raise CheckpointError(
+            f"{where}: the width {sizes['hidden_size']} is not a multiple of "
+            f"{sizes['num_attention_heads']} heads"
+        )
+    return sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +290,7 @@ def load_sentence_encoder(
     path = pathlib.Path(path)
     model, params = load_bert(path, matmul_dtype)
     pooling = path / "1_Pooling" / "config.json"
-    if pooling.is_file() and not json.loads(pooling.read_text()).get(
+    if pooling.is_file() and not read_json(pooling, CheckpointError).get(
         "pooling_mode_mean_tokens", True
     ):
         raise CheckpointError(
@@ -271,8 +298,9 @@ def load_sentence_encoder(
         )
     if max_length is None:
         settings = path / "sentence_bert_config.json"
-        max_length = (
-            json.loads(settings.read_text())["max_seq_length"] if settings.is_file() else 128
+        said = read_json(settings, CheckpointError) if settings.is_file() else {}
+        max_length = entry(
+            {"max_seq_length": 128} | said, "max_seq_length", int, str(settings), CheckpointError
         )
     if not (path / "tokenizer.json").is_file():
         raise CheckpointError(f"{path} has no tokenizer.json")

@@ -4,20 +4,21 @@ ViT image side.
 
 import dataclasses
 import functools
-import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.data.transforms import clip_preprocess
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.text_files import read_json, read_text
 from v2l_jax.ops.matmul import dot_general_in
 from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.towers.image_text import ImageTextTower
@@ -181,8 +182,8 @@ def load_text_tokenizer(path: str | pathlib.Path, context_length: int) -> Any:
     elif (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
         import transformers
 
-        vocab = json.loads((path / "vocab.json").read_text())
-        lines = (path / "merges.txt").read_text().splitlines()
+        vocab = read_json(path / "vocab.json", CheckpointError)
+        lines = read_text(path / "merges.txt", CheckpointError).splitlines()
         merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
         tokenizer = transformers.CLIPTokenizer(vocab=vocab, merges=merges).backend_tokenizer
     else:
@@ -201,8 +202,13 @@ def open_tower(
     weights: str, options: Any, locate: Callable[[str], pathlib.Path], dtype: DTypeLike
 ) -> ImageTextTower:
     """The CLIP of a checkpoint; see `image_text.open_tower`."""
-    del options
-    return load_clip(locate(weights), matmul_dtype=dtype)
+    stated = {
+        "activation": options.activation,
+        "heads": options.heads,
+        "mean": options.image_mean,
+        "std": options.image_std,
+    }
+    return load_clip(locate(weights), matmul_dtype=dtype, stated=stated)
 
 
 def load_clip(
@@ -210,6 +216,7 @@ def load_clip(
     tokenizer_path: str | pathlib.Path | None = None,
     activation: Activation | None = None,
     matmul_dtype: DTypeLike = jnp.float32,
+    stated: Mapping[str, Any] | None = None,
 ) -> ImageTextTower:
     """Reads a CLIP into a tower of kind "clip".
 
@@ -217,17 +224,26 @@ def load_clip(
       path: a Hugging Face directory (config.json, safetensors), or a checkpoint file in OpenAI's
         own layout (`.pt`, also OpenCLIP's).
       tokenizer_path: directory of the tokenizer; by default the checkpoint's.
-      activation: overrides what config.json says; OpenAI's layout does not say, and "quick_gelu" is
-        assumed there.
+      activation: overrides what the files say.
       matmul_dtype: type that matrix products round their operands to.
+      stated: further settings that override what the files say; arguments of
+        `clip_settings.changed`.
 
     Raises:
       CheckpointError: not a CLIP with a ViT, or the tokenizer is missing.
     """
-    from v2l_jax.towers.clip_weights import read_clip
+    from v2l_jax.towers import clip_settings, clip_weights
 
     path = pathlib.Path(path)
-    image_config, image_params, text_config, text_params = read_clip(path, activation)
+    tensors, settings = clip_weights.open_clip(path)
+    overrides = dict(stated or {}) | ({"activation": activation} if activation else {})
+    settings = clip_settings.changed(settings, **overrides)
+    image_config, image_params, text_config, text_params = clip_weights.both_sides(
+        path, tensors, settings
+    )
+    if settings.assumed:
+        logging.warning("%s does not say; assumed: %s", path, "; ".join(settings.assumed))
+    images = settings.preprocessing
     folder = (
         pathlib.Path(tokenizer_path) if tokenizer_path else (path if path.is_dir() else path.parent)
     )
@@ -238,7 +254,9 @@ def load_clip(
         image_size=image_config.image_size,
         dim=image_config.dim,
         params=jax.device_put(image_params),
-        preprocess=functools.partial(clip_preprocess, size=image_config.image_size),
+        preprocess=functools.partial(
+            clip_preprocess, size=image_config.image_size, **dataclasses.asdict(images)
+        ),
         encode_image=functools.partial(encode_image, ClipImage(image_config, matmul_dtype)),
         encode_texts=functools.partial(
             encode_texts,
@@ -246,4 +264,5 @@ def load_clip(
             jax.device_put(text_params),
             tokenizer,
         ),
+        assumed=settings.assumed,
     )

@@ -1,10 +1,9 @@
 """Reads CLIP checkpoints in OpenAI's and Hugging Face's layouts.
 
-Sizes follow from the tensors' shapes; the number of heads, the activation and epsilon come from
-config.json or are OpenAI's.
+Sizes follow from the tensors' shapes; for the number of heads, the activation and epsilon see
+`clip_settings`.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -14,7 +13,10 @@ import jax
 import numpy as np
 
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.checked_tensors import CheckedTensors, Tensors
 from v2l_jax.towers.clip import ClipImageConfig, ClipTextConfig
+from v2l_jax.towers.clip_settings import ClipSettings, changed, settings_beside
+from v2l_jax.towers.clip_settings import read_settings as read_settings
 from v2l_jax.towers.transformer import Activation, TransformerConfig
 
 # Hugging Face's name → OpenAI's; linear projections are transposed, OpenAI stores them (in, out).
@@ -39,64 +41,59 @@ HUGGING_FACE_BLOCK_NAMES = (
     (r"(.*)\.self_attn\.out_proj\.(\w+)", r"\1.attn.out_proj.\2"),
 )
 
-# Head widths of the ViTs that do not use 64 (OpenCLIP's H/14, g/14 and bigG/14).
+# Head widths of the image sides that do not use 64 (OpenCLIP's H/14, g/14 and bigG/14); all text
+# sides do.
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 
-# What transformers assumes where a config.json is silent.
-HUGGING_FACE_DEFAULTS = {
-    "vision": {"num_attention_heads": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-    "text": {"num_attention_heads": 8, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
-}
+# Tensors that say nothing about the two towers.
+WITHOUT_EFFECT = (
+    r"logit_scale", r"logit_bias", r"input_resolution", r"context_length", r"vocab_size",
+    r"attn_mask", r"(text_model|vision_model)\.embeddings\.position_ids",
+)  # fmt: skip
 
 
 def read_clip(
     path: str | pathlib.Path, activation: Activation | None = None
 ) -> tuple[ClipImageConfig, dict[str, Any], ClipTextConfig, dict[str, Any]]:
     """Reads both sides of a CLIP; arguments and errors as in `clip.load_clip`."""
+    tensors, settings = open_clip(pathlib.Path(path))
+    return both_sides(path, tensors, changed(settings, activation or ""))
+
+
+def open_clip(path: pathlib.Path) -> tuple[dict[str, np.ndarray], ClipSettings]:
+    """The tensors of a checkpoint by OpenAI's names, and what lies beside them."""
     from v2l_jax.formats.safetensors_files import read_safetensors
     from v2l_jax.formats.torch_files import read_torch
 
-    path = pathlib.Path(path)
-    settings = {"vision": {}, "text": {}}
     if path.is_dir():
-        settings = read_settings(path)
-        tensors = from_hugging_face(read_safetensors(path))
-    else:
-        tensors = flatten(
-            read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
-        )
-    if activation is not None:
-        settings = {side: values | {"hidden_act": activation} for side, values in settings.items()}
+        settings = settings_beside(path)
+        raw = read_safetensors(path)
+        CheckedTensors(raw, str(path)).refuse_quantised()
+        return from_hugging_face(raw), settings
+    tree = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    tensors = flatten(tree)
+    CheckedTensors(tensors, str(path)).refuse_quantised()
+    openai = {"input_resolution", "context_length", "vocab_size"} <= set(tree)
+    return from_hugging_face(tensors), settings_beside(path, openai)
+
+
+def both_sides(
+    path: str | pathlib.Path, tensors: Mapping[str, np.ndarray], settings: ClipSettings
+) -> tuple[ClipImageConfig, dict[str, Any], ClipTextConfig, dict[str, Any]]:
+    """Builds both sides, and refuses tensors that belong to neither."""
+    sides: list[dict[str, np.ndarray]] = [{}, {}]
+    for name, tensor in tensors.items():
+        sides[not name.startswith("visual.")][name.removeprefix("visual.")] = tensor
+    visual, text = (CheckedTensors(side, str(path)) for side in sides)
     try:
-        visual = {
-            name.removeprefix("visual."): x
-            for name, x in tensors.items()
-            if name.startswith("visual.")
-        }
-        image = image_side(visual, settings["vision"])
-        text = text_side(tensors, settings["text"])
+        built = (*image_side(visual, settings.vision), *text_side(text, settings.text))
     except KeyError as error:
         raise CheckpointError(
             f"{path} is not a CLIP with a ViT image tower: it has no tensor {error}"
         ) from error
-    return *image, *text
-
-
-def read_settings(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Reads heads, activation and epsilon of both sides from a Hugging Face config.json."""
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} has no config.json: give the directory of a Hugging Face CLIP model"
-        )
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("model_type") != "clip":
-        raise CheckpointError(f"{folder} holds a {config.get('model_type')!r} model, not a 'clip'")
-    settings = {}
-    for side, defaults in HUGGING_FACE_DEFAULTS.items():
-        # transformers lets the older "…_config_dict" win
-        given = config.get(f"{side}_config_dict") or config.get(f"{side}_config") or {}
-        settings[side] = {key: given.get(key, default) for key, default in defaults.items()}
-    return settings
+    visual.refuse_unread(WITHOUT_EFFECT)
+    text.refuse_unread(WITHOUT_EFFECT)
+    return built
 
 
 def from_hugging_face(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -134,7 +131,7 @@ def flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def image_side(
-    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any] | None = None
+    tensors: Tensors, settings: Mapping[str, Any] | None = None
 ) -> tuple[ClipImageConfig, dict[str, Any]]:
     """Builds `ClipImage`'s config and parameters from a ViT in OpenAI's layout.
 
@@ -148,7 +145,7 @@ def image_side(
       KeyError: a tensor is missing.
     """
     kernel = _float32(tensors["conv1.weight"])
-    transformer, blocks = transformer_side(tensors, settings or {})
+    transformer, blocks = transformer_side(tensors, settings or {}, HEAD_WIDTHS)
     positions = tensors["positional_embedding"].shape[0]
     config = ClipImageConfig(
         transformer=transformer,
@@ -169,12 +166,12 @@ def image_side(
 
 
 def text_side(
-    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any] | None = None
+    tensors: Tensors, settings: Mapping[str, Any] | None = None
 ) -> tuple[ClipTextConfig, dict[str, Any]]:
     """Builds `ClipText`'s config and parameters from tensors in OpenAI's layout; arguments as in
     `image_side`.
     """
-    transformer, blocks = transformer_side(tensors, settings or {})
+    transformer, blocks = transformer_side(tensors, settings or {}, {})
     config = ClipTextConfig(
         transformer=transformer,
         vocab_size=tensors["token_embedding.weight"].shape[0],
@@ -192,10 +189,15 @@ def text_side(
 
 
 def transformer_side(
-    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+    tensors: Tensors, settings: Mapping[str, Any], head_widths: Mapping[int, int]
 ) -> tuple[TransformerConfig, dict[str, Any]]:
     """Builds the config of "transformer.resblocks.*" and its parameters, stacked on a leading layer
     axis.
+
+    Args:
+      tensors: by name.
+      settings: as in `image_side`.
+      head_widths: of heads that are not 64 wide, by the transformer's width.
     """
     prefix = "transformer.resblocks."
     layers = 1 + max(
@@ -207,10 +209,15 @@ def transformer_side(
         raise CheckpointError(
             f"CLIP with activation {activation!r} is not supported (quick_gelu and gelu are)"
         )
+    heads = settings.get("num_attention_heads", width // head_widths.get(width, 64))
+    if heads < 1 or width % heads:
+        raise CheckpointError(
+            f"CLIP of width {width} cannot have {heads} heads; width must be a multiple of them"
+        )
     config = TransformerConfig(
         width=width,
         layers=layers,
-        heads=settings.get("num_attention_heads", width // HEAD_WIDTHS.get(width, 64)),
+        heads=heads,
         mlp_width=mlp_width,
         activation=activation,
         layer_norm_eps=settings.get("layer_norm_eps", 1e-5),
@@ -233,11 +240,11 @@ def transformer_side(
     return config, jax.tree.map(lambda *leaves: np.stack(leaves), *blocks)
 
 
-def _dense(tensors: Mapping[str, np.ndarray], weight: str, bias: str) -> dict[str, np.ndarray]:
+def _dense(tensors: Tensors, weight: str, bias: str) -> dict[str, np.ndarray]:
     return {"kernel": _float32(tensors[weight]).T, "bias": _float32(tensors[bias])}
 
 
-def _norm(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+def _norm(tensors: Tensors, name: str) -> dict[str, np.ndarray]:
     return {"scale": _float32(tensors[f"{name}.weight"]), "bias": _float32(tensors[f"{name}.bias"])}
 
 

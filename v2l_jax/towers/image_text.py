@@ -35,6 +35,7 @@ class ImageTextTower:
         [batch, dim]`, L2-normalised; pure, to be jitted by the caller.
       encode_texts: `(texts, batch_size) -> float32 numpy [text, dim]`, L2-normalised; a host loop
         over jitted batches with a progress bar.
+      assumed: a sentence for each setting that no file beside the weights states.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ImageTextTower:
     preprocess: Callable[[np.ndarray], np.ndarray]
     encode_image: Callable[[Any, jax.Array], jax.Array]
     encode_texts: Callable[..., np.ndarray]
+    assumed: tuple[str, ...] = ()
 
 
 @functools.cache
