@@ -51,12 +51,12 @@ def nearest_row(
         squared_lengths = jnp.sum(rows**2, axis=-1)
     queries, rows, squared_lengths = jax.lax.stop_gradient((queries, rows, squared_lengths))
     if mesh is None or mesh.shape[TENSOR_AXIS] == 1:
-        return _search(queries, rows, squared_lengths, block_size)[1]
+        return nearest_with_distance(queries, rows, squared_lengths, block_size)[1]
     parts = mesh.shape[TENSOR_AXIS]
     size = math.ceil(len(rows) / parts)
 
     def search_part(queries: jax.Array, rows: jax.Array, squared_lengths: jax.Array) -> jax.Array:
-        distance, index = _search(queries, rows, squared_lengths, block_size)
+        distance, index = nearest_with_distance(queries, rows, squared_lengths, block_size)
         index += jax.lax.axis_index(TENSOR_AXIS) * size
         found = jnp.stack([jax.lax.bitcast_convert_type(distance, jnp.int32), index])
         distances, indices = jnp.swapaxes(jax.lax.all_gather(found, TENSOR_AXIS), 0, 1)
@@ -146,7 +146,7 @@ def extreme_products(
     return jax.lax.scan(visit, (-infinite, infinite), blocks)[0]
 
 
-def _search(
+def nearest_with_distance(
     queries: Float[Array, "query d"],
     rows: Float[Array, "row d"],
     squared_lengths: Float[Array, " row"],
