@@ -109,6 +109,13 @@ class Experiment:
         "a dimension that does not divide is not split",
         each(_SHARDING_RULE),
     )
+    published: bool = option(
+        False,
+        "follow the published code to the letter where it departs from the paper: every subword "
+        "is a word, prompts are put together of pieces encoded one by one, its bracketed "
+        "instruction, its mask with end tokens; options that depart from it are refused",
+        FLAG,
+    )
     llm: str = option(
         "hf://meta-llama/Llama-2-7b-hf",
         "the frozen language model: a registered asset, hf://organisation/model, or a local path",
@@ -282,7 +289,10 @@ class ModelOptions:
         POSITIVE,
     )
     cross_attention_heads: int = option(
-        8, "heads of the decoder's attention to global words", POSITIVE
+        8,
+        "heads of the decoder's attention to global words; 0 = it sees none of them (the paper's "
+        "row of 256 tokens)",
+        COUNT,
     )
     global_tokens: int = option(21, "global words an image gets", POSITIVE)
     dtype: str = option("bfloat16", "of convolutions and matrix products", DTYPE)
@@ -575,7 +585,39 @@ def check(config: ConfigDict) -> None:
     _check_together(config)
 
 
+AS_PUBLISHED = {
+    "codebook.word_initial": False,
+    "codebook.ngrams": 3,
+    "codebook.templates": "imagenet",
+    "codebook.merge_spellings": False,
+    "representation.kind": "v2l_words",
+    "representation.v2l_words.vocabulary": "global",
+    "representation.v2l_words.single_words": False,
+    "representation.v2l_words.selection": "nearest",
+    "representation.v2l_words.adaptive": 0.0,
+    "evaluate.few_shot.rule": "greedy",
+    "evaluate.few_shot.calibrate": False,
+    "evaluate.few_shot.ordering": "random",
+    "evaluate.denoising.counted_globals": 21,
+}
+"""What `published` needs other options to be."""
+
+
+def _check_published(config: ConfigDict) -> None:
+    for path, wanted in AS_PUBLISHED.items():
+        value: Any = config
+        for name in path.split("."):
+            value = value[name]
+        if value != wanted and value != (wanted,):
+            raise ConfigError(
+                f"config.published is True, so config.{path} must be {wanted!r}, but it is "
+                f"{value!r}"
+            )
+
+
 def _check_together(config: ConfigDict) -> None:
+    if config.published:
+        _check_published(config)
     tasks, representations = (
         [key.split(".")[1] for key in sections() if key.startswith(prefix)]
         for prefix in ("evaluate.", "representation.")

@@ -2,6 +2,7 @@
 runs.
 """
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_rows_equal_brute_force_over_all_candidates(run):
     for k in (2, 5):
         scores = np.take_along_axis(cosines[:, ::3], near[:, :k], 1).mean(1)
         assert rows["conse_score", "none", k].value == pytest.approx(scores.mean(), abs=1e-6)
-        assert rows["conse_r", "none", k].value == pytest.approx(
+        assert rows["conse_ratio", "none", k].value == pytest.approx(
             (scores / cosines.max(1)).mean(), abs=1e-5
         )
         assert rows["conse_score", "shuffled", k].value < rows["conse_score", "none", k].value / 2
@@ -144,13 +145,13 @@ def rows(kind, llm="m"):
             fields | {"tokens": tokens, "control": control},
         )
         for tokens, control, value in reversed(cells)
-        for metric, shift in (("score", 0), ("r", 0.1), ("r_min_max", 0.15))
+        for metric, shift in (("score", 0), ("ratio", 0.1), ("r_min_max", 0.15))
     ]
 
 
 def test_a_conse_tower_is_never_called_clip_and_the_papers_rows_stand_apart():
     ours, paper = semantic_quality.tables(rows("conse"))
-    assert ours.head == ("", "Words a photo", "ConSE score", "ConSE-R", "Min–max")
+    assert ours.head == ("", "Words a photo", "ConSE score", "ConSE-R", "Ratio to the nearest word")
     assert [row[:2] for row in ours.rows] == [
         ("The photo's words\nm", "5"),
         ("The photo's words\nm", "21"),
@@ -160,8 +161,8 @@ def test_a_conse_tower_is_never_called_clip_and_the_papers_rows_stand_apart():
     ]
     assert ours.rows[0][2:] == (
         "0.5000\n0.5000–0.7000",
-        "0.6000\n0.5000–0.7000",
         "0.6500\n0.5000–0.7000",
+        "0.6000\n0.5000–0.7000",
     )
     assert "CLIP" not in ours.caption and "7 photos of pets, 12,345 words" in ours.caption
     assert [row[1:] for row in paper.rows] == [
@@ -175,6 +176,16 @@ def test_a_clips_rows_stand_beside_the_papers():
     assert table.head[2:4] == ("CLIP score", "CLIP-R") and len(table.rows) == 9
     assert {len(row) for row in table.rows} == {5}
     assert table.rows[6][2:4] == ("0.2576", "0.9165")
+
+
+def test_rows_of_earlier_versions_keep_their_meaning():
+    old = [
+        dataclasses.replace(row, metric=row.metric.replace("_ratio", "_r")) for row in rows("clip")
+    ]
+    (table,) = semantic_quality.tables(old)
+    assert table.head[2:] == ("CLIP score", "CLIP-R", "Ratio to the nearest word")
+    assert table.rows[0][2:] == tuple(f"{value:.4f}\n0.5000–0.7000" for value in (0.5, 0.65, 0.6))
+    assert table.rows[6][3:] == ("0.9165", "–")
 
 
 def test_each_language_model_has_its_rows():

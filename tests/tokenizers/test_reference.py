@@ -30,6 +30,13 @@ def test_sizes_are_inferred(tokenizer):
     assert [model.resolution >> level for level in range(4)].index(model.attn_resolutions[0]) == 2
 
 
+def test_a_checkpoint_without_cross_attention_decodes_local_words_alone(case):
+    arrays = {n: a for n, a in case.arrays.items() if "cross_attn" not in n}
+    model, variables = tokenizer_from_reference(arrays)
+    assert model.cross_attention_heads == 0
+    assert "cross_attention" not in variables["params"]["decoder"]["middle"]
+
+
 def test_words_match_the_published_code(case, tokenizer):
     model, variables = tokenizer
     expected = case.expected["all_tokens"]

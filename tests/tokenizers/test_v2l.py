@@ -7,6 +7,7 @@ import pytest
 
 from v2l_jax.tokenizers import V2LTokenizer, decode, tokenize
 from v2l_jax.tokenizers.autoencoder import UpsampleConv, attention_levels
+from v2l_jax.tokenizers.v2l import V2L
 from v2l_jax.training.discriminator import PatchDiscriminator
 
 _SMALL = {
@@ -131,6 +132,27 @@ def test_decoding_uses_both_kinds_of_words(small):
         tokens.replace(local_ids=(tokens.local_ids + 1) % 40),
     ):
         assert float(jnp.abs(decode(model, variables, changed) - picture).max()) > 1e-4
+
+
+def test_a_decoder_without_global_words_sees_local_ones_alone(small):
+    model, variables, image, embeddings = small
+    tokens = tokenize(model, variables, image, embeddings, 3)
+    local = model.clone(cross_attention_heads=0)
+    params = jax.eval_shape(
+        lambda *inputs: local.init(jax.random.key(0), *inputs, 3), image, embeddings
+    )["params"]
+    with_global = variables["params"]["decoder"]["middle"]
+    assert with_global.keys() - params["decoder"]["middle"].keys() == {"cross_attention"}
+    middle = {name: with_global[name] for name in params["decoder"]["middle"]}
+    decoder = variables["params"]["decoder"] | {"middle": middle}
+    own = variables | {"params": variables["params"] | {"decoder": decoder}}
+    picture = decode(local, own, tokens)
+    other = tokens.replace(global_ids=(tokens.global_ids + 1) % 12)
+    np.testing.assert_array_equal(decode(local, own, other), picture)
+    changed = tokens.replace(local_ids=(tokens.local_ids + 1) % 40)
+    assert float(jnp.abs(decode(local, own, changed) - picture).max()) > 1e-4
+    assert V2L(model).decoded_streams == ("global", "local")
+    assert V2L(local).decoded_streams == ("local",)
 
 
 def test_images_without_a_semantic_tower_are_refused(small):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import KVCache, Llama, init_cache
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.ops.batches import in_batches
@@ -108,3 +109,32 @@ def ngram_records(
             (word, *map(int, rest[: length - 1])) for word, rest in zip(subwords, continuations)
         ]
     return [tokenizer.decode(tokens) for tokens in ids], ids
+
+
+def published_records(
+    engine: LLMEngine, tokenizer: TextTokenizer, subwords: Sequence[int]
+) -> tuple[list[str], list[tuple[int, ...]]]:
+    """Texts and token ids of all unigrams, then all bigrams, then all trigrams as the published
+    code makes them.
+
+    Every token is decoded alone, which drops the space that a SentencePiece model writes before a
+    word, and texts are put together without one: after "a photo of dog" the token "▁house" makes
+    the bigram "doghouse". Both prompts are such texts, encoded anew. A token may be any that the
+    tokenizer knows; control tokens decode to nothing.
+
+    Args:
+      engine: the frozen language model.
+      tokenizer: its tokenizer.
+      subwords: token ids of t1.
+    """
+    known = list(range(min(tokenizer.vocab_size, engine.model.config.vocab_size)))
+    alone = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+    texts = [[alone[i] for i in subwords]]
+    ids = [[(int(i),) for i in subwords]]
+    for name in ("bigrams", "trigrams"):
+        prompts = [tokenizer.encode_prompt(f"{PREFIX} {text}") for text in texts[-1]]
+        answers = engine.generate(prompts, 1, vocabulary=known, description=f"expanding to {name}")
+        new = [int(answer[0]) for answer in answers]
+        texts.append([text + alone[i] for text, i in zip(texts[-1], new, strict=True)])
+        ids.append([(*before, i) for before, i in zip(ids[-1], new, strict=True)])
+    return sum(texts, []), sum(ids, [])

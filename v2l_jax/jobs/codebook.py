@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.codebook.embed import embed_texts
-from v2l_jax.codebook.expand import expand, ngram_records
+from v2l_jax.codebook.expand import expand, ngram_records, published_records
 from v2l_jax.codebook.filter import count_hits, first_spellings, keep_frequent
 from v2l_jax.codebook.templates import IMAGENET_TEMPLATES
 from v2l_jax.llm.text_tokenizers import TextTokenizer
@@ -73,6 +73,11 @@ def subwords(tokenizer: TextTokenizer, limit: int, word_initial: bool) -> list[i
 
 def _expanded(config: ConfigDict) -> tuple[list[str], list[tuple[int, ...]], str]:
     llm = loading.language_model(config)
+    if config.published:
+        every = range(llm.tokenizer.vocab_size)[: config.codebook.vocabulary_limit or None]
+        engine = llm.engine(loading.mesh(config), config.llm_options.token_budget)
+        texts, ids = published_records(engine, llm.tokenizer, every)
+        return texts, ids, llm.tokenizer.fingerprint
     words = subwords(llm.tokenizer, config.codebook.vocabulary_limit, config.codebook.word_initial)
     continuations = np.zeros((0, 2), np.int32)
     if config.codebook.ngrams > 1:

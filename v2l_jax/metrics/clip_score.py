@@ -90,15 +90,15 @@ def vocabulary_scores(
 def relative_scores(
     scores: Float[np.ndarray, " images"], bounds: VocabularyScores
 ) -> Float[np.ndarray, " images"]:
-    """The score divided by that of the best possible word, so that 1 is the bound (CLIP-R)."""
+    """The score divided by that of the best possible word, so that 1 is the bound."""
     return scores / bounds.best
 
 
 def normalized_scores(
     scores: Float[np.ndarray, " images"], bounds: VocabularyScores
 ) -> Float[np.ndarray, " images"]:
-    """The score scaled linearly so that the worst possible word has 0 and the best has 1 (CLIP-R
-    as SPAE computes it, Yu et al. 2023).
+    """The score scaled linearly so that the worst possible word has 0 and the best has 1 (CLIP-R:
+    SPAE, Yu et al. 2023, equation 6).
     """
     return (scores - bounds.worst) / (bounds.best - bounds.worst)
 

@@ -86,14 +86,20 @@ class Options(Representation):
                 _chosen(self, run, name, part, budget)
 
     def segments(self, run: Run, images: ImageSet, budget: int) -> Sequence[Segments]:
-        """A text for each word, nearest first; joined they are the words as published, without
-        white space around the whole.
+        """A text for each word, nearest first, without white space around the whole; the published
+        code leaves that there.
         """
         words: list[Words] = []
         for name, part in images.parts:
             known = _tokenized(self, run, name, budget)
             words += _chosen(self, run, name, part, budget) if known is None else known
-        return Written(len(words), lambda index: word_texts(words[index][:budget]))
+        write = plain_texts if run.config.published else word_texts
+        return Written(len(words), lambda index: write(words[index][:budget]))
+
+
+def plain_texts(words: Words) -> Segments:
+    """A text for each word, as it is."""
+    return tuple(map(Text, words))
 
 
 def word_texts(words: Words) -> Segments:

@@ -145,6 +145,10 @@ TABLE = TableSpec(
         "token_accuracy": Number(1, 100.0),
     },
     published=(
+        *(
+            Published(f"Paper: {tokenizer}, LLaMA-2 7B to 70B\nnot in the transcript at hand", {})
+            for tokenizer in ("VQ-GAN", "LQAE*", "SPAE*")
+        ),
         *_published(
             "fid",
             _7B=(13.13, 15.28, 10.09, 10.64, 10.53),
@@ -159,7 +163,9 @@ TABLE = TableSpec(
         ),
     ),
 )
-"""Table 4 of Zhu et al. 2024: a table for each metric."""
+"""Table 4 of Zhu et al. 2024: a table for each metric. Rows of other tokenizers are in the paper
+but in no source at hand; its text says that V2L's are the best.
+"""
 
 
 def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
@@ -184,7 +190,7 @@ def check(config: ConfigDict) -> None:
             "in- and outpainting need a grid whose side is a multiple of 4, but the model's is "
             f"{side} × {side}"
         )
-    available, wanted = len(loading.photos(config).held_out), max(c.images, 2)
+    available, wanted = len(loading.photos(config).held_out), max(c.images, 2) + config.published
     if wanted > available:
         raise DataError(
             f"config.evaluate.denoising.images asks for {wanted} held-out photos, but there are "
@@ -200,13 +206,21 @@ def replaced_words(options: Options, positions: int) -> tuple[int, ...]:
     return tuple(min(int(rate * counted), positions) for rate in options.rates)
 
 
-def prompt_pieces(tokenizer: TextTokenizer, window: int) -> PromptPieces:
-    """The published texts in the tokens of one language model, each encoded by itself."""
+def prompt_pieces(tokenizer: TextTokenizer, window: int, published: bool = False) -> PromptPieces:
+    """The published texts in the tokens of one language model.
+
+    Args:
+      tokenizer: the language model's.
+      window: words predicted at once.
+      published: encode each text by itself, as the published code does, and not as it stands
+        between others.
+    """
+    encode = tokenizer.encode if published else tokenizer.encode_inside
     first = f"Learning a new language and predict the {window} tokens following the examples.\n"
     return PromptPieces(
         tuple(tokenizer.encode_prompt(first)),
-        tuple(tokenizer.encode("###\nInput: < ")),
-        tuple(tokenizer.encode(" >\nOutput: ")),
+        tuple(encode("###\nInput: < ")),
+        tuple(encode(" >\nOutput: ")),
     )
 
 
@@ -292,10 +306,14 @@ class _Originals:
 
     @classmethod
     def draw(cls, run: Run, count: int) -> "_Originals":
-        """Held-out images drawn by the seed; all where `count` is 0."""
+        """Held-out images drawn by the seed; all where `count` is 0. The published code takes the
+        first ones, and one more.
+        """
         held_out = run.photos.held_out
         order = np.random.default_rng(run.config.seed).permutation(len(held_out))
         indices = np.sort(order[: count or None])
+        if run.config.published:
+            indices = np.arange(len(held_out))[: count + 1 if count else None]
         images = np.stack([_prepare(run, held_out[int(i)]["image"]) for i in indices])
         return cls(indices, images, jax.tree.map(lambda ids: ids[indices], run.tokens("held_out")))
 
@@ -378,7 +396,7 @@ def _restored(
         examples = examples.without()
     if control == "shuffled":
         examples = examples.of_images(derangement(len(shown), run.config.seed))
-    pieces = prompt_pieces(run.llm.tokenizer, options.window)
+    pieces = prompt_pieces(run.llm.tokenizer, options.window, run.config.published)
     vocabulary = SingleTokens.of(run.local_words)
     label = name if control == "none" else f"{name}, {_BELOW[control].removeprefix('… ')}"
     return restore(run.engine, pieces, vocabulary, shown, examples, name, options, label)
@@ -405,7 +423,8 @@ def _write_example(
     if path.exists():
         return
     tokenizer, vocabulary = run.llm.tokenizer, SingleTokens.of(run.local_words)
-    prompts = window_prompts(prompt_pieces(tokenizer, options.window), vocabulary, examples)
+    pieces = prompt_pieces(tokenizer, options.window, run.config.published)
+    prompts = window_prompts(pieces, vocabulary, examples)
     window = windows_of(name, shown.shape[1:], options)[0]
     as_ids = vocabulary.token_ids.__getitem__
     prompt = prompts(as_ids(shown).reshape(len(shown), -1), window, slice(1))[0]

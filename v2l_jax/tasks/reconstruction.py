@@ -13,7 +13,8 @@ from v2l_jax.metrics.fid import frechet_inception_distance
 from v2l_jax.metrics.inception_score import inception_score
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.options import TEXT, option
-from v2l_jax.report.data import TaskSection
+from v2l_jax.report.data import Table, TaskSection
+from v2l_jax.report.tables import Number, Published, TableSpec, render
 from v2l_jax.run import building, loading
 from v2l_jax.run.reconstruction import inception_of_pairs, score
 from v2l_jax.run.run import Run
@@ -59,8 +60,11 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     )
     scores = score(run.config, trained.tokenizer, trained.variables, held_out, run.mesh, run.lpips)
     usage = scores.usage
-    setting = missing[0] | {
-        f"{stream}_tokens": count for stream, count in scores.tokens_per_image.items()
+    sizes = scores.tokens_per_image
+    setting = missing[0] | {f"{stream}_tokens": count for stream, count in sizes.items()}
+    setting |= {
+        "tokenizer": run.config.model.kind,
+        "tokens": sum(sizes[stream] for stream in trained.tokenizer.decoded_streams),
     }
     rows = [mean(metric, values, **setting) for metric, values in scores.per_image.items()]
     rows.append(
@@ -77,6 +81,8 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
             setting | {"words": usage.words},
         )
     )
+    used = {"words": usage.words}
+    rows.append(Result("effective_tokens", usage.used, len(photos), None, setting | used))
     if run.config.evaluate.reconstruction.inception:
         rows += _inception_rows(run, held_out, setting)
     run.record("reconstruction", missing[0], rows)
@@ -98,7 +104,73 @@ def _inception_rows(run: Run, held_out: Source, setting: Mapping[str, Scalar]) -
     return rows
 
 
+_ROWS = (
+    ("VQ-GAN", "learnable", 256, 5.48, 0.13, None),
+    ("VQ-GAN", "PaLM-2", 256, 7.44, 0.17, None),
+    ("VQ-GAN*", "LLaMA-2", 256, 9.51, 0.17, 21.48),
+    ("SPAE", "PaLM-2", 341, 9.49, 0.17, None),
+    ("SPAE", "PaLM-2", 597, 4.41, 0.12, None),
+    ("SPAE", "PaLM-2", 1109, 3.89, 0.11, None),
+    ("V2L (the paper)", "LLaMA-2", 256, 3.41, 0.08, 23.56),
+    ("V2L (the paper)", "hybrid", 277, 2.88, 0.08, 23.25),
+)
+PUBLISHED = tuple(
+    Published(
+        f"{method}\n{codebook} codebook; published",
+        {k: v for k, v in (("fid", fid), ("lpips", lpips), ("psnr", psnr)) if v is not None},
+        {"tokens": tokens},
+    )
+    for method, codebook, tokens, fid, lpips, psnr in _ROWS
+)
+"""Table 3 of Zhu et al. 2024; the first two rows and SPAE's are SPAE's (Yu et al. 2023)."""
+
+TABLE = TableSpec(
+    caption=(
+        "Ours: {dataset}, {count} photos, 95 % intervals. Published: ImageNet's validation photos "
+        "at 128 × 128. FID needs thousands of photos; LPIPS is by VGG16, the paper does not name "
+        "its network."
+    ),
+    rows=("tokenizer", "llm", "tokens"),
+    columns=("metric",),
+    tables=("dataset",),
+    labels={
+        "metric": {
+            "fid": "FID",
+            "lpips": "LPIPS",
+            "psnr": "PSNR",
+            "ssim": "SSIM",
+            "inception_score": "IS",
+            "effective_tokens": "Words in use",
+        }
+    },
+    row_label="Ours: {tokenizer}\n{llm}",
+    row_columns={"tokens": "Tokens"},
+    all_columns=True,
+    numbers={
+        "fid": Number(2),
+        "lpips": Number(3),
+        "psnr": Number(2),
+        "ssim": Number(3),
+        "inception_score": Number(2),
+        "effective_tokens": Number(0),
+    },
+    published=PUBLISHED,
+)
+
+
 def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
-    """None: the page has a place of its own for reconstruction."""
-    del run, results
-    return None
+    """Table 3 of the paper with our row; the page has a place of its own for reconstruction beside
+    it. None where all rows are of versions that did not say how many tokens an image has.
+    """
+    del run
+    tables = table_3(results)
+    lead = (
+        "How well photos come back from their words, beside the paper's Table 3. The rows are no "
+        "comparison on equal terms unless they are of ImageNet's 50,000 validation photos."
+    )
+    return TaskSection("reconstruction", "Table 3", lead, tables) if tables else None
+
+
+def table_3(results: Sequence[Result]) -> list[Table]:
+    """Our rows, then the published ones."""
+    return render([r for r in results if r.metric in TABLE.numbers], TABLE)

@@ -107,8 +107,8 @@ def _rows(
 ) -> list[Result]:
     return [
         mean(f"{kind}_score", scores, vocabulary=vocabulary),
-        mean(f"{kind}_r", relative_scores(scores, bounds), vocabulary=vocabulary),
         mean(f"{kind}_r_min_max", normalized_scores(scores, bounds), vocabulary=vocabulary),
+        mean(f"{kind}_ratio", relative_scores(scores, bounds), vocabulary=vocabulary),
     ]
 
 
@@ -143,12 +143,12 @@ def _write_rings(
 
 _LEAD = (
     "A word is as near to a photo as the cosine of their two vectors says. The score of a photo is "
-    "the mean over its words; the relative score divides it by that of the best word of the whole "
-    "vocabulary, so that 1 is the bound. The same tower chose the words and judges them, as in the "
+    "the mean over its words. CLIP-R is SPAE's: 0 for the word of the whole vocabulary that is "
+    "farthest from the photo, 1 for the nearest, and linear between. The ratio divides the score "
+    "by the nearest word's. The same tower chose the words and judges them, as in the "
     "paper, so compare with the controls: another photo's words (where classes are few, it is "
     "often of the same class), and the mean over all words. (There is no row without words: no "
-    "words, no cosine.) The last column is another reading of a relative score, 0 for the worst "
-    "word of the vocabulary and 1 for the best; the paper gives no formula for its CLIP-R."
+    "words, no cosine.)"
 )
 _NOT_CLIP = (
     " These are scores of a ConSE tower, not of CLIP: its cosines have another scale and it knows "
@@ -156,7 +156,9 @@ _NOT_CLIP = (
 )
 PUBLISHED = tuple(
     Published(
-        f"{method}\n{codebook}, ImageNet-1K", {"clip_score": score, "clip_r": r}, {"tokens": tokens}
+        f"{method}\n{codebook}, ImageNet-1K",
+        {"clip_score": score, "clip_r_min_max": r},
+        {"tokens": tokens},
     )
     for method, codebook, tokens, score, r in (
         ("SPAE", "PaLM-2", 5, 0.1868, 0.7147),
@@ -170,8 +172,14 @@ PUBLISHED = tuple(
 _HEADS = {
     f"{kind}_{metric}": head.format(name)
     for kind, name in (("clip", "CLIP"), ("conse", "ConSE"))
-    for metric, head in (("score", "{} score"), ("r", "{}-R"), ("r_min_max", "Min–max"))
+    for metric, head in (
+        ("score", "{} score"),
+        ("r_min_max", "{}-R"),
+        ("ratio", "Ratio to the nearest word"),
+        ("r", "Ratio to the nearest word"),
+    )
 }
+"""The last is what rows of earlier versions call the ratio."""
 TABLE = TableSpec(
     caption=(
         "{count} photos of {dataset}, {vocabulary:,} words to choose from, 95 % intervals; tower "

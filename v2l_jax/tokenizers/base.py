@@ -92,6 +92,11 @@ class VisualTokenizer(abc.ABC):
         return self.codebooks
 
     @property
+    def decoded_streams(self) -> tuple[str, ...]:
+        """Streams that `decode` looks at; all by default."""
+        return tuple(self.codebooks)
+
+    @property
     @abc.abstractmethod
     def dtype(self) -> Dtype:
         """Type of convolutions and matrix products."""

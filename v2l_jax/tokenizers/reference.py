@@ -180,12 +180,13 @@ def autoencoder_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _infer_model(arrays: Mapping[str, np.ndarray]) -> V2LTokenizer:
     sizes = autoencoder_sizes(arrays)
     width = sizes["channels"] * sizes["channel_multipliers"][-1]
+    queries = arrays.get("decoder.mid.cross_attn_1.to_q.weight")  # none without global words
     return V2LTokenizer(
         **sizes,
         word_dim=arrays["quant_conv.weight"].shape[0],
         num_local_words=arrays["tok_embeddings.weight"].shape[0],
         num_global_words=arrays["tok_embeddings_global.weight"].shape[0],
-        cross_attention_heads=arrays["decoder.mid.cross_attn_1.to_q.weight"].shape[0] // width,
+        cross_attention_heads=0 if queries is None else queries.shape[0] // width,
     )
 
 

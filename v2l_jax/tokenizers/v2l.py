@@ -55,6 +55,11 @@ class V2L(VisualTokenizer):
         return {"global": self.network.num_global_words, "local": self.network.num_local_words}
 
     @property
+    def decoded_streams(self) -> tuple[str, ...]:
+        """Without cross-attention, the local words alone."""
+        return ("global", "local") if self.network.cross_attention_heads else ("local",)
+
+    @property
     def dtype(self) -> Dtype:
         """Type of convolutions and matrix products."""
         return self.network.dtype

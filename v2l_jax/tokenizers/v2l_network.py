@@ -74,7 +74,8 @@ class V2LTokenizer(nn.Module):
       word_dim: length of word vectors.
       num_local_words: rows of the local codebook.
       num_global_words: rows of the global codebook.
-      cross_attention_heads: heads of the decoder's attention to the global words.
+      cross_attention_heads: heads of the decoder's attention to the global words; 0 is a decoder
+        that sees none of them.
       codebook_weight: weight of the quantizer loss's term that moves the projector.
       block_size: local words compared at a time.
       mesh: devices that share the search for local words (see `nearest_row`); None searches where
@@ -223,6 +224,8 @@ class V2LTokenizer(nn.Module):
         self, vectors: Float[Array, "batch h w d"], global_ids: Int[Array, "batch k"]
     ) -> Float[Array, "batch height width c"]:
         """Input of the last convolution, from local vectors and global words."""
+        if not self.cross_attention_heads:
+            return self.decoder(self.from_words(vectors))
         context = jax.lax.stop_gradient(self.global_words.value)[global_ids]
         return self.decoder(self.from_words(vectors), context)
 

@@ -89,9 +89,14 @@ class WrittenLine:
 class MaskedNames:
     """The published greedy decoding under a mask: step i may only write the i-th token of a
     name.
+
+    Attributes:
+      names: for each prompt, what it may be answered.
+      mask: token ids that each step permits, of some names.
     """
 
     names: Names
+    mask: Callable[[TextTokenizer, Sequence[str]], list[list[int]]] | None = None
 
     def longest(self, tokenizer: TextTokenizer) -> list[int]:
         """Tokens of each prompt's longest name, and the end."""
@@ -105,8 +110,9 @@ class MaskedNames:
         description: str,
     ) -> list[str]:
         """The texts as they were written."""
+        mask = self.mask or name_mask
         asked = [
-            (tuple(encode(tokenizer, prompt)), tuple(map(tuple, name_mask(tokenizer, names))))
+            (tuple(encode(tokenizer, prompt)), tuple(map(tuple, mask(tokenizer, names))))
             for prompt, names in zip(prompts, self.names, strict=True)
         ]
 
