@@ -9,7 +9,7 @@ ON = {"dataset": "pets", "llm": "m", "tokenizer": "v2l", "tokens": 277, "task": 
 def test_our_row_stands_above_the_published_ones():
     values = {"fid": 30.123, "lpips": 0.21, "psnr": 20.5, "codebook_usage": 0.5}
     rows = [Result(metric, value, 40, None, ON) for metric, value in values.items()]
-    (table,) = table_3([*rows, Result("effective_tokens", 812, 40, None, ON)])
+    (table,) = table_3([*rows, Result("effective_tokens", 812.0, 40, None, ON)])
     assert table.head == ("", "Tokens", "FID", "LPIPS", "PSNR", "SSIM", "IS", "Words in use")
     assert table.rows[0] == ("Ours: v2l\nm", "277", "30.12", "0.210", "20.50", "–", "–", "812")
     assert "pets, 40 photos" in table.caption

@@ -82,7 +82,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
         )
     )
     used = {"words": usage.words}
-    rows.append(Result("effective_tokens", usage.used, len(photos), None, setting | used))
+    rows.append(Result("effective_tokens", float(usage.used), len(photos), None, setting | used))
     if run.config.evaluate.reconstruction.inception:
         rows += _inception_rows(run, held_out, setting)
     run.record("reconstruction", missing[0], rows)
