@@ -146,7 +146,12 @@ TABLE = TableSpec(
     },
     published=(
         *(
-            Published(f"Paper: {tokenizer}, LLaMA-2 7B to 70B\nnot in the transcript at hand", {})
+            Published(
+                f"Paper: {tokenizer}, LLaMA-2 7B to 70B\nnot in the transcript at hand",
+                {},
+                {"metric": metric},
+            )
+            for metric in ("fid", "lpips")
             for tokenizer in ("VQ-GAN", "LQAE*", "SPAE*")
         ),
         *_published(
