@@ -316,7 +316,9 @@ class TrainOptions:
     micro_batches: int = option(
         1, "parts of a batch whose gradients are added up one after the other", POSITIVE
     )
-    optimizer: str = option("adam", "adam; lamb or lars for large batches", one_of(*OPTIMIZERS))
+    optimizer: str = option(
+        "adam", "adam; adamw for transformers; lamb or lars for large batches", one_of(*OPTIMIZERS)
+    )
     learning_rate: float = option(4.5e-4, "peak learning rate", number(0, 1))
     learning_rate_scaling: str = option(
         "none", "in batch_size / base_batch_size: none, linear or sqrt", one_of(*SCALINGS)
@@ -327,6 +329,7 @@ class TrainOptions:
     perceptual: str = option("lpips-vgg16", "weights of LPIPS; '' trains without", TEXT)
     perceptual_images: int = option(0, "images of a batch that LPIPS sees; 0 = all", COUNT)
     weight_quantizer: float = option(1.0, "of the quantizer's loss", WEIGHT)
+    weight_pixels: float = option(1.0, "of the mean absolute error", WEIGHT)
     weight_perceptual: float = option(0.1, "of LPIPS", WEIGHT)
     weight_adversarial: float = option(
         0.75, "of the generator's loss, times the adaptive weight", WEIGHT

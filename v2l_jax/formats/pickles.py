@@ -58,6 +58,50 @@ def read_pickle(source: str | pathlib.Path | bytes) -> Any:
         ) from error
 
 
+def read_pickled_arrays(source: str | pathlib.Path, place: Sequence[str]) -> Any:
+    """Reads the part of a pickle that holds arrays alone; other parts may hold objects of any
+    class, none of which is looked up, let alone called.
+
+    Args:
+      source: a file, such as a cloudpickle of a training state.
+      place: keys or attributes on the way from the top to the part.
+
+    Returns:
+      The part, as `read_pickle` returns a whole.
+
+    Raises:
+      AssetError: there is no such part, it names anything but arrays, or the pickle is truncated or
+        malformed.
+    """
+    try:
+        with open(source, "rb") as file:
+            node = _PassingUnpickler(file, str(source), {}).load()
+        for number, key in enumerate(place):
+            if not isinstance(node, Mapping) or key not in node:
+                raise AssetError(f"{source} has no {'.'.join(place[: number + 1])}")
+            node = node[key]
+        _refuse_objects(node, str(source))
+        return resolve(node)
+    except OSError as error:
+        raise AssetError(f"{source} cannot be read ({error.strerror})") from error
+    except MALFORMED as error:
+        raise AssetError(
+            f"{source} is truncated or not a pickle of arrays ({error!r}); download it again"
+        ) from error
+
+
+def _refuse_objects(node: Any, name: str) -> None:
+    if isinstance(type(node), _NamedClass) or isinstance(node, _NamedClass):
+        what = node if isinstance(node, type) else type(node)
+        raise AssetError(f"{name} holds more than arrays; refused: {what.__doc__}")
+    if isinstance(node, Mapping):
+        for value in node.values():
+            _refuse_objects(value, name)
+    elif isinstance(node, (list, tuple, set, frozenset)):
+        for value in node:
+            _refuse_objects(value, name)
+
+
 class Deferred:
     """Stands in a pickle for an array that is built once everything is read."""
 
@@ -76,14 +120,25 @@ class Attributes:
         self.state = state
 
 
-class _LightningClass(type):
-    """Makes stand-ins for PyTorch Lightning's classes, whose names are keys of its checkpoints."""
+class _NamedClass(type):
+    """Makes stand-ins for classes and functions of which only the name is known."""
 
 
-def _lightning_class(module: str, name: str) -> type:
-    """A class without methods that stands for one of Lightning's; an object of it is a dict."""
-    known = {"__doc__": f"{module}.{name}", "__setstate__": lambda self, state: self.update(state)}
-    return _LightningClass(name, (dict,), known)
+def _named_class(module: str, name: str) -> type:
+    """Stands for a class or function that is never looked up: alone it is a name, and an object of
+    it, or what it would return, a dict of the attributes that the pickle gives.
+    """
+
+    def take_state(self: Any, state: Any) -> None:
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, Mapping):
+                self.update(part)
+
+    ignore = lambda self, *given: None
+    known: dict[str, Any] = {"__doc__": f"{module}.{name}", "__setstate__": take_state}
+    known |= {"__init__": ignore, "__call__": lambda self, *given: type(self)()}
+    known |= {"__hash__": object.__hash__, "append": ignore, "extend": ignore, "add": ignore}
+    return _NamedClass(name.replace(".", "_"), (dict,), known)
 
 
 # The pure-Python unpickler: a hostile memo index cannot make it allocate, and its opcodes can be
@@ -109,7 +164,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         ):  # TorchScript: code/ defines the class, and is never read
             return Attributes
         if module.split(".")[0] in ("pytorch_lightning", "lightning"):
-            return _lightning_class(module, name)
+            return _named_class(module, name)
         raise AssetError(f"{self._name} holds more than arrays; refused: {module}.{name}")
 
     def load_build(self) -> None:
@@ -121,7 +176,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         if isinstance(target, _OrderedDict):  # a state_dict's _metadata
             stack.pop()
         elif isinstance(target, (Deferred, Attributes, _Dtype)) or isinstance(
-            type(target), _LightningClass
+            type(target), _NamedClass
         ):
             super().load_build()  # pyright: ignore[reportAttributeAccessIssue]
         else:
@@ -130,6 +185,26 @@ class RestrictedUnpickler(pickle._Unpickler):
             )
 
     dispatch[pickle.BUILD[0]] = load_build
+
+
+class _PassingUnpickler(RestrictedUnpickler):
+    """Takes objects of any class as dicts of their attributes."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A stand-in that records, whatever the name."""
+        return self._known.get((module, name)) or _named_class(module, name)
+
+    def load_build(self) -> None:
+        """State of what is no stand-in (a function's, say) is passed over."""
+        stack: list[Any] = self.stack  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(stack[-2], (Deferred, Attributes, _Dtype, _OrderedDict)) or isinstance(
+            type(stack[-2]), _NamedClass
+        ):
+            super().load_build()
+        else:
+            stack.pop()
+
+    dispatch = RestrictedUnpickler.dispatch | {pickle.BUILD[0]: load_build}
 
 
 def resolve(tree: Any) -> Any:
@@ -154,7 +229,7 @@ def resolve(tree: Any) -> Any:
             result = type(node)(visit(item) for item in node)
         elif isinstance(node, _Dtype):
             result = node.dtype
-        elif isinstance(node, _LightningClass):
+        elif isinstance(node, _NamedClass):
             result = str(node.__doc__)
         elif callable(node):
             raise TypeError(f"a bare {getattr(node, '__name__', node)} among the arrays")

@@ -59,7 +59,7 @@ class TrainOutput:
     """
 
     image: Float[Any, "batch height width 3"]
-    last_features: Float[Any, "batch height width c"]
+    last_features: Float[Any, "batch _ _ c"]
     losses: dict[str, Float[Any, ""]]
     tokens: TokenStreams
 

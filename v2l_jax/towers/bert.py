@@ -94,16 +94,27 @@ class Bert(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: Int[Array, "batch length"], lengths: Int[Array, "batch"]
+        self,
+        ids: Int[Array, "batch length"] | None,
+        lengths: Int[Array, "batch"],
+        inputs: Float[Array, "batch length width"] | None = None,
+        positions: Int[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch length width"]:
         """Encodes token ids; positions from `lengths` on are padding, and what comes out there
         means nothing.
+
+        Args:
+          ids: tokens; None where `inputs` are given.
+          lengths: tokens of each text.
+          inputs: vectors in place of the tokens' embeddings.
+          positions: rows of the position table; 0, 1, … by default.
         """
         c = self.config
-        x = nn.Embed(c.vocab_size, c.hidden_size, name="token_embedding")(ids)
-        x = x + nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embedding")(
-            jnp.arange(ids.shape[1])
-        )
+        x = inputs
+        if x is None:
+            x = nn.Embed(c.vocab_size, c.hidden_size, name="token_embedding")(ids)
+        where = jnp.arange(x.shape[1]) if positions is None else positions
+        x = x + nn.Embed(c.max_position_embeddings, c.hidden_size, name="position_embedding")(where)
         x = x + self.param("segment_embedding", nn.initializers.normal(0.02), (c.hidden_size,))
         x = nn.LayerNorm(c.layer_norm_eps, use_fast_variance=False, name="embedding_norm")(x)
         layers = nn.scan(

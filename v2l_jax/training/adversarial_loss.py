@@ -144,7 +144,8 @@ class AdversarialLoss:
                 some = slice(self.perceptual_images)
                 perceptual = jnp.mean(self.lpips(frozen["lpips"], image[some], fake[some]))
             metrics = {"reconstruction_loss": reconstruction, "perceptual_loss": perceptual}
-            return reconstruction + self.weights.perceptual * perceptual, metrics
+            weighted = self.weights.pixels * reconstruction + self.weights.perceptual * perceptual
+            return weighted, metrics
 
         return jax.value_and_grad(loss, has_aux=True)(fake)
 

@@ -16,6 +16,7 @@ class LossWeights:
 
     Attributes:
       perceptual: weight of LPIPS.
+      pixels: weight of the mean absolute error.
       adversarial: factor on the adaptive weight of the generator's loss.
       disc_start: the GAN terms and the discriminator's training are off until the step counter
         exceeds this.
@@ -27,6 +28,7 @@ class LossWeights:
     adversarial: float = 0.75
     disc_start: int = 10_000
     disc_warmup: int = 0
+    pixels: float = 1.0
 
 
 def reconstruction_loss(

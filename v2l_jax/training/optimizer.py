@@ -12,7 +12,7 @@ import optax
 
 Schedule = Callable[[Any], jax.Array]
 
-OPTIMIZERS = ("adam", "lamb", "lars")
+OPTIMIZERS = ("adam", "adamw", "lamb", "lars")
 SCALINGS = ("none", "linear", "sqrt")
 
 
@@ -71,7 +71,8 @@ def make_optimizer(
       schedule: step to learning rate.
       kind: "adam"; "lamb", Adam with each layer's update as long as its weights (You et al. 2020);
         "lars", momentum 0.9 on gradients 0.001 as long as the layer's weights (You et al. 2017).
-        Neither decays weights.
+        Neither decays weights. "adamw" does by 5e-4 on every tensor, with moments 0.9 and 0.95 and
+        eps 1e-8 (Liu et al. 2023, LQAE).
       b1: decay of the first moment.
       b2: decay of the second moment.
       eps: added to the root of the second moment.
@@ -86,6 +87,7 @@ def make_optimizer(
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     chains = {
         "adam": (adam, descend),
+        "adamw": (optax.scale_by_adam(b1=0.9, b2=0.95), optax.add_decayed_weights(5e-4), descend),
         "lamb": (adam, optax.scale_by_trust_ratio(), descend),
         "lars": (
             optax.scale_by_trust_ratio(trust_coefficient=0.001),
