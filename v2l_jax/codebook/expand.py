@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
+from v2l_jax.errors import DataError
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import KVCache, Llama, init_cache
-from v2l_jax.llm.text_tokenizers import TextTokenizer
+from v2l_jax.llm.text_tokenizers import TextTokenizer, existing_ids
 from v2l_jax.ops.batches import in_batches
 
 PREFIX = "a photo of"
@@ -55,18 +56,32 @@ def expand(
       batch_size: subwords continued at once.
 
     Returns:
-      int32 [subwords, 2], the ids of t2 and t3.
+      int32 [subwords, 2], the ids of t2 and t3; ids for which the tokenizer has no token, such as
+      those that pad an embedding table, are never chosen.
+
+    Raises:
+      DataError: the model's logits are not finite.
     """
+    exists = np.zeros(model.config.vocab_size, bool)
+    exists[existing_ids(tokenizer, model.config.vocab_size)] = True
     prefix = jnp.asarray([tokenizer.encode_prompt(PREFIX)], jnp.int32)
     first = prompt_ids(tokenizer, subwords)
     continuation = jax.jit(_continuation, static_argnums=0)
     shared = jax.jit(_prefill, static_argnums=0)(model, params, prefix)
-    return in_batches(
-        lambda batch: continuation(model, params, shared, batch),
+    chosen = in_batches(
+        lambda batch: continuation(model, params, shared, batch, jnp.asarray(exists)),
         first,
         size=batch_size,
         description="expanding the vocabulary",
     )
+    if (chosen < 0).any():
+        word = subwords[int(np.flatnonzero((chosen < 0).any(1))[0])]
+        raise DataError(
+            f"expanding the vocabulary: after {tokenizer.token_text(word)!r} the language model's "
+            "logits are not finite (NaN or infinity); its weights may be damaged, or a fast type "
+            "overflows: try --config.llm_options.dtype=float32"
+        )
+    return chosen
 
 
 def _prefill(model: Llama, params: Any, prefix: Int[Array, "1 length"]) -> KVCache:
@@ -76,9 +91,15 @@ def _prefill(model: Llama, params: Any, prefix: Int[Array, "1 length"]) -> KVCac
 
 
 def _continuation(
-    model: Llama, params: Any, shared: KVCache, first: Int[Array, " batch"]
+    model: Llama,
+    params: Any,
+    shared: KVCache,
+    first: Int[Array, " batch"],
+    exists: Bool[Array, " vocabulary"],
 ) -> Int[Array, "batch 2"]:
-    """Greedy t2 and t3 after the shared prefix and `first`."""
+    """Greedy t2 and t3, of ids that exist, after the shared prefix and `first`; -1 where logits are
+    not finite.
+    """
     start, batch = shared.positions.shape[1], first.shape[0]
     cache = init_cache(model.config, batch, 2, model.dtype)
     token, chosen = first, []
@@ -88,8 +109,9 @@ def _continuation(
             {"params": params}, token[:, None], positions, contexts=(shared,), cache=cache
         )
         logits = model.apply({"params": params}, hidden[:, 0], method="logits")
+        logits = jnp.where(exists, logits, -jnp.inf)
         token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        chosen.append(token)
+        chosen.append(jnp.where(jnp.isfinite(logits.max(-1)), token, -1))
     return jnp.stack(chosen, axis=1)
 
 
@@ -127,7 +149,7 @@ def published_records(
       tokenizer: its tokenizer.
       subwords: token ids of t1.
     """
-    known = list(range(min(tokenizer.vocab_size, engine.model.config.vocab_size)))
+    known = existing_ids(tokenizer, engine.model.config.vocab_size)
     alone = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
     texts = [[alone[i] for i in subwords]]
     ids = [[(int(i),) for i in subwords]]

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from v2l_jax.errors import DataError
 from v2l_jax.llm import token_trie
 from v2l_jax.llm.engine_steps import (
+    NOT_FINITE,
     choose_by_trie,
     generate,
     joined,
@@ -51,11 +52,18 @@ class LLMEngine:
       mesh: batches are split over its batch axes, matrices and key/value heads over its "tensor"
         axis; None is one device.
       token_budget: tokens of a batch, padding included.
+      vocabulary: ids that `generate` chooses from where a call does not say; None is all of the
+        model's. An embedding table may have more rows than its tokenizer has tokens.
       compilations: how many programs have been compiled, one a distinct shape.
     """
 
     def __init__(
-        self, model: Llama, params: Any, mesh: Mesh | None = None, token_budget: int = 4096
+        self,
+        model: Llama,
+        params: Any,
+        mesh: Mesh | None = None,
+        token_budget: int = 4096,
+        vocabulary: Sequence[int] | None = None,
     ):
         self.model = model
         self.params = (
@@ -63,6 +71,7 @@ class LLMEngine:
         )
         self.mesh = mesh
         self.token_budget = token_budget
+        self.vocabulary = vocabulary
         self.compilations = 0
         self._prefill = self._counted(prefill_prefixes)
         self._join = jax.jit(joined)
@@ -88,7 +97,8 @@ class LLMEngine:
           nats.
 
         Raises:
-          DataError: a prompt or candidate is empty, or too long for the model's context.
+          DataError: a prompt or candidate is empty, or too long for the model's context; or the
+            model's logits are not finite.
         """
         if not all(c for prompt in candidates for c in prompt):
             raise DataError(
@@ -113,6 +123,7 @@ class LLMEngine:
         shared = self._checked(prompts, [max(map(len, c), default=0) for c in candidates])
         for index, row in self._run(self._score, shared, inputs, description, width * (length - 1)):
             scores[index] = row[: len(candidates[index])]
+            _require_finite(bool(np.isfinite(scores[index]).all()), index)
         return scores
 
     def choose(
@@ -137,7 +148,7 @@ class LLMEngine:
 
         Raises:
           DataError: candidates are empty or ambiguous, a prompt is empty or too long for the
-            model's context.
+            model's context, or the model's logits are not finite.
         """
         sequences = [token_trie.end_ambiguous(c, end_id) for c in candidates]
         starts = [token_trie.common_start(c) for c in sequences]
@@ -157,6 +168,7 @@ class LLMEngine:
         for index, answer in self._run(
             self._choose, shared, inputs, description, steps=decisions - 1
         ):
+            _require_finite(answer != NOT_FINITE, index)
             chosen[index] = answer
         return chosen
 
@@ -192,8 +204,8 @@ class LLMEngine:
           New token ids of each prompt, at most `max_new_tokens`.
 
         Raises:
-          DataError: a prompt is empty or too long for the model's context, or a step permits no
-            token.
+          DataError: a prompt is empty or too long for the model's context, a step permits no
+            token, or the model's logits are not finite.
         """
         rules = dict(
             stop_ids=stop_ids, stop_strings=stop_strings, allowed=allowed, vocabulary=vocabulary
@@ -294,6 +306,7 @@ class LLMEngine:
     ) -> list[list[int]]:
         """Answers without the stop token, but with the tokens of the stop string."""
         vocab_size = self.model.config.vocab_size
+        vocabulary = self.vocabulary if vocabulary is None else vocabulary
         shared = shared_rules(vocab_size, stop_ids, stop_strings, vocabulary)
         masks = (
             None
@@ -319,6 +332,7 @@ class LLMEngine:
             constants=(shared,), prefix_cache=prefix_cache, max_new_tokens=max_new_tokens
         )
         for index, row in self._run(self._generate, cut, inputs, description, **options):
+            _require_finite(NOT_FINITE not in row, index)
             ended = np.flatnonzero((row < 0) | np.isin(row, list(stop_ids)))
             answers[index] = row[: ended[0] if len(ended) else None].tolist()
         return answers
@@ -393,6 +407,15 @@ class LLMEngine:
             return function(self.model, self.mesh, *args, **kwargs)
 
         return jax.jit(traced, static_argnames=static)
+
+
+def _require_finite(finite: bool | np.bool_, index: int) -> None:
+    if not finite:
+        raise DataError(
+            f"prompt {index}: the language model's logits are not finite (NaN or infinity), so "
+            "they choose no token; its weights may be damaged, or a fast type overflows: try "
+            "--config.llm_options.dtype=float32"
+        )
 
 
 def _collect(batch: Batch, result: jax.Array) -> Iterator[tuple[int, np.ndarray]]:

@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from v2l_jax.llm.generation_rules import RowRules, SharedRules
 from v2l_jax.llm.llama import KVCache, Llama, with_room
 from v2l_jax.llm.llama_sharding import cache_spec
 from v2l_jax.llm.token_trie import TokenTrie
+
+NOT_FINITE = -2
+"""Stands for the token of a row whose logits are not finite: their largest would mean nothing."""
 
 _LOGITS_CHUNK = 512  # rows of [rows, vocabulary] logits held at a time
 
@@ -97,7 +100,8 @@ def choose_by_trie(
     *,
     steps: int,
 ) -> Int[Array, " batch"]:
-    """Greedy walk down each row's trie; returns the answers at the leaves.
+    """Greedy walk down each row's trie; returns the answers at the leaves, NOT_FINITE where a row's
+    logits are not.
 
     Args:
       model, mesh, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
@@ -114,10 +118,11 @@ def choose_by_trie(
         )
         best = scores.argmax(-1)
         child = trie.children[at, node, best]
-        return allowed[at, best], child, trie.tokens[at, child, 0] < 0
+        token, broken = _checked(allowed[at, best], scores)
+        return token, child, broken | (trie.tokens[at, child, 0] < 0)
 
     contexts = _select(contexts, chosen, mesh)
-    leaves, _ = _decode(
+    leaves, new = _decode(
         model,
         mesh,
         params,
@@ -130,7 +135,7 @@ def choose_by_trie(
         steps,
         jnp.zeros_like(at, bool),
     )
-    return trie.answers[at, leaves]
+    return jnp.where((new == NOT_FINITE).any(1), NOT_FINITE, trie.answers[at, leaves])
 
 
 def generate(
@@ -147,7 +152,8 @@ def generate(
     *,
     max_new_tokens: int,
 ) -> Int[Array, "batch new"]:
-    """Tokens of each row, with the one that ended it, -1 after that.
+    """Tokens of each row, with the one that ended it, -1 after that; NOT_FINITE ends a row whose
+    logits are not.
 
     Args:
       model, mesh, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
@@ -166,7 +172,8 @@ def generate(
         choice = logits.argmax(-1)
         token = choice if ids is None else jnp.take_along_axis(ids, choice[:, None], axis=1)[:, 0]
         state, ended = shared.follow(state, token)
-        return token, state, ended | (step + 1 >= rows.limits)
+        token, broken = _checked(token, logits)
+        return token, state, ended | broken | (step + 1 >= rows.limits)
 
     contexts = _select(contexts, chosen, mesh)
     state, done = jnp.zeros_like(starts), rows.limits == 0
@@ -184,6 +191,16 @@ def generate(
         done,
     )
     return new
+
+
+def _checked(
+    token: Int[Array, " batch"], logits: Float[Array, "batch choices"]
+) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
+    """NOT_FINITE in place of tokens that were chosen from logits with NaN or infinity, and which
+    these are.
+    """
+    broken = ~jnp.isfinite(logits.max(-1))
+    return jnp.where(broken, NOT_FINITE, token), broken
 
 
 def _decode(

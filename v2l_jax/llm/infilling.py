@@ -10,6 +10,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
+from v2l_jax.errors import DataError
 from v2l_jax.llm.llama import Llama, with_room
 from v2l_jax.llm.lora import Adapters
 from v2l_jax.parallel.mesh import batch_shards, shard_batch
@@ -46,6 +47,9 @@ def fill_in(
 
     Returns:
       Indices into `allowed` of the likeliest token at every position, hidden or not.
+
+    Raises:
+      DataError: the model's logits are not finite.
     """
     shards = batch_shards(mesh) if mesh else 1
     size = -(-min(batch_size, len(given)) // shards) * shards
@@ -55,6 +59,12 @@ def fill_in(
         batch = (questions[rows], given[rows], masks[rows])
         batch = shard_batch(batch, mesh) if mesh else batch
         answer = np.asarray(_fill_in(model, params, adapters, jnp.asarray(allowed), *batch))
+        if (answer < 0).any():
+            raise DataError(
+                "the language model's logits are not finite (NaN or infinity), so they choose no "
+                "token; its weights or adapters may be damaged, or a fast type overflows: try "
+                "--config.llm_options.dtype=float32"
+            )
         filled.append(answer[: len(given) - start])
     return np.concatenate(filled)
 
@@ -80,8 +90,10 @@ def _fill_in(
         hidden, cache = carry
         position, given, mask = xs
         logits = jnp.asarray(apply(hidden, method="logits"))
-        word = logits[:, allowed].argmax(-1)
-        token = jnp.where(mask, allowed[word], given)
+        permitted = logits[:, allowed]
+        finite = jnp.isfinite(permitted.max(-1))
+        word = jnp.where(finite, permitted.argmax(-1), -1)
+        token = jnp.where(mask, allowed[jnp.maximum(word, 0)], given)
         positions = jnp.full((images, 1), start + position)
         hidden, cache = forward(token[:, None], positions, (), cache)
         return (hidden[:, 0], cache), word

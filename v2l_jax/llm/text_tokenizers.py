@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
+from absl import logging
 
 from v2l_jax.errors import AssetError
 from v2l_jax.llm import gguf_tokenizers
@@ -88,6 +89,48 @@ class TextTokenizer:
     def token_texts(self) -> list[str]:
         """`token_text` of every id, in order."""
         return [self.token_text(i) for i in range(self.vocab_size)]
+
+
+def existing_ids(tokenizer: TextTokenizer, rows: int) -> list[int]:
+    """The ids that stand for a token and have a row in an embedding table of `rows` rows; a table
+    may be padded, and a vocabulary may have gaps.
+    """
+    known = enumerate(tokenizer.token_bytes[:rows])
+    return [i for i, token in known if token or i in tokenizer.special_ids]
+
+
+def check_fits(tokenizer: TextTokenizer, rows: int, where: str) -> None:
+    """Checks that every token which a text or the engine can need has a row in the embedding table.
+
+    Args:
+      tokenizer: the model's.
+      rows: of its embedding table.
+      where: what to call the model in an error.
+
+    Raises:
+      AssetError: tokens lie beyond the table.
+    """
+    ends = {i for i in (tokenizer.bos_id, tokenizer.eos_id) if i is not None}
+    beyond = [
+        i
+        for i in range(rows, tokenizer.vocab_size)
+        if tokenizer.token_bytes[i] and (i not in tokenizer.special_ids or i in ends)
+    ]
+    if beyond:
+        raise AssetError(
+            f"{where}: its tokenizer has {tokenizer.vocab_size} ids, but its embedding table "
+            f"{rows} rows; {len(beyond)} tokens, such as {tokenizer.token_text(beyond[0])!r}, have "
+            "none: give the tokenizer that belongs to these weights, or the weights that were "
+            "resized with it"
+        )
+    if tokenizer.vocab_size != rows:
+        logging.info(
+            "%s: %d ids in the tokenizer, %d rows in the embedding table; those without the other "
+            "are never chosen",
+            where,
+            tokenizer.vocab_size,
+            rows,
+        )
 
 
 def load_text_tokenizer(path: str | pathlib.Path) -> TextTokenizer:

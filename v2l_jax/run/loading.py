@@ -26,9 +26,10 @@ from v2l_jax.data.sources import (
     TfdsSource,
 )
 from v2l_jax.data.splits import split_held_out
+from v2l_jax.errors import DataError
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import Llama, load_llama
-from v2l_jax.llm.text_tokenizers import TextTokenizer, load_text_tokenizer
+from v2l_jax.llm.text_tokenizers import TextTokenizer, check_fits, existing_ids, load_text_tokenizer
 from v2l_jax.ops.batches import fill
 from v2l_jax.ops.cpu_settings import cpu_has
 from v2l_jax.parallel.mesh import make_mesh
@@ -46,8 +47,14 @@ class LanguageModel:
 
     def engine(self, mesh: Mesh, token_budget: int) -> LLMEngine:
         """The in-context engine over this model."""
+        rows = self.model.config.vocab_size
+        ids = existing_ids(self.tokenizer, rows)
         return LLMEngine(
-            self.model, self.params, mesh=mesh if mesh.size > 1 else None, token_budget=token_budget
+            self.model,
+            self.params,
+            mesh=mesh if mesh.size > 1 else None,
+            token_budget=token_budget,
+            vocabulary=None if len(ids) == rows else ids,
         )
 
 
@@ -109,7 +116,9 @@ def language_model(config: ConfigDict) -> LanguageModel:
     """
     dtype, devices = matmul_dtype(config.llm_options.dtype), mesh(config)
     sizes, params = load_llama(locate(config.llm), dtype, devices if devices.size > 1 else None)
-    return LanguageModel(config.llm, Llama(sizes, dtype), params, text_tokenizer(config))
+    tokenizer = text_tokenizer(config)
+    check_fits(tokenizer, sizes.vocab_size, config.llm)
+    return LanguageModel(config.llm, Llama(sizes, dtype), params, tokenizer)
 
 
 def text_tokenizer(config: ConfigDict) -> TextTokenizer:
@@ -187,7 +196,14 @@ def encode_images(
     for batch in progress_bar(loader, description, "batch", total=-(-len(source) // batch_size)):
         images, count = fill(batch["image"], batch_size)
         rows.append(np.asarray(encode(params, images))[:count])
-    return np.concatenate(rows)
+    vectors = np.concatenate(rows)
+    if not np.isfinite(vectors).all():
+        raise DataError(
+            f"{description}: the tower {tower.name} gives vectors that are not finite for "
+            f"{int((~np.isfinite(vectors)).any(1).sum())} of {len(vectors)} images; its weights "
+            "may be damaged, or a fast type overflows: try --config.tower_options.dtype=float32"
+        )
+    return vectors
 
 
 @dataclasses.dataclass(frozen=True)
