@@ -1,12 +1,19 @@
 """Reading captioned images: COCO's JSON and pictures with a text beside them, whole and damaged."""
 
+import codecs
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from v2l_jax.data.captions import CaptionedImages, choose_images, read_coco_captions, read_stamps
+from v2l_jax.data.captions import (
+    CaptionedImages,
+    choose_images,
+    read_coco_captions,
+    read_stamps,
+    without,
+)
 from v2l_jax.data.sources import Source
 from v2l_jax.errors import DataError
 
@@ -167,3 +174,19 @@ def test_too_few_readable_images_are_an_error(tmp_path):
     source = CaptionedImages((str(tmp_path / "gone.png"),) * 3, (("a",),) * 3)
     with pytest.raises(DataError, match="there are 0; 3 cannot be read, the first is .*gone.png"):
         choose_images(source, 1, 1, seed=0)
+
+
+def test_images_without_a_scorable_caption_are_left_out_with_a_count(caplog):
+    source = CaptionedImages(("a.png", "b.png"), ((".",), ("a dog", ".")))
+    kept = without(source, lambda captions: any(len(text) > 1 for text in captions))
+    assert kept.paths == ("b.png",) and kept.captions == (("a dog", "."),)
+    assert "left out 1 of 2 images" in caplog.text
+    with pytest.raises(DataError, match="none of the 2 images"):
+        without(source, lambda captions: False)
+
+
+def test_a_byte_order_mark_before_the_json_is_read(coco):
+    annotations, images = coco()
+    plain = read_coco_captions(annotations, images)
+    annotations.write_bytes(codecs.BOM_UTF8 + annotations.read_bytes())
+    assert read_coco_captions(annotations, images) == plain

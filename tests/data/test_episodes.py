@@ -198,3 +198,52 @@ def test_photos_of_episodes_are_a_source(tmp_path):
         DataError, match=r"1 of 2 photos of the episodes are missing, first .*b\.png"
     ):
         EpisodePhotos([str(tmp_path / "a.png"), str(tmp_path / "b.png")])
+
+
+LINES = ("warm/0.png,cold/1.png,cold/13.png", "warm/2.png,cold/3.png,warm/14.png")
+
+
+def test_the_class_is_the_folder_that_holds_the_image(tmp_path):
+    deep = _file(tmp_path, "2_way_1_shot.csv", *(line.replace(",", ",test/") for line in LINES))
+    assert [e.class_names for e in deep.episodes] == [("cold", "warm")] * 2
+    deep = _file(tmp_path, "windows.csv", *(line.replace("/", "\\") for line in LINES))
+    assert deep.episodes[0].query.class_name == "cold"
+    assert deep.paths[0] == str(tmp_path / "warm/0.png")
+
+
+@pytest.mark.parametrize(
+    "name, lines, message",
+    [
+        ("2_way_1_shot.csv", ["a/0.png,a/1.png,a/2.png"], "line 1 shows 1 classes .*2 ways"),
+        ("2_way_1_shot.csv", [LINES[0], "a/1,a/2,b/1,b/2,a/3"], "line 2 has 2 shots of a.*1 shots"),
+        ("2_way_1_shot.csv", ["a/1,b/2,c/3,a/9"], "shows 3 classes"),
+        ("5-way-3-shot.csv", [LINES[0]], "5 ways"),
+        ("any.csv", ["a/1,b/2,a/1"], "line 1: the query 'a/1' is one of the shots"),
+    ],
+)
+def test_ways_shots_and_query_are_what_the_file_says(name, lines, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        _file(tmp_path, name, *lines)
+
+
+def test_ways_and_shots_asked_for_are_checked(tmp_path):
+    (tmp_path / "any.csv").write_text("\n".join(LINES))
+    assert len(read_episode_csv(tmp_path / "any.csv", tmp_path, 2, 1).episodes) == 2
+    for ways, shots in ((5, 1), (2, 3)):
+        with pytest.raises(DataError, match="asked for"):
+            read_episode_csv(tmp_path / "any.csv", tmp_path, ways, shots)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_class(encoding, tmp_path):
+    (tmp_path / "marked.csv").write_text("\n".join(LINES), encoding=encoding)
+    file = read_episode_csv(tmp_path / "marked.csv", tmp_path)
+    assert file.episodes[0].class_names == ("cold", "warm")
+    (tmp_path / "lemmas.txt").write_text("n02\tcafé\n", encoding=encoding)
+    assert read_class_names(tmp_path / "lemmas.txt") == {"n02": "café"}
+
+
+def test_another_encoding_is_named(tmp_path):
+    (tmp_path / "latin.csv").write_bytes("warm/0.png,café/1.png,café/2.png".encode("latin-1"))
+    with pytest.raises(DataError, match="latin.csv, line 1: byte 0xe9 is not UTF-8"):
+        read_episode_csv(tmp_path / "latin.csv", tmp_path)

@@ -68,6 +68,44 @@ def test_vqa_v2_joins_questions_and_annotations(vqa_v2):
     assert [q.answer for q in questions.read_vqa_v2(*paths)] == ["red", "yes"]
 
 
+@pytest.mark.parametrize(
+    "which, key, value, message",
+    [
+        ("annotated", "answers", None, "annotations.json, question 42001: 'answers' is null"),
+        ("annotated", "answers", "yes", "'answers' is 'yes', but must be a list"),
+        ("annotated", "answers", [{"answer": None}], "'answer' is None"),
+        ("annotated", "answers", [None], "lacks 'answer'"),
+        ("annotated", "question_id", [1], r"'question_id' is \[1\]"),
+        ("asked", "image_id", "abc.jpg", "image_id 'abc.jpg' is not the number"),
+        ("asked", "image_id", None, "'image_id' is None"),
+    ],
+)
+def test_vqa_v2_values_that_cannot_be_are_one_line(vqa_v2, which, key, value, message):
+    asked_path, annotated_path, images, asked, annotated, _ = vqa_v2
+    {"asked": asked["questions"], "annotated": annotated["annotations"]}[which][0][key] = value
+    asked_path.write_text(json.dumps(asked))
+    annotated_path.write_text(json.dumps(annotated))
+    with pytest.raises(DataError, match=message) as caught:
+        questions.read_vqa_v2(asked_path, annotated_path, images)
+    assert "\n" not in str(caught.value)
+
+
+def test_vqa_v2_reads_marks_and_numbers_written_as_text(vqa_v2):
+    asked_path, annotated_path, images, asked, _, _ = vqa_v2
+    plain = questions.read_vqa_v2(asked_path, annotated_path, images)
+    asked["questions"][0]["image_id"] = "42"
+    asked_path.write_text(json.dumps(asked), encoding="utf-8-sig")
+    assert questions.read_vqa_v2(asked_path, annotated_path, images) == plain
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '{"questions": 3}', "[" * 100_000])
+def test_what_is_no_question_file_is_one_line(vqa_v2, content):
+    asked_path, annotated_path, images, *_ = vqa_v2
+    asked_path.write_text(content)
+    with pytest.raises(DataError, match="questions.json"):
+        questions.read_vqa_v2(asked_path, annotated_path, images)
+
+
 def test_vqa_v2_errors_name_file_and_question(vqa_v2):
     asked_path, annotated_path, images, asked, annotated, _ = vqa_v2
     read = lambda: questions.read_vqa_v2(asked_path, annotated_path, images)

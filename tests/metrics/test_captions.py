@@ -14,6 +14,7 @@ from v2l_jax.metrics.captions import (
     bleu_4,
     bootstrap_interval,
     caption_results,
+    has_words,
     score_captions,
     tokenize,
 )
@@ -247,3 +248,20 @@ def test_what_cannot_be_scored_is_named():
         score_captions(["a", "b"], [["a"], ["?."]])
     with pytest.raises(DataError, match="image 0 holds no word"):
         score_captions(["a"], [[]])
+
+
+def test_references_without_a_word_count_as_empty_ones_as_in_cocos_evaluation():
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    captions = ["a black dog runs", "two cats on a mat"]
+    references = [["a black dog runs", "."], ["\U0001f431", "two cats on a rug"]]
+    scores = score_captions(captions, references)
+    truths = {0: ["a black dog runs", ""], 1: ["", "two cats on a rug"]}
+    guesses = {i: [caption] for i, caption in enumerate(captions)}
+    np.testing.assert_allclose(scores.cider, Cider().compute_score(truths, guesses)[1])
+    np.testing.assert_allclose(scores.rouge_l, Rouge().compute_score(truths, guesses)[1])
+
+
+def test_images_none_of_whose_references_has_a_word_are_told_apart():
+    assert has_words([".", "a dog"]) and not has_words([".", "\U0001f431", ""])

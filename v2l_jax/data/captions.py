@@ -2,19 +2,21 @@
 it.
 """
 
+import codecs
 import dataclasses
-import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 from jaxtyping import Int
 
+from v2l_jax.data.image_files import walk
 from v2l_jax.data.images import EXTENSIONS, CorruptImageError, decode_image
 from v2l_jax.data.sources import Record, StrPath
 from v2l_jax.errors import DataError
+from v2l_jax.formats.text_files import decode_text, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,7 @@ def read_stamps(folder: StrPath) -> CaptionedImages:
             f"no folder {root}; give a folder of pictures with a .txt beside each, such as Tux "
             "Paint's stamps"
         )
-    pictures = sorted(path for path in root.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    pictures = sorted(path for path in walk(root) if path.suffix.lower() in EXTENSIONS)
     pairs = ((path, _description(path.with_suffix(".txt"))) for path in pictures)
     return _captioned(
         pairs,
@@ -157,6 +159,24 @@ def choose_images(
     return _take(source, readable[examples:]), _take(source, readable[:examples])
 
 
+def without(source: CaptionedImages, keep: Callable[[Sequence[str]], bool]) -> CaptionedImages:
+    """The images whose captions `keep` says yes to; how many were left out is logged.
+
+    Raises:
+      DataError: none is left.
+    """
+    kept = [i for i, captions in enumerate(source.captions) if keep(captions)]
+    if not kept:
+        raise DataError(f"none of the {len(source)} images has a caption with a word")
+    if len(kept) < len(source):
+        logging.warning(
+            "left out %d of %d images: none of their captions holds a word",
+            len(source) - len(kept),
+            len(source),
+        )
+    return _take(source, kept)
+
+
 def _take(source: CaptionedImages, indices: Sequence[int]) -> CaptionedImages:
     return CaptionedImages(
         tuple(source.paths[i] for i in indices), tuple(source.captions[i] for i in indices)
@@ -181,19 +201,19 @@ def _captioned(
 def _description(path: pathlib.Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
-    first = (path.read_text(encoding="utf-8", errors="replace").splitlines() or [""])[0]
+    content = path.read_bytes()
+    if not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.partition(b"\n")[0]  # lines of other languages have other encodings
+    first = (decode_text(content, str(path), DataError).splitlines() or [""])[0]
     return () if ".utf8=" in first.partition(" ")[0] else (first,)
 
 
 def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise DataError(
             f"no caption file {path}; download COCO's annotations, or name your own file"
-        ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"cannot read the caption file {path}: {error}") from error
+        )
+    return read_json(path, DataError, None)
 
 
 def _records(content: Any, name: str, path: StrPath) -> Sequence[Any]:

@@ -1,10 +1,12 @@
 """Few-shot episodes: which photos are shown with their class, and which one is asked about."""
 
+import collections
 import csv
 import dataclasses
 import functools
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from jaxtyping import Int
 
 from v2l_jax.data.images import decode_image
 from v2l_jax.errors import DataError
+from v2l_jax.formats.text_files import read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,27 +159,43 @@ def _draw(i, class_names, ways, shots, seed, query_pools, shot_pools) -> Episode
     )
 
 
-def read_episode_csv(path: str | os.PathLike, root: str | os.PathLike) -> EpisodeFile:
+def read_episode_csv(
+    path: str | os.PathLike,
+    root: str | os.PathLike,
+    ways: int | None = None,
+    shots: int | None = None,
+) -> EpisodeFile:
     """Reads episodes in the published format: lines `{wnid}/{file},…,` whose last image is the
-    query.
+    query. An image's class is the folder that holds it, however deep it lies.
 
     Args:
       path: the CSV file.
       root: folder that holds the class folders; not looked into.
+      ways, shots: classes of each episode and shots of each class; by default what the file's name
+        says ("2_way_1_shot"), and anything where it says nothing.
 
     Raises:
-      DataError: the file is missing or empty, or a line is not in the format.
+      DataError: the file is missing, empty, or in another encoding than UTF-8 or UTF-16; a line is
+        not in the format, has other classes or shots, or asks about an image that it shows.
     """
     path, root = pathlib.Path(path), pathlib.Path(root)
     if not path.is_file():
         raise DataError(f"no episode file {path}")
+    said = re.search(r"(\d+)_?-?way_?-?(\d+)_?-?shot", path.name)
+    ways = ways or (int(said[1]) if said else None)
+    shots = shots or (int(said[2]) if said else None)
     position: dict[str, int] = {}
     episodes = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            images = [image.strip() for image in row if image.strip()]
-            if images:
-                episodes.append(_parse_line(images, position, f"{path}, line {number}"))
+    try:
+        rows = list(csv.reader(read_text(path, DataError).splitlines()))
+    except csv.Error as error:
+        raise DataError(f"{path} is not a CSV file ({error})") from error
+    for number, row in enumerate(rows, 1):
+        images = [image.strip() for image in row if image.strip()]
+        if images:
+            where = f"{path}, line {number}"
+            episodes.append(_parse_line(images, position, where))
+            _check_episode(episodes[-1], ways, shots, where)
     if not episodes:
         raise DataError(f"{path} holds no episodes")
     return EpisodeFile(tuple(episodes), tuple(str(root / image) for image in position))
@@ -185,14 +204,33 @@ def read_episode_csv(path: str | os.PathLike, root: str | os.PathLike) -> Episod
 def _parse_line(images: list[str], position: dict[str, int], where: str) -> Episode:
     examples = []
     for image in images:
-        wnid, slash, file = image.partition("/")
-        if not (wnid and slash and file):
+        folder, slash, file = image.replace("\\", "/").rpartition("/")
+        class_name = folder.rpartition("/")[2]
+        if not (class_name and slash and file):
             raise DataError(f"{where}: {image!r} is not of the form class/file")
-        examples.append(Example(position.setdefault(image, len(position)), wnid))
+        place = f"{folder}/{file}"
+        examples.append(Example(position.setdefault(place, len(position)), class_name))
     *shots, query = examples
     if query.class_name not in {shot.class_name for shot in shots}:
         raise DataError(f"{where}: no shot shows the query's class {query.class_name}")
+    if query.index in {shot.index for shot in shots}:
+        raise DataError(f"{where}: the query {images[-1]!r} is one of the shots")
     return Episode(tuple(shots), query, tuple(sorted({shot.class_name for shot in shots})))
+
+
+def _check_episode(episode: Episode, ways: int | None, shots: int | None, where: str) -> None:
+    if ways is not None and len(episode.class_names) != ways:
+        raise DataError(
+            f"{where} shows {len(episode.class_names)} classes "
+            f"({', '.join(episode.class_names[:4])}), but episodes of {ways} ways are asked for"
+        )
+    counts = collections.Counter(shot.class_name for shot in episode.shots)
+    for name, count in counts.items():
+        if shots is not None and count != shots:
+            raise DataError(
+                f"{where} has {count} shots of {name}, but episodes of {shots} shots a class are "
+                "asked for; give the file of that many shots"
+            )
 
 
 def rename_classes(file: EpisodeFile, names: Mapping[str, str]) -> EpisodeFile:
@@ -275,6 +313,6 @@ class EpisodePhotos:
 
 def read_class_names(path: str | os.PathLike) -> dict[str, str]:
     """The first name of each WordNet id in a file of lines "id<tab>name, name, …"."""
-    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, DataError).splitlines()
     pairs = (line.split("\t", 1) for line in lines if "\t" in line)
     return {wnid.strip(): names.split(",")[0].strip() for wnid, names in pairs}

@@ -8,11 +8,26 @@ import zlib
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from v2l_jax.errors import DataError
 
-EXTENSIONS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# Formats that Pillow only recognises, or hands to another program.
+_NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+
+Image.init()
+EXTENSIONS = frozenset(
+    ending
+    for ending, format in Image.registered_extensions().items()
+    if format in Image.OPEN and format not in _NOT_DECODED
+)
+"""Endings of the names of files that Pillow opens, in lower case."""
+
+_SAMPLE_FORMAT = 339  # the tag of a TIFF that tells signed integers (2) from unsigned (1)
+
+# Sound PNGs carry larger texts and colour profiles than Pillow allows by default, 1 MB.
+PngImagePlugin.MAX_TEXT_CHUNK = 1 << 26
+PngImagePlugin.MAX_TEXT_MEMORY = 1 << 27
 
 # What Pillow's decoders raise on files that are cut short, tampered with, or not images at all.
 _DECODER_ERRORS = (
@@ -43,8 +58,10 @@ def decode_image(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes a whole image file.
 
-    The EXIF orientation is applied; grayscale, palette, CMYK and 16-bit images are converted;
-    transparent pixels are composited over white; of an animation the first frame is taken.
+    The EXIF orientation is applied; grayscale, palette, CMYK, 16-bit and 32-bit images are
+    converted; transparent pixels are composited over white; of an animation the first frame is
+    taken. White is 65535 in 16-bit grayscale. A 32-bit file does not say what is white: 255, as in
+    Pillow's own conversion, unless there are higher values, then 65535, then the type's highest.
 
     Args:
       source: a path, or the file's bytes.
@@ -60,7 +77,7 @@ def decode_image(
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             image.load()
-            return np.array(_to_rgb(_upright(image)))
+            return np.array(_to_rgb(_upright(image), image))
     except _DECODER_ERRORS as error:
         raise CorruptImageError(name, _reason(error)) from error
 
@@ -80,14 +97,29 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, opened: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range")
-    if image.mode.startswith("I"):  # 16-bit grayscale: 65535 is white
-        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(np.round(levels / 257).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64)
+        white = 65535
+        if image.mode == "I" and opened.format not in ("PNG", "PPM"):
+            levels, white = _levels_of_32_bits(levels, opened)
+        eight_bits = np.round(np.clip(levels, 0, white) * (255 / white)).astype(np.uint8)
+        return Image.fromarray(eight_bits).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _levels_of_32_bits(levels: np.ndarray, opened: Image.Image) -> tuple[np.ndarray, int]:
+    """Levels, unsigned where a TIFF says so, and which of them is white."""
+    formats = getattr(opened, "tag_v2", {}).get(_SAMPLE_FORMAT, (2,))
+    signed = formats[0] == 2 if isinstance(formats, tuple) else formats == 2
+    levels = levels if signed else levels & 0xFFFFFFFF
+    highest = int(levels.max(initial=0))
+    return levels, next(
+        white for white in (255, 65535, 0x7FFFFFFF if signed else 0xFFFFFFFF) if highest <= white
+    )

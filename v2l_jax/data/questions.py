@@ -4,17 +4,18 @@ kind of record.
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from v2l_jax.data.image_files import walk
 from v2l_jax.data.images import EXTENSIONS, decode_image
 from v2l_jax.data.sources import Record
 from v2l_jax.errors import DataError
+from v2l_jax.formats.text_files import read_json, read_text
 
 StrPath = str | os.PathLike
 
@@ -63,13 +64,13 @@ def read_vqa_v2(questions: StrPath, annotations: StrPath, images: StrPath) -> tu
     asked, answered = _read_json(questions), _read_json(annotations)
     files = _image_files(images)
     by_question = {
-        _field(row, "question_id", annotations): row
-        for row in _field(answered, "annotations", annotations)
+        _key(row, "question_id", annotations): row
+        for row in _listed(answered, "annotations", annotations)
     }
     subset = str(_field(asked, "data_subtype", questions)).replace("test-dev", "test")
     records = []
-    for row in _field(asked, "questions", questions):
-        number = _field(row, "question_id", questions)
+    for row in _listed(asked, "questions", questions):
+        number = _key(row, "question_id", questions)
         where = f"{questions}, question {number}"
         if number not in by_question:
             raise DataError(
@@ -77,10 +78,10 @@ def read_vqa_v2(questions: StrPath, annotations: StrPath, images: StrPath) -> tu
                 "subset"
             )
         annotation, answers = by_question[number], f"{annotations}, question {number}"
-        image = f"COCO_{subset}_{int(_field(row, 'image_id', where)):012d}.jpg"
+        image = f"COCO_{subset}_{_image_number(row, where):012d}.jpg"
         people = tuple(
-            str(_field(person, "answer", answers))
-            for person in _field(annotation, "answers", answers)
+            str(_key(person, "answer", answers))
+            for person in _listed(annotation, "answers", answers)
         )
         if not people:
             raise DataError(f"{answers} lists no answer")
@@ -146,7 +147,7 @@ def read_easy_vqa(folder: StrPath) -> tuple[Question, ...]:
     """
     path = pathlib.Path(folder) / "questions.json"
     images = path.parent / "images"
-    rows, files = _read_json(path), _image_files(images)
+    rows, files = _read_json(path, list), _image_files(images)
     records = []
     for number, row in enumerate(rows, 1):
         where = f"{path}, entry {number}"
@@ -211,31 +212,19 @@ class QuestionImages:
         return {"image": decode_image(path), "label": -1, "path": path}
 
 
-def _read_json(path: StrPath) -> Any:
-    try:
-        return json.loads(pathlib.Path(path).read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(
-            f"no file {path}; see v2l_jax/data/questions.py for what each set consists of"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {error.lineno} is not valid JSON ({error.msg}); download it again"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); download it again") from error
+def _read_json(path: StrPath, kind: type[dict] | type[list] = dict) -> Any:
+    _require(pathlib.Path(path), "see v2l_jax/data/questions.py for what each set consists of")
+    return read_json(path, DataError, kind)
 
 
 def _read_lines(path: pathlib.Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError as error:
-        raise DataError(
-            f"no file {path}; a COCO-QA split has questions.txt, answers.txt, img_ids.txt, "
-            "types.txt"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); download it again") from error
+    _require(path, "a COCO-QA split has questions.txt, answers.txt, img_ids.txt, types.txt")
+    return [line.strip() for line in read_text(path, DataError).splitlines()]
+
+
+def _require(path: pathlib.Path, remedy: str) -> None:
+    if not path.exists():
+        raise DataError(f"no file {path}; {remedy}")
 
 
 def _field(row: Any, key: str, where: StrPath) -> Any:
@@ -244,22 +233,41 @@ def _field(row: Any, key: str, where: StrPath) -> Any:
     return row[key]
 
 
+def _listed(row: Any, key: str, where: StrPath) -> list[Any]:
+    value = _field(row, key, where)
+    if not isinstance(value, list):
+        raise DataError(
+            f"{os.fspath(where)}: {key!r} is {'null' if value is None else repr(value)[:40]}, but "
+            "must be a list; give annotations with answers"
+        )
+    return value
+
+
+def _key(row: Any, key: str, where: StrPath) -> int | str:
+    value = _field(row, key, where)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise DataError(f"{os.fspath(where)}: {key!r} is {value!r}, but must be a number or a text")
+    return value
+
+
+def _image_number(row: Any, where: str) -> int:
+    """The number of a COCO image, which may be written as a text."""
+    value = _key(row, "image_id", where)
+    if isinstance(value, str) and not value.isdecimal() or int(value) < 0:
+        raise DataError(
+            f"{where}: image_id {value!r} is not the number of a COCO image; only VQA on COCO "
+            "images is read"
+        )
+    return int(value)
+
+
 def _image_files(folder: StrPath) -> dict[str, str]:
     """Name → path of every image below a folder."""
-    found: dict[str, str] = {}
-    for root, _, names in os.walk(folder):
-        found |= {name: os.path.join(root, name) for name in _images(names)}
+    files = (path for path in walk(folder) if path.suffix.lower() in EXTENSIONS)
+    found = {path.name: str(path) for path in files if not path.name.startswith(".")}
     if not found:
         raise DataError(f"no images below {folder}; give the folder that holds them")
     return found
-
-
-def _images(names: Iterable[str]) -> Iterator[str]:
-    return (
-        name
-        for name in sorted(names)
-        if os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
-    )
 
 
 def _coco_id(name: str) -> int | None:

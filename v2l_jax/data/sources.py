@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from absl import logging
 
-from v2l_jax.data.images import EXTENSIONS, CorruptImageError, decode_image
+from v2l_jax.data.image_files import (
+    BROKEN_LINKS,
+    EMPTY,
+    LOOSE,
+    NOT_READ,
+    Found,
+    find_images,
+    in_words,
+)
+from v2l_jax.data.images import CorruptImageError, decode_image
 from v2l_jax.data.transforms import shrink
 from v2l_jax.errors import DataError
 from v2l_jax.progress import progress_bar
@@ -50,9 +59,9 @@ class ImageFolder:
     """Image files under one or several folders; a sub-folder is a class, its name the class name.
 
     A root that holds images but no class folders is a flat photo set: label -1, class name "".
-    Unless `verify` is off, every file is read and decoded once, in parallel: corrupt files are left
-    out and named in one warning, and of files with identical bytes the first (in path order) stays.
-    Nothing is written.
+    Links are followed. Unless `verify` is off, every file is read and decoded once, in parallel:
+    corrupt files are left out, and of files with identical bytes the first (in path order) stays.
+    Whatever is left out is counted in one warning. Nothing is written.
 
     Attributes:
       class_names: sorted class names; empty for flat sets.
@@ -61,6 +70,8 @@ class ImageFolder:
       content_hashes: sha256 of each file (empty without `verify`).
       skipped: (path, reason) of each corrupt file.
       duplicates: (path, the path it repeats) of each dropped copy.
+      left_out: how many files were left out for each other reason, in words, and corrupt ones and
+        copies; "" where none was.
     """
 
     def __init__(
@@ -90,9 +101,8 @@ class ImageFolder:
         self._roots = [
             pathlib.Path(r) for r in ([roots] if isinstance(roots, str | os.PathLike) else roots)
         ]
-        found = [
-            pair for root in self._roots for pair in _list_images(root, rename or {}, labelled)
-        ]
+        scans = [find_images(root, rename or {}, labelled) for root in self._roots]
+        found = [pair for scan in scans for pair in scan.images]
         if classes is not None:
             found = [(path, name) for path, name in found if name in classes]
             if missing := sorted(set(classes) - {name for _, name in found}):
@@ -102,14 +112,17 @@ class ImageFolder:
                 )
         if not found:
             raise DataError(
-                f"no images in {self._where()}: looked for {_extensions()} files in it and its "
-                "sub-folders"
+                f"no images in {self._where()}: looked for .bmp .gif .jpeg .jpg .png .tiff .webp "
+                "files in it and its sub-folders, and for what else Pillow opens"
             )
         self.skipped: tuple[tuple[str, str], ...] = ()
         self.duplicates: tuple[tuple[str, str], ...] = ()
         self.content_hashes: tuple[str, ...] = ()
+        self._other_class: list[str] = []
+        count = len(found)
         if verify:
             found = self._verify(found, threads)
+        self.left_out = self._say(scans, count)
         if not found:
             raise DataError(
                 f"none of the {len(self.skipped)} images in {self._where()} can be read; replace "
@@ -138,6 +151,7 @@ class ImageFolder:
     ) -> list[tuple[pathlib.Path, str]]:
         """Drops corrupt files and copies, remembering both; fills `content_hashes`."""
         kept, skipped, duplicates, first_with = [], [], [], {}
+        copies, digest_of, class_of = [], {}, {}
         with ThreadPoolExecutor(threads) as pool:
             checks = pool.map(_check, [path for path, _ in found])
             checks = (
@@ -150,57 +164,49 @@ class ImageFolder:
                     skipped.append((str(path), reason))
                 elif digest in first_with:
                     duplicates.append((str(path), first_with[digest]))
+                    copies.append((str(path), name))
+                    digest_of[str(path)] = digest
                 else:
                     first_with[digest] = str(path)
+                    class_of[str(path)] = name
                     kept.append((path, name))
         self.skipped, self.duplicates, self.content_hashes = (
             tuple(skipped),
             tuple(duplicates),
             tuple(first_with),
         )
-        if skipped:
-            named = "; ".join(f"{path} ({reason})" for path, reason in skipped)
-            logging.warning(
-                "skipped %d corrupt image(s) of %d: %s", len(skipped), len(found), named
-            )
+        self._other_class = [
+            path for (path, name) in copies if name != class_of[first_with[digest_of[path]]]
+        ]
         return kept
 
-
-def _extensions() -> str:
-    return " ".join(sorted(EXTENSIONS))
-
-
-def _list_images(
-    root: pathlib.Path, rename: Mapping[str, str], labelled: bool
-) -> list[tuple[pathlib.Path, str]]:
-    """(file, class name) of every image under the root, sorted; class "" where the root itself
-    holds the images.
-    """
-    if not root.is_dir():
-        raise DataError(f"no folder {root}; give a folder of images, or of one sub-folder a class")
-    if not labelled:
-        return [(path, "") for path in _images_in(root, "**/*")]
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir() and not _is_hidden(entry))
-    listed = [
-        (path, rename.get(folder.name, folder.name))
-        for folder in folders
-        for path in _images_in(folder, "**/*")
-    ]
-    return listed or [(path, "") for path in _images_in(root, "*")]
-
-
-def _images_in(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
-    matches = folder.glob(pattern)
-    hidden = lambda path: any(
-        _is_hidden(pathlib.Path(part)) for part in path.relative_to(folder).parts
-    )
-    return sorted(
-        p for p in matches if p.suffix.lower() in EXTENSIONS and not hidden(p) and p.is_file()
-    )
+    def _say(self, scans: Sequence[Found], count: int) -> str:
+        """Logs what was left out, in one line; returns it."""
+        reasons: dict[str, list[str]] = {}
+        for scan in scans:
+            for reason, paths in scan.left_out.items():
+                reasons.setdefault(reason, []).extend(paths)
+        elsewhere = set(self._other_class)
+        reasons[COPIES] = [path for path, _ in self.duplicates if path not in elsewhere]
+        reasons[CONFLICTS] = self._other_class
+        words = in_words(reasons)
+        if self.skipped:
+            named = "; ".join(f"{path} ({reason})" for path, reason in self.skipped)
+            corrupt = f"skipped {len(self.skipped)} corrupt image(s) of {count}: {named}"
+            words = f"{corrupt}; left out: {words}" if words else corrupt
+        elif words:
+            words = f"left out: {words}"
+        harmless = not self.skipped and not any(reasons.get(r) for r in WORTH_A_WARNING)
+        if words:
+            logging.log(
+                logging.INFO if harmless else logging.WARNING, "%s: %s", self._where(), words
+            )
+        return words
 
 
-def _is_hidden(path: pathlib.Path) -> bool:
-    return path.name.startswith(".") or path.name == "__MACOSX"
+COPIES = "copies of images that are there already"
+CONFLICTS = "copies of images of another class"
+WORTH_A_WARNING = (NOT_READ, LOOSE, EMPTY, BROKEN_LINKS, CONFLICTS)
 
 
 def _check(path: pathlib.Path) -> tuple[str, str | None]:

@@ -79,8 +79,12 @@ def read_json(
     try:
         value = json.loads(text)
     except json.JSONDecodeError as cause:
-        what = "is empty" if not text.strip() else f"is not valid JSON ({cause})"
-        raise error(f"{path} {what}; {remedy}") from cause
+        if not text.strip():
+            raise error(f"{path} is empty; {remedy}") from cause
+        raise error(
+            f"{path}, line {cause.lineno} is not valid JSON ({cause.msg}, column {cause.colno}); "
+            f"{remedy}"
+        ) from cause
     except (RecursionError, ValueError) as cause:  # nests too deep; a number of too many digits
         raise error(f"{path} is not valid JSON ({type(cause).__name__}); {remedy}") from cause
     if kind is not None and not isinstance(value, kind):

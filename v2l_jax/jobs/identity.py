@@ -140,7 +140,11 @@ def path_digest(path: str) -> str:
     place, digest = pathlib.Path(path), hashlib.sha256()
     if place.is_dir():
         for file in sorted(p for p in place.rglob("*") if p.is_file()):
-            digest.update(f"{file.relative_to(place)} {file.stat().st_size}\n".encode())
+            digest.update(
+                f"{file.relative_to(place)} {file.stat().st_size}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
             if file.suffix == ".json" and file.stat().st_size < _SETTINGS:
                 digest.update(file.read_bytes())
         return digest.hexdigest()[:16]

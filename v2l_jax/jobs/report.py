@@ -69,7 +69,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         notes=[
             f"No file beside the tower's weights says it, so it was assumed: {sentence}."
             for sentence in read_json(assumed_path(workdir), [])
-        ],
+        ]
+        + [f"Of the folders of images, {words}." for words in photos.left_out],
     )
     path = workdir / "report.html"
     with atomic_write(path) as draft:

@@ -70,15 +70,21 @@ def tokenize(caption: str) -> str:
     return " ".join(_TOKEN.findall(caption.lower().translate(_SPELLED)))
 
 
+def has_words(references: Sequence[str]) -> bool:
+    """Whether any of an image's references holds a word, so that a caption can be scored."""
+    return any(map(tokenize, references))
+
+
 def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
     """Scores one caption an image.
 
     Args:
       captions: as generated; an empty one scores 0.
-      references: of each image, at least one.
+      references: of each image, at least one with a word; one without, such as "." or an emoji,
+        counts as an empty one, as in COCO's evaluation.
 
     Raises:
-      DataError: no captions, or an image whose references hold no word.
+      DataError: no captions, or an image none of whose references holds a word.
     """
     from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
     from pycocoevalcap.cider.cider import Cider
@@ -88,9 +94,9 @@ def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]])
         raise DataError("there are no captions to score")
     hypotheses = {i: [tokenize(caption)] for i, caption in enumerate(captions)}
     truths = {i: [tokenize(text) for text in texts] for i, texts in enumerate(references)}
-    if wordless := [i for i, texts in truths.items() if not all(texts) or not texts]:
+    if wordless := [i for i, texts in truths.items() if not any(texts)]:
         raise DataError(
-            f"a reference of image {wordless[0]} holds no word: {list(references[wordless[0]])}"
+            f"image {wordless[0]} holds no word in any reference: {list(references[wordless[0]])}"
         )
     counts = []
     for i, truth in truths.items():

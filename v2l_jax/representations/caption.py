@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from v2l_jax.errors import DataError
+from v2l_jax.formats.text_files import read_json, read_text
 from v2l_jax.metrics.results import Scalar
 from v2l_jax.options import NAME, TEXT, option
 from v2l_jax.representations.base import ImageSet, Representation, Segments, Text, Written
@@ -55,7 +56,7 @@ class Options(Representation):
         if self.file:
             return _in_file(_read(loading.locate(self.file)), path)
         beside = pathlib.Path(path).with_suffix(self.suffix)
-        lines = beside.read_text(encoding="utf-8").split("\n") if beside.is_file() else []
+        lines = read_text(beside, DataError).split("\n") if beside.is_file() else []
         return _one_line(lines[0]) if lines else None
 
 
@@ -73,15 +74,22 @@ def _read(path: pathlib.Path) -> dict[str, str]:
     Raises:
       DataError: the file is neither a JSON object nor lines of two columns.
     """
-    content = path.read_text(encoding="utf-8")
+    content = read_text(path, DataError)
     if content.lstrip().startswith("{"):
-        pairs = json.loads(content).items()
+        pairs = read_json(path, DataError).items()
     else:
         lines = [line.split("\t", 1) for line in content.splitlines() if line.strip()]
         if not all(len(line) == 2 for line in lines):
             raise DataError(f"{path} is neither a JSON object nor lines image<tab>caption")
         pairs = reversed(lines)
-    return {image: _one_line(c if isinstance(c, str) else c[0]) for image, c in pairs}
+    return {image: _one_line(_first(c, f"{path}: the caption of {image}")) for image, c in pairs}
+
+
+def _first(caption: Any, where: str) -> str:
+    first = caption[0] if isinstance(caption, list) and caption else caption
+    if not isinstance(first, str):
+        raise DataError(f"{where} is {first!r}, but must be a text or a list of texts")
+    return first
 
 
 def _one_line(text: str) -> str:

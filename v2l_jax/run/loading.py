@@ -69,12 +69,14 @@ class Photos:
         `train`.
       skipped: (path, reason) of each file that could not be read.
       dataset: name for results.
+      left_out: how many files were left out and why, a sentence a set of folders.
     """
 
     train: Source
     held_out: Source
     skipped: tuple[tuple[str, str], ...]
     dataset: str
+    left_out: tuple[str, ...] = ()
 
 
 def mesh(config: ConfigDict) -> Mesh:
@@ -156,13 +158,14 @@ def _photos(data: str, seed: int) -> Photos:
     labelled = _folder(c.labelled, dict(c.rename_classes))
     kept, held_out = split_held_out(labelled.labels, c.held_out, seed, labelled.content_hashes)
     train: Source = Subset(labelled, kept)
-    skipped = labelled.skipped
+    skipped, left_out = labelled.skipped, [labelled.left_out]
     if c.unlabelled:
         unlabelled = _folder(c.unlabelled, {}, labelled=False)
         train, skipped = Concatenated([train, unlabelled]), skipped + unlabelled.skipped
+        left_out.append(unlabelled.left_out)
     if c.get("short_side"):
         train = Remembered(train, c.short_side)
-    return Photos(train, Subset(labelled, held_out), skipped, c.name)
+    return Photos(train, Subset(labelled, held_out), skipped, c.name, tuple(filter(None, left_out)))
 
 
 def report_photos(config: ConfigDict) -> ImageFolder | None:

@@ -9,9 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from v2l_jax.data.captions import CaptionedImages, choose_images, read_coco_captions, read_stamps
+from v2l_jax.data.captions import (
+    CaptionedImages,
+    choose_images,
+    read_coco_captions,
+    read_stamps,
+    without,
+)
 from v2l_jax.errors import ConfigError, DataError
-from v2l_jax.metrics.captions import caption_results, score_captions
+from v2l_jax.metrics.captions import caption_results, has_words, score_captions
 from v2l_jax.metrics.clip_score import pair_scores
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.options import CONTROLS, COUNT, NAME, POSITIVE, TEXT, one_of, option
@@ -101,6 +107,7 @@ def _captioned(config: ConfigDict) -> _Captioned:
         source = read_coco_captions(c.annotations, c.images)
     else:
         source = read_stamps(c.images)
+    source = without(source, has_words)
     asked, shown = choose_images(source, c.queries, c.examples, config.seed)
     return _Captioned(
         asked, shown, draw_episodes(asked.captions, shown.captions, c.shots, config.seed)

@@ -246,7 +246,7 @@ def read_files(config: ConfigDict) -> dict[tuple[int, int], EpisodeFile]:
     keys = list(itertools.product(c.ways, c.shots))
     root = loading.locate(c.episode_photos)
     files = [
-        read_episode_csv(loading.locate(c.episode_file.format(ways=w, shots=k)), root)
+        read_episode_csv(loading.locate(c.episode_file.format(ways=w, shots=k)), root, w, k)
         for w, k in keys
     ]
     ids = {name for file in files for episode in file.episodes for name in episode.class_names}

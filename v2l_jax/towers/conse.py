@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from v2l_jax.data.transforms import EFFICIENTNET_LITE_MEAN, EFFICIENTNET_LITE_STD, clip_preprocess
 from v2l_jax.errors import CheckpointError, DataError
+from v2l_jax.formats.text_files import read_text
 from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.towers import efficientnet
 from v2l_jax.towers.bert import load_sentence_encoder
@@ -37,10 +38,9 @@ def read_class_lemmas(
     Raises:
       DataError: a class has no name.
     """
-    lemmas = dict(
-        line.split("\t", 1) for line in pathlib.Path(lemmas_path).read_text().splitlines() if line
-    )
-    synsets = pathlib.Path(synsets_path).read_text().split()
+    lines = read_text(lemmas_path, DataError).splitlines()
+    lemmas = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    synsets = read_text(synsets_path, DataError).split()
     nameless = [synset for synset in synsets if synset not in lemmas]
     if nameless:
         raise DataError(

@@ -1,0 +1,159 @@
+"""Image folders as users have them: other endings, links, loops, copies, loose images. Nothing is
+left out without being counted.
+"""
+
+import io
+import logging
+import os
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from v2l_jax.data.captions import read_stamps
+from v2l_jax.data.images import EXTENSIONS, decode_image
+from v2l_jax.data.sources import ImageFolder
+from v2l_jax.errors import DataError
+
+
+def _photo(path, value, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), (value, 0, 0)).save(path, **options)
+
+
+def _scan(folder, caplog, **options):
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="absl"):
+        found = ImageFolder(folder, **options)
+    lines = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+    assert len(lines) <= 1 and (not lines or found.left_out in lines[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    "ending, format",
+    [
+        (".jfif", "JPEG"), (".jpe", "JPEG"), (".avif", "AVIF"), (".jp2", "JPEG2000"),
+        (".tga", "TGA"), (".pgm", "PPM"), (".dib", "DIB"), (".JFIF", "JPEG"), (".apng", "PNG"),
+        (".qoi", "QOI"),
+    ],
+)  # fmt: skip
+def test_every_ending_that_pillow_opens_is_found(ending, format, tmp_path):
+    _photo(tmp_path / f"cat/a{ending}", 200, format=format)
+    folder = ImageFolder(tmp_path)
+    assert folder.class_names == ("cat",) and abs(int(folder[0]["image"][0, 0, 0]) - 200) < 80
+
+
+def test_what_pillow_cannot_decode_is_no_image():
+    assert not {".mpg", ".h5", ".eps", ".ps", ".wmf", ".grib", ".pdf", ".txt"} & EXTENSIONS
+
+
+def test_linked_folders_are_followed_once_and_loops_end(tmp_path, caplog):
+    _photo(tmp_path / "elsewhere/dog/a.png", 1)
+    _photo(tmp_path / "set/cat/b.png", 2)
+    _photo(tmp_path / "elsewhere/more/c.png", 3)
+    (tmp_path / "set/dog").symlink_to(tmp_path / "elsewhere/dog")
+    (tmp_path / "set/cat/more").symlink_to(tmp_path / "elsewhere/more")
+    (tmp_path / "set/cat/loop").symlink_to(tmp_path / "set")
+    (tmp_path / "elsewhere/more/back").symlink_to(tmp_path / "elsewhere/more")
+    (tmp_path / "set/cat/gone.png").symlink_to(tmp_path / "nowhere.png")
+    folder = _scan(tmp_path / "set", caplog)
+    assert folder.class_names == ("cat", "dog") and folder.labels.tolist() == [0, 0, 1]
+    assert "1 links that lead nowhere" in folder.left_out
+    flat = ImageFolder(tmp_path / "set", labelled=False)
+    assert len(flat) == 3
+
+
+def test_an_image_in_two_classes_is_counted_as_such(tmp_path, caplog):
+    for name in ("cat/a.png", "cat/copy.png", "dog/a.png"):
+        _photo(tmp_path / name, 7)
+    _photo(tmp_path / "dog/b.png", 8)
+    folder = _scan(tmp_path, caplog)
+    assert len(folder) == 2
+    assert "1 copies of images that are there already" in folder.left_out
+    assert "1 copies of images of another class" in folder.left_out
+    assert "dog/a.png" in folder.left_out
+
+
+def test_loose_images_empty_classes_and_other_files_are_counted(tmp_path, caplog):
+    _photo(tmp_path / "cat/a.png", 1)
+    _photo(tmp_path / "loose.png", 2)
+    _photo(tmp_path / "cat/.hidden.png", 3)
+    (tmp_path / "fox").mkdir()
+    for name in ("photo.heic", "photo.HEIC", "notes.txt"):
+        (tmp_path / "fox" / name).write_bytes(b"x")
+    folder = _scan(tmp_path, caplog)
+    for words in (
+        "1 loose images beside class folders (such as",
+        "1 class folders without images",
+        "2 pictures or archives of a kind that is not read",
+        "1 no images",
+        "1 hidden",
+    ):
+        assert words in folder.left_out
+    assert (
+        ImageFolder(tmp_path / "cat").left_out
+        == f"left out: 1 hidden (such as {tmp_path}/cat/.hidden.png)"
+    )
+
+
+def test_a_folder_without_losses_says_nothing(tmp_path, caplog):
+    _photo(tmp_path / "cat/a.png", 1)
+    assert _scan(tmp_path, caplog).left_out == ""
+
+
+def test_a_class_whose_name_is_not_utf_8_is_one_line(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    _photo(tmp_path / "a.png", 1)
+    os.rename(tmp_path / "a.png", folder + b"/a.png")
+    with pytest.raises(
+        DataError, match=r"class folder 'caf\\xe9' .* is not UTF-8.*rename"
+    ) as caught:
+        ImageFolder(tmp_path)
+    str(caught.value).encode()
+    named = ImageFolder(tmp_path, rename={os.fsdecode(b"caf\xe9"): "coffee"})
+    assert named.class_names == ("coffee",)
+
+
+def test_pngs_with_much_text_or_a_large_profile_are_decoded():
+    image, text = Image.new("RGB", (4, 4), (9, 8, 7)), PngImagePlugin.PngInfo()
+    text.add_text("note", "x" * 3_000_000, zip=True)
+    text.add_itxt("note", "y" * 2_000_000)
+    for options in ({"pnginfo": text}, {"icc_profile": bytes(5_000_000)}):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", **options)
+        assert decode_image(buffer.getvalue())[0, 0].tolist() == [9, 8, 7]
+
+
+@pytest.mark.parametrize(
+    "levels, white",
+    [
+        (np.array([[0, 51, 255]], np.int32), 255),
+        (np.array([[0, 13107, 65535]], np.int32), 65535),
+        (np.array([[0, 429496729, 2147483647]], np.int32), 2**31 - 1),
+        (np.array([[0, 858993459, 4294967295]], np.uint32), 2**32 - 1),
+        (np.array([[0, 13107, 65535]], np.uint16), 65535),
+    ],
+)
+def test_grayscale_of_16_and_32_bits_keeps_its_range(levels, white, tmp_path):
+    unsigned = levels.dtype == np.uint32
+    Image.fromarray(levels.view(np.int32) if unsigned else levels).save(tmp_path / "a.tif")
+    if unsigned:  # Pillow always writes "signed" into tag 339
+        signed, entry = (struct.pack("<HHIHH", 339, 3, 1, kind, 0) for kind in (2, 1))
+        content = (tmp_path / "a.tif").read_bytes()
+        assert content.count(signed) == 1
+        (tmp_path / "a.tif").write_bytes(content.replace(signed, entry))
+    decoded = decode_image(tmp_path / "a.tif")[0, :, 0]
+    np.testing.assert_allclose(decoded, levels[0].astype(np.float64) / white * 255, atol=0.6)
+
+
+def test_descriptions_have_marks_and_encodings(tmp_path):
+    _photo(tmp_path / "a.png", 1)
+    for content in (b"\xef\xbb\xbfA cat.\nde=Eine K\xe4tze", "A cat.\n".encode("utf-16")):
+        (tmp_path / "a.txt").write_bytes(content)
+        assert read_stamps(tmp_path).captions == (("A cat.",),)
+    (tmp_path / "a.txt").write_bytes(b"A caf\xe9.")
+    with pytest.raises(DataError, match="a.txt, line 1: byte 0xe9 is not UTF-8"):
+        read_stamps(tmp_path)
