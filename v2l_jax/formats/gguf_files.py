@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from gguf import quants
 from v2l_jax.errors import AssetError
 from v2l_jax.formats.lazy_arrays import LazyArrays
 
+_PART = re.compile(r"(.+)-(\d+)-of-(\d+)(\.gguf)")
 _MAX_ARRAY_LENGTH = 1 << 24  # the largest vocabularies have 2^18 tokens
 
 
@@ -36,13 +38,78 @@ class Gguf:
 def read_gguf(path: str | pathlib.Path) -> Gguf:
     """Opens a GGUF file; tensors are memory-mapped and dequantized on access.
 
-    Every type of `gguf.quants` is read: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, the K and the
-    IQ families. llama.cpp interleaves the rotary halves of q and k rows for the LLaMA architecture;
-    they are returned as stored.
+    A model in parts ("…-00001-of-00003.gguf", `split.count` in the metadata) is read whole,
+    whichever part is named; metadata are the first part's. Every type of `gguf.quants` is read:
+    F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, the K and the IQ families. llama.cpp interleaves
+    the rotary halves of q and k rows for the LLaMA architecture; they are returned as stored.
 
     Raises:
-      AssetError: not a GGUF file, truncated, or inconsistent.
+      AssetError: not a GGUF file, truncated, or inconsistent; or a part is missing.
     """
+    path = pathlib.Path(path)
+    read = _read_one(path)
+    count = read.metadata.get("split.count", 1)
+    if not isinstance(count, int) or count <= 1:
+        return read
+    tensors: dict[str, functools.partial] = {}
+    metadata: dict[str, Any] = {}
+    for number, part in enumerate(_parts(path, count)):
+        read = _read_one(part)
+        if read.metadata.get("split.no") != number or read.metadata.get("split.count") != count:
+            raise AssetError(
+                f"{part} is not part {number + 1} of {count}, as its name says; download the "
+                "parts again"
+            )
+        if twice := sorted(tensors.keys() & read.tensors.keys()):
+            raise AssetError(f"{part} repeats tensor {twice[0]} of another part")
+        metadata = dict(read.metadata) | metadata
+        tensors |= {n: functools.partial(read.tensors.__getitem__, n) for n in read.tensors}
+    total = metadata.get("split.tensors.count", len(tensors))
+    if total != len(tensors):
+        raise AssetError(
+            f"{path}: the {count} parts hold {len(tensors)} tensors, but should hold {total}; "
+            "download them again"
+        )
+    return Gguf(metadata, LazyArrays(tensors))
+
+
+def gguf_in(folder: pathlib.Path) -> pathlib.Path | None:
+    """The GGUF model of a folder, the first part of one in parts; None where there is none.
+
+    Raises:
+      AssetError: there are several.
+    """
+    found = sorted(folder.glob("*.gguf"))
+    names = {_PART.sub(r"\1\4", path.name) for path in found}
+    if len(names) > 1:
+        raise AssetError(
+            f"{folder} holds {len(names)} GGUF models ({', '.join(sorted(names)[:3])}); give one"
+        )
+    return found[0] if found else None
+
+
+def _parts(path: pathlib.Path, count: int) -> list[pathlib.Path]:
+    """The files of a model in parts, by the naming of llama.cpp's gguf-split."""
+    named = _PART.fullmatch(path.name)
+    if named is None or int(named[3]) != count:
+        raise AssetError(
+            f"{path} is one of {count} parts; put all beside it, named as they were published "
+            f"(…-00001-of-{count:05}.gguf), or join them with llama-gguf-split --merge"
+        )
+    width = len(named[2])
+    parts = [
+        path.with_name(f"{named[1]}-{i:0{width}}-of-{named[3]}{named[4]}")
+        for i in range(1, count + 1)
+    ]
+    if missing := [part.name for part in parts if not part.is_file()]:
+        raise AssetError(
+            f"{path} is one of {count} parts, of which {len(missing)} are missing: "
+            f"{', '.join(missing[:3])}; put them beside it"
+        )
+    return parts
+
+
+def _read_one(path: pathlib.Path) -> Gguf:
     try:
         reader = _BoundedReader(path)
         metadata = {

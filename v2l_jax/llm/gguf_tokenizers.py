@@ -55,14 +55,26 @@ def build(
     Raises:
       AssetError: a tokenizer model or word splitter that is not known here.
     """
+    for key in ("tokenizer.ggml.model", "tokenizer.ggml.tokens"):
+        if key not in metadata:
+            raise AssetError(
+                f"it has no tokenizer ({key} is missing); name one: "
+                "--config.llm_options.tokenizer=DIRECTORY"
+            )
     tokens = metadata["tokenizer.ggml.tokens"]
     types = metadata.get("tokenizer.ggml.token_type") or [TokenType.NORMAL] * len(tokens)
     special_ids = frozenset(i for i, kind in enumerate(types) if kind in _SPECIAL)
     model = metadata["tokenizer.ggml.model"]
     if model == "gpt2":
         to_bytes, adds_space = byte_level_bytes, False
+        if "tokenizer.ggml.pre" not in metadata:
+            raise AssetError(
+                "it does not say how text is cut into words (tokenizer.ggml.pre is missing, as in "
+                "files of before May 2024); take a newer file, or name the tokenizer: "
+                "--config.llm_options.tokenizer=DIRECTORY"
+            )
         pipeline = _byte_level(
-            tokens, metadata["tokenizer.ggml.merges"], metadata.get("tokenizer.ggml.pre", "default")
+            tokens, metadata["tokenizer.ggml.merges"], metadata["tokenizer.ggml.pre"]
         )
     elif model == "llama":
         to_bytes, adds_space = (

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from v2l_jax.errors import CheckpointError
 from v2l_jax.formats.checked_tensors import CheckedTensors
-from v2l_jax.formats.gguf_files import read_gguf
+from v2l_jax.formats.gguf_files import gguf_in, read_gguf
 from v2l_jax.formats.safetensors_files import read_safetensors
 from v2l_jax.llm import llama_weights
 from v2l_jax.llm.bfloat16_slices import floats, slices_bits, storage_dtype, stored, take
@@ -311,20 +311,20 @@ def load_llama(
     """
     path = pathlib.Path(path)
     if path.is_dir() and not (path / "config.json").is_file():
-        found = sorted(path.glob("*.gguf"))
-        if len(found) != 1:
+        found = gguf_in(path)
+        if found is None:
             raise CheckpointError(
-                f"{path}: expected config.json with safetensors, or one .gguf file, found "
-                f"{len(found)} .gguf files; check the path"
+                f"{path}: expected config.json with safetensors, or one .gguf file, found 0 .gguf "
+                "files; check the path"
             )
-        path = found[0]
+        path = found
     if path.is_dir():
         config = read_huggingface_config(path)
         tensors, names = read_safetensors(path), llama_weights.HUGGINGFACE_NAMES
         interleaved = False
     else:
         gguf = read_gguf(path)
-        config = config_from_gguf(gguf.metadata, gguf.tensors)
+        config = config_from_gguf(gguf.metadata, gguf.tensors, str(path))
         tensors, names = gguf.tensors, llama_weights.GGUF_NAMES
         interleaved = gguf.metadata["general.architecture"] == "llama"
     checked = CheckedTensors(tensors, str(path))

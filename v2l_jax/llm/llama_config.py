@@ -300,49 +300,93 @@ def _window(said: Mapping[str, Any], kind: str, where: str) -> tuple[int | None,
     return window, first
 
 
-def config_from_gguf(metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> LlamaConfig:
-    """Reads the metadata of a GGUF file; sizes that it does not state come from the tensors.
+def config_from_gguf(
+    metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray], where: str = "the GGUF file"
+) -> LlamaConfig:
+    """Reads the metadata of a GGUF file; the vocabulary's size comes from the tensors.
 
     Args:
       metadata: GGUF key-value pairs.
       tensors: weights by GGUF name, orientation (out, in).
+      where: what to call the file in an error.
 
     Raises:
-      ConfigError: another architecture or rotary scaling.
+      ConfigError: another architecture or rotary scaling, a LoRA, or sizes that are missing or
+        cannot be.
     """
-    arch = metadata["general.architecture"]
+    kind = metadata.get("general.type", "model")
+    if kind != "model":
+        raise ConfigError(
+            f"{where} holds no model but a {kind!r} (general.type); give the model's own GGUF file"
+        )
+    arch = metadata.get("general.architecture")
     if arch not in ("llama", "qwen2"):
         raise ConfigError(
-            f"GGUF architecture {arch!r} is not of the LLaMA family; supported: llama, qwen2"
+            f"{where}: GGUF architecture {arch!r} is not of the LLaMA family; supported: llama, "
+            "qwen2"
         )
-    get = lambda key, default=None: metadata.get(f"{arch}.{key}", default)
-    heads = int(get("attention.head_count"))
-    hidden = int(get("embedding_length"))
-    head_dim = int(get("attention.key_length", hidden // heads))
-    scaling = {
-        "rope_type": get("rope.scaling.type", "default"),
-        "factor": get("rope.scaling.factor", 1.0),
-    }
-    if scaling["rope_type"] == "none":
-        scaling["rope_type"] = "default"
-    frequencies = np.asarray(
-        rotary_frequencies(head_dim, float(get("rope.freq_base", 10000.0)), scaling)
-    )
-    if "rope_freqs.weight" in tensors:  # how GGUF stores llama3 scaling
-        frequencies = frequencies / np.asarray(tensors["rope_freqs.weight"], np.float64)
-    window = get("attention.sliding_window")
+
+    def size(key: str, default: int | None = None) -> int:
+        said = {k: v for k, v in ((f"{arch}.{key}", default),) if v is not None} | dict(metadata)
+        value = entry(said, f"{arch}.{key}", int, where, ConfigError)
+        if value < 1:
+            raise ConfigError(f"{where}: {arch}.{key} is {value}, but must be at least 1")
+        return value
+
+    heads, hidden = size("attention.head_count"), size("embedding_length")
+    kv_heads = size("attention.head_count_kv", heads)
+    stated = f"{arch}.attention.key_length" in metadata
+    head_dim = size("attention.key_length", max(hidden // heads, 1))
+    _check_heads(hidden, heads, kv_heads, head_dim, stated, where)
+    if size("rope.dimension_count", head_dim) != head_dim or metadata.get(f"{arch}.expert_count"):
+        raise ConfigError(
+            f"{where}: rotary positions on part of a head, or experts, are not supported; choose "
+            "another model"
+        )
+    if "token_embd.weight" not in tensors:
+        raise ConfigError(f"{where} has no tensor token_embd.weight; it is not a language model")
+    window = metadata.get(f"{arch}.attention.sliding_window")
+    epsilon = f"{arch}.attention.layer_norm_rms_epsilon"
     return LlamaConfig(
         vocab_size=tensors["token_embd.weight"].shape[0],
         hidden_size=hidden,
-        intermediate_size=int(get("feed_forward_length")),
-        num_layers=int(get("block_count")),
+        intermediate_size=size("feed_forward_length"),
+        num_layers=size("block_count"),
         num_heads=heads,
-        num_kv_heads=int(get("attention.head_count_kv", heads)),
+        num_kv_heads=kv_heads,
         head_dim=head_dim,
-        context_length=int(get("context_length")),
-        norm_eps=float(get("attention.layer_norm_rms_epsilon")),
-        inverse_frequencies=tuple(float(f) for f in frequencies),
+        context_length=size("context_length"),
+        norm_eps=float(entry(metadata, epsilon, (int, float), where, ConfigError)),
+        inverse_frequencies=_gguf_frequencies(metadata, tensors, arch, head_dim, where),
         sliding_window=int(window) if window else None,
         qkv_bias="blk.0.attn_q.bias" in tensors,
         tied_embeddings="output.weight" not in tensors,
     )
+
+
+def _gguf_frequencies(
+    metadata: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    arch: str,
+    head_dim: int,
+    where: str,
+) -> tuple[float, ...]:
+    kind = metadata.get(f"{arch}.rope.scaling.type", "default")
+    scaling = {
+        "rope_type": "default" if kind == "none" else kind,
+        "factor": metadata.get(f"{arch}.rope.scaling.factor", 1.0),
+    }
+    key = f"{arch}.rope.freq_base"
+    theta = entry({key: 10000.0} | dict(metadata), key, (int, float), where, ConfigError)
+    if not theta > 0:
+        raise ConfigError(f"{where}: {key} is {theta}, but must be positive")
+    frequencies = np.asarray(rotary_frequencies(head_dim, theta, scaling, where))
+    if "rope_freqs.weight" in tensors:  # how GGUF stores llama3 scaling
+        factors = np.asarray(tensors["rope_freqs.weight"], np.float64)
+        if factors.shape != frequencies.shape:
+            raise ConfigError(
+                f"{where}: rope_freqs.weight has {factors.size} factors for {frequencies.size} "
+                "rotary frequencies"
+            )
+        frequencies = frequencies / factors
+    return tuple(float(f) for f in frequencies)

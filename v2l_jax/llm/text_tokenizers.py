@@ -11,7 +11,9 @@ import tokenizers
 from absl import logging
 
 from v2l_jax.errors import AssetError
-from v2l_jax.llm import gguf_tokenizers
+from v2l_jax.formats.gguf_files import gguf_in
+from v2l_jax.formats.text_files import read_json
+from v2l_jax.llm import gguf_tokenizers, sentencepiece_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,8 @@ def load_text_tokenizer(path: str | pathlib.Path) -> TextTokenizer:
     """Loads the tokenizer of a GGUF file, or of a Hugging Face directory (tokenizer.json, or what
     transformers reads).
 
+    A directory may also hold SentencePiece's tokenizer.model, or one GGUF file, alone.
+
     Raises:
       AssetError: no tokenizer there, or one of a kind that cannot be reproduced exactly.
     """
@@ -145,17 +149,45 @@ def load_text_tokenizer(path: str | pathlib.Path) -> TextTokenizer:
         return _from_gguf(path)
     if path.is_file() and path.name == "tokenizer.json":
         path = path.parent
+    if path.is_dir() and not (path / "tokenizer.json").is_file():
+        found = gguf_in(path)
+        if found is not None and not (path / "config.json").is_file():
+            return _from_gguf(found)
     if not path.is_dir():
         raise AssetError(
             f"{path}: no tokenizer there; give a .gguf file or a directory with tokenizer.json"
         )
+    if not (path / "tokenizer.json").is_file() and (path / sentencepiece_files.FILE).is_file():
+        return _from_sentencepiece(path / sentencepiece_files.FILE)
     return _from_directory(path)
 
 
 def _from_gguf(path: pathlib.Path) -> TextTokenizer:
     from v2l_jax.formats.gguf_files import read_gguf
 
-    metadata = read_gguf(path).metadata
+    return _from_metadata(path, read_gguf(path).metadata)
+
+
+def _from_sentencepiece(path: pathlib.Path) -> TextTokenizer:
+    """A tokenizer.model without tokenizer.json; what lies beside it names the ends."""
+    metadata = sentencepiece_files.read_sentencepiece(path)
+    pieces = dict(enumerate(metadata["tokenizer.ggml.tokens"]))
+    if len(_json(path.parent / "added_tokens.json").keys() - set(pieces.values())):
+        raise AssetError(
+            f"{path} has tokens beside it that it lacks (added_tokens.json); give a directory with "
+            "tokenizer.json, which transformers' save_pretrained writes"
+        )
+    for kind in ("bos", "eos"):
+        named = _named_token(path.parent, f"{kind}_token", pieces)
+        if named is not None:
+            metadata[f"tokenizer.ggml.{kind}_token_id"] = named
+    metadata["tokenizer.ggml.add_bos_token"] = _json(path.parent / "tokenizer_config.json").get(
+        "add_bos_token", True
+    )
+    return _from_metadata(path, metadata)
+
+
+def _from_metadata(path: pathlib.Path, metadata: Mapping[str, Any]) -> TextTokenizer:
     try:
         backend, token_bytes, special_ids, adds_space = gguf_tokenizers.build(metadata)
     except AssetError as error:
@@ -238,10 +270,7 @@ def _named_token(folder: pathlib.Path, kind: str, pieces: Mapping[int, str]) -> 
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AssetError(f"{path} is not valid JSON ({error}); download it again") from error
+    return read_json(path, AssetError) if path.is_file() else {}
 
 
 def _assemble(
