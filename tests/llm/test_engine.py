@@ -333,3 +333,40 @@ def test_bad_candidates_are_named(model, prompts, candidates, message):
 def test_rules_that_cannot_hold_are_named(model, rules, message):
     with pytest.raises(DataError, match=message):
         LLMEngine(model, None).generate([[1, 2]], 4, **rules)
+
+
+def test_vectors_stand_in_prompts_where_ids_do(model, params):
+    """The vectors of ordinary tokens say what the tokens say; others, what the plain forward pass
+    says of them as inputs.
+    """
+    engine = LLMEngine(model, params, token_budget=256)
+    prompts, table = _prompts(5), np.asarray(params["embedding"])
+    as_vectors = [
+        [*prompt[:4], *engine.slot_ids(table[prompt[4:8]]), *prompt[8:]] for prompt in prompts
+    ]
+    assert (
+        len(engine.slot_ids(table[[7, 7]])) == 2 and len(set(engine.slot_ids(table[[7, 7]]))) == 1
+    )
+    assert min(max(prompt) for prompt in as_vectors) >= CONFIG.vocab_size
+    plain = LLMEngine(model, params, token_budget=256)
+    assert engine.generate(as_vectors, 5) == plain.generate(prompts, 5)
+    candidates = _candidates(prompts)
+    for ours, theirs in zip(
+        engine.score_continuations(as_vectors, candidates),
+        plain.score_continuations(prompts, candidates),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    vectors = np.random.default_rng(3).normal(size=(2, 32)).astype("f") * 5
+    prompt = [3, *engine.slot_ids(vectors), 9]
+    inputs = jnp.concatenate([table[[3]], vectors, table[[9]]])[None]
+    hidden, _ = model.apply({"params": params}, None, jnp.arange(4)[None], inputs=inputs)
+    logits = model.apply({"params": params}, hidden[0, -1], method="logits")
+    found = engine.score_continuations([prompt], [[[i] for i in range(40)]])[0]
+    np.testing.assert_allclose(found, jax.nn.log_softmax(logits), atol=1e-4)
+
+
+@pytest.mark.parametrize("vectors", [np.zeros((2, 31)), np.full((1, 32), np.nan)])
+def test_vectors_that_no_embedding_could_be_are_refused(engine, vectors):
+    with pytest.raises(DataError, match="cannot stand in a prompt"):
+        engine.slot_ids(vectors)

@@ -73,11 +73,48 @@ class LLMEngine:
         self.token_budget = token_budget
         self.vocabulary = vocabulary
         self.compilations = 0
+        self._slots: dict[bytes, int] = {}
+        self._slot_table: tuple[int, Any] = (0, None)
         self._prefill = self._counted(prefill_prefixes)
         self._join = jax.jit(joined)
         self._score = self._counted(score_candidates)
         self._choose = self._counted(choose_by_trie, "steps")
         self._generate = self._counted(generate, "max_new_tokens")
+
+    def slot_ids(self, vectors: Float[Any, "slots hidden"]) -> tuple[int, ...]:
+        """Ids that stand for vectors in prompts; equal vectors have equal ids.
+
+        Args:
+          vectors: in place of embeddings of tokens, as long as these.
+
+        Returns:
+          Ids from the vocabulary's size on. Prompts may hold them; answers never do.
+
+        Raises:
+          DataError: the vectors have another length, or are not finite.
+        """
+        rows, hidden = np.asarray(vectors, np.float32), self.model.config.hidden_size
+        if rows.ndim != 2 or rows.shape[1] != hidden or not np.isfinite(rows).all():
+            raise DataError(
+                f"vectors of shape {rows.shape} cannot stand in a prompt: the language model wants "
+                f"finite ones of length {hidden}"
+            )
+        first = self.model.config.vocab_size
+        return tuple(first + self._slots.setdefault(r.tobytes(), len(self._slots)) for r in rows)
+
+    def _with_slots(self) -> Any:
+        """The parameters, with a table of all vectors that have ids; its length is a power of
+        two, so that few programs are compiled.
+        """
+        count = len(self._slots)
+        if not count:
+            return self.params
+        if self._slot_table[0] != count:
+            table = np.zeros((1 << (count - 1).bit_length(), self.model.config.hidden_size), "f")
+            table[:count] = [np.frombuffer(row, np.float32) for row in self._slots]
+            placed = replicate(table, self.mesh) if self.mesh else jax.device_put(table)
+            self._slot_table = count, placed
+        return {**self.params, "slots": self._slot_table[1]}
 
     def score_continuations(
         self,
@@ -367,7 +404,7 @@ class LLMEngine:
                 contexts, places = self._contexts(wave, prefix_cache)
             arrays = self._rows(prompts, wave, batch, inputs)
             result = function(
-                self.params, contexts, places[batch.prefixes], *arrays, *constants, **static
+                self._with_slots(), contexts, places[batch.prefixes], *arrays, *constants, **static
             )
             if (
                 waiting is not None
@@ -392,7 +429,7 @@ class LLMEngine:
         arrays = _padded_tokens(prefixes, length)
         if self.mesh and len(prefixes) % batch_shards(self.mesh) == 0:
             arrays = jax.device_put(arrays, batch_sharding(self.mesh))
-        return self._prefill(self.params, *arrays)
+        return self._prefill(self._with_slots(), *arrays)
 
     def _rows(self, prompts: Sequence[Prompt], wave: Wave, batch: Batch, inputs: Callable) -> tuple:
         suffixes = [prompts[i].suffix if i >= 0 else () for i in batch.rows]

@@ -92,6 +92,9 @@ class Llama(nn.Module):
         self.final_norm = self.param(
             "final_norm", nn.initializers.ones, (c.hidden_size,), jnp.float32
         )
+        self.slots = None
+        if self.has_variable("params", "slots"):
+            self.slots = self.get_variable("params", "slots")
         if not c.tied_embeddings:
             self.output = self.param("output", normal, (c.hidden_size, c.vocab_size), self.dtype)
 
@@ -128,7 +131,9 @@ class Llama(nn.Module):
         """Hidden states of new tokens.
 
         Args:
-          tokens: ids; ids at padding are ignored.
+          tokens: ids; ids at padding are ignored. An id from the vocabulary's size on stands for a
+            row of the parameter "slots" [slots, hidden], where there is one: a vector in place of
+            an embedding.
           positions: position of each token in its own sequence, counted from 0 with contexts
             included, ascending along a row; -1 is padding.
           contexts: read-only caches that the tokens see beside their own. A context's batch may
@@ -192,7 +197,7 @@ class Llama(nn.Module):
             kept = tuple(stored(x, kept_type) for x in (keys, values))
             return (hidden, stacked), kept if keep and cache is None else None
 
-        hidden = take(self.embedding, tokens) if inputs is None else inputs
+        hidden = self._embedded(tokens) if inputs is None else inputs
         xs = (
             jnp.arange(c.num_layers),
             scanned,
@@ -213,6 +218,14 @@ class Llama(nn.Module):
             keys, values = kept
             cache = KVCache(keys, values, positions, jnp.asarray(length, jnp.int32))
         return _rms_norm(hidden, self.final_norm, c.norm_eps), cache
+
+    def _embedded(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length hidden"]:
+        if self.slots is None:
+            return take(self.embedding, tokens)
+        size = self.config.vocab_size
+        words = take(self.embedding, jnp.minimum(tokens, size - 1)).astype(jnp.float32)
+        slots = self.slots.astype(jnp.float32)[jnp.maximum(tokens - size, 0)]
+        return jnp.where((tokens >= size)[..., None], slots, words)
 
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
         """Next-token logits, float32, of the hidden states that one wants them for."""

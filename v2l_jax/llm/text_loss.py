@@ -30,7 +30,7 @@ def target_loss(
     real = targets >= 1
     at = jnp.where(real, targets, 1)
     states = jnp.take_along_axis(hidden, (at - 1)[..., None], axis=1).reshape(-1, hidden.shape[-1])
-    labels = jnp.take_along_axis(tokens, at, axis=1).reshape(-1)
+    labels = jnp.where(real, jnp.take_along_axis(tokens, at, axis=1), 0).reshape(-1)
     weights = real.reshape(-1).astype(jnp.float32)
     pad = -len(labels) % chunk
     chunks = jax.tree.map(

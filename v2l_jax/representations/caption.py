@@ -39,7 +39,7 @@ class Options(Representation):
     def prepare(self, run: Run, images: ImageSet, budget: int) -> None:
         """Raises DataError for images without a caption."""
         del run, budget
-        missing = [path for path in images if self._caption(path) is None]
+        missing = [path for path in images if self.caption_of(path) is None]
         if missing:
             where = self.file or f"the {self.suffix} files beside the images"
             raise DataError(
@@ -50,9 +50,10 @@ class Options(Representation):
     def segments(self, run: Run, images: ImageSet, budget: int) -> Sequence[Segments]:
         """The caption, in one line."""
         del run, budget
-        return Written(len(images), lambda index: (Text(self._caption(images[index]) or ""),))
+        return Written(len(images), lambda index: (Text(self.caption_of(images[index]) or ""),))
 
-    def _caption(self, path: str) -> str | None:
+    def caption_of(self, path: str) -> str | None:
+        """The caption of the image at a path; None where it has none."""
         if self.file:
             return _in_file(_read(loading.locate(self.file)), path)
         beside = pathlib.Path(path).with_suffix(self.suffix)

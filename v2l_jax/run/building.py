@@ -14,7 +14,7 @@ from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source, WithVectors
 from v2l_jax.data.transforms import ImageTransform
 from v2l_jax.parallel.mesh import replicate
-from v2l_jax.run import loading, paths
+from v2l_jax.run import loading, paths, word_vectors
 from v2l_jax.tokenizers.base import VisualTokenizer, kind_module
 from v2l_jax.towers import vgg
 from v2l_jax.training.trainer import Trainer
@@ -28,8 +28,12 @@ _PATHS = {
 
 def codebooks(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Codebook]:
     """The run's codebooks of words that `config.model.kind` is made over, by name."""
-    names = kind_module(config.model.kind).WORDS
-    return {name: Codebook.load(_PATHS[name](workdir)) for name in names}
+    module, model = kind_module(config.model.kind), config.model
+    books = {name: Codebook.load(_PATHS[name](workdir)) for name in module.WORDS}
+    if hasattr(module, "word_vectors"):
+        kind, scaled = module.word_vectors(model)
+        books["local"] = word_vectors.with_vectors(config, workdir, books["local"], kind, scaled)
+    return books
 
 
 def vectors(books: Mapping[str, Codebook]) -> dict[str, np.ndarray]:

@@ -9,6 +9,8 @@ and
             entries are read as attributes; `words` holds the vectors [entries, dim] of each
             codebook in WORDS (arrays, or anything with a shape), `dtype` is the type of
             convolutions and matrix products;
+  word_vectors(model)   where the vectors of "local" may be others than the tower's: their kind, and
+            whether they are scaled, for `run.word_vectors`;
   check(model)   where it has one: raises ConfigError for options that cannot be together;
   Options   where it has options of its own: a dataclass; `config.model.<file>` holds them.
 
@@ -144,6 +146,16 @@ class VisualTokenizer(abc.ABC):
     @abc.abstractmethod
     def with_dtype(self, dtype: Dtype) -> "VisualTokenizer":
         """The same tokenizer with another `dtype`."""
+
+    @property
+    def word_streams(self) -> Mapping[str, str]:
+        """Of streams whose ids are rows of a codebook in WORDS, which; none by default."""
+        return {}
+
+    def texts_of(self, ids: Int[Any, " ids"]) -> str | None:
+        """What ids say in a vocabulary of the tokenizer's own; None where it has none."""
+        del ids
+        return None
 
     def frozen(self, words: Mapping[str, Any]) -> dict[str, Any]:
         """The "frozen" collection, from the vectors of the codebooks in the file's WORDS: arrays,

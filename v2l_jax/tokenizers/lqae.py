@@ -102,6 +102,17 @@ class LQAE(VisualTokenizer):
         return {"local": self.entries}
 
     @property
+    def word_streams(self) -> Mapping[str, str]:
+        """The local words, where there is no language model with words of its own."""
+        return {} if self.model else {"local": "local"}
+
+    def texts_of(self, ids: Int[Any, " ids"]) -> str | None:
+        """The tokens in the language model's own spelling; None without one."""
+        if self.model is None:
+            return None
+        return _tokenizer(self.address).decode([int(i) for i in ids], skip_special_tokens=False)
+
+    @property
     def dtype(self) -> Dtype:
         """Type of convolutions and matrix products."""
         return self.network.dtype
@@ -241,6 +252,13 @@ def denormalized(pixels: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
 @functools.lru_cache(maxsize=1)
 def _load(address: str) -> tuple[MaskedLanguageModel, dict[str, Any]]:
     return load_masked_language_model(assets.fetch(address), address)
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(address: str) -> Any:
+    import tokenizers
+
+    return tokenizers.Tokenizer.from_file(str(assets.fetch(address) / "tokenizer.json"))
 
 
 def check(model: Any) -> None:

@@ -101,6 +101,11 @@ class SPAE(VisualTokenizer):
         return dict.fromkeys(self.streams, self.words)
 
     @property
+    def word_streams(self) -> Mapping[str, str]:
+        """The local words in all layers."""
+        return dict.fromkeys(self.streams, "local")
+
+    @property
     def dtype(self) -> Dtype:
         """Type of convolutions and matrix products."""
         return self.network.dtype

@@ -60,6 +60,11 @@ class V2L(VisualTokenizer):
         return ("global", "local") if self.network.cross_attention_heads else ("local",)
 
     @property
+    def word_streams(self) -> Mapping[str, str]:
+        """Both streams are words."""
+        return {"global": "global", "local": "local"}
+
+    @property
     def dtype(self) -> Dtype:
         """Type of convolutions and matrix products."""
         return self.network.dtype

@@ -29,6 +29,7 @@ from v2l_jax.tokenizers.base import Batch, TokenStreams, TrainOutput, Variables,
 from v2l_jax.tokenizers.quantizers import quantizer
 from v2l_jax.tokenizers.quantizers.base import Quantizer
 from v2l_jax.tokenizers.quantizers.codebook import PlainCodebook
+from v2l_jax.tokenizers.quantizers.words import WordVectors
 from v2l_jax.tokenizers.reference import (
     autoencoder_sizes,
     check_shapes,
@@ -134,6 +135,11 @@ class VQGAN(VisualTokenizer):
     def choices(self) -> Mapping[str, int]:
         """Values that an id can have."""
         return {"local": self.quantizer.choices}
+
+    @property
+    def word_streams(self) -> Mapping[str, str]:
+        """The local words, where they are the codebook."""
+        return {"local": "local"} if isinstance(self.quantizer, WordVectors) else {}
 
     @property
     def dtype(self) -> Dtype:

@@ -82,7 +82,7 @@ class WrittenLine:
                 ids, self.max_new_tokens, stop_strings=stop, description=description, **end
             )
 
-        return _once([tuple(encode(tokenizer, prompt)) for prompt in prompts], ask)
+        return _once([tuple(encode(tokenizer, prompt, engine)) for prompt in prompts], ask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +112,7 @@ class MaskedNames:
         """The texts as they were written."""
         mask = self.mask or name_mask
         asked = [
-            (tuple(encode(tokenizer, prompt)), tuple(map(tuple, mask(tokenizer, names))))
+            (tuple(encode(tokenizer, prompt, engine)), tuple(map(tuple, mask(tokenizer, names))))
             for prompt, names in zip(prompts, self.names, strict=True)
         ]
 
@@ -149,7 +149,7 @@ class SpelledNames:
             chosen = engine.choose(ids, spelled, end_id=tokenizer.eos_id, description=description)
             return [int(i) for i in chosen]
 
-        chosen = _once(_with_names(tokenizer, prompts, self.names), ask)
+        chosen = _once(_with_names(engine, tokenizer, prompts, self.names), ask)
         return [names[i] for names, i in zip(self.names, chosen, strict=True)]
 
 
@@ -183,7 +183,7 @@ class LikeliestName:
         """The names."""
         asked = []
         for group in (prompts, *self.content_free):
-            asked += _with_names(tokenizer, group, self.names, self.end)
+            asked += _with_names(engine, tokenizer, group, self.names, self.end)
 
         def ask(pairs: Sequence) -> Sequence:
             ids, answers = [ids for ids, _ in pairs], [answers for _, answers in pairs]
@@ -235,7 +235,11 @@ def name_mask(tokenizer: TextTokenizer, class_names: Sequence[str]) -> list[list
 
 
 def _with_names(
-    tokenizer: TextTokenizer, prompts: Sequence[Prompt], names: Names, end: str = ""
+    engine: LLMEngine,
+    tokenizer: TextTokenizer,
+    prompts: Sequence[Prompt],
+    names: Names,
+    end: str = "",
 ) -> list[tuple]:
     """Token ids of each prompt with those of its possible answers."""
     known: dict[Sequence[str], tuple] = {}
@@ -243,7 +247,7 @@ def _with_names(
         if some not in known:
             known[some] = tuple(tuple(answer_ids(tokenizer, name, end)) for name in some)
     return [
-        (tuple(encode(tokenizer, prompt)), known[tuple(some)])
+        (tuple(encode(tokenizer, prompt, engine)), known[tuple(some)])
         for prompt, some in zip(prompts, names, strict=True)
     ]
 

@@ -77,7 +77,7 @@ def check_lengths(run: Run, groups: Iterable[Questions]) -> None:
     """
     problems, tokenizer = [], run.llm.tokenizer
     for asked in groups:
-        ids = [encode(tokenizer, prompt) for prompt in asked.prompts]
+        ids = [encode(tokenizer, prompt, run.engine) for prompt in asked.prompts]
         try:
             run.engine.check_lengths(ids, asked.answering.longest(tokenizer))
         except DataError as error:

@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Sequence
 
 from v2l_jax.errors import DataError
+from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.representations.base import Ids, Segments, Slots, Text
 
 Prompt = Segments
+_NO_VECTORS = "this task asks in token ids, and the representation writes vectors"
 
 
 def input_part(image: Segments) -> Prompt:
@@ -44,20 +46,29 @@ def task_induction(names: Sequence[str]) -> Text:
     return Text(f"For each of the following input output pairs, output is one of [{listed}]\n")
 
 
-def encode(tokenizer: TextTokenizer, prompt: Prompt) -> list[int]:
+def encode(tokenizer: TextTokenizer, prompt: Prompt, engine: LLMEngine | None = None) -> list[int]:
     """Token ids of a prompt.
 
     Neighbouring texts are joined before they are split into tokens, so that the ids are those of
     the whole text where a prompt is text alone.
 
+    Args:
+      tokenizer: the language model's.
+      prompt: segments.
+      engine: gives ids to vectors.
+
     Raises:
-      DataError: the prompt has slots for vectors.
+      DataError: the prompt has vectors that the engine cannot take, or there is no engine.
     """
     ids: list[int] = []
     for position, (kind, group) in enumerate(itertools.groupby(prompt, type)):
         if kind is Slots:
-            raise DataError("this task asks in token ids, and the representation writes vectors")
-        if kind is Text:
+            if engine is None:
+                raise DataError(_NO_VECTORS)
+            ids += [] if position else tokenizer.encode_prompt("")
+            for segment in group:
+                ids += engine.slot_ids(segment.vectors) if isinstance(segment, Slots) else ()
+        elif kind is Text:
             text = "".join(segment.text for segment in group if isinstance(segment, Text))
             ids += tokenizer.encode_inside(text) if position else tokenizer.encode_prompt(text)
         else:
