@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-from v2l_jax.errors import ConfigError
+from v2l_jax.errors import ConfigError, V2LError
 from v2l_jax.jobs.runner import may_differ
-from v2l_jax.run.workdir import code_version, environments, prepare, timed
+from v2l_jax.run.workdir import code_version, environments, locked, prepare, timed
 
 
 @pytest.mark.parametrize("address", ["gs://bucket/run", "s3://bucket/run"])
@@ -47,3 +47,36 @@ def test_only_what_may_differ_differs(tmp_path):
     for asked in ({"train.steps": 40}, {"seed": 1}, {"names": {"a": "c"}}):
         with pytest.raises(ConfigError, match=f"differs at {next(iter(asked))}"):
             prepare(tmp_path, asked, lambda path, *v: path != "names" and may_differ(path, *v))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [("", "is empty"), ('{"seed": 1', "not valid JSON"), ("[1]", "does not hold an object")],
+)
+def test_a_damaged_config_in_the_folder_is_one_line(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(V2LError, match=f"config.json.* {message}.*another --workdir"):
+        prepare(tmp_path, {"seed": 1}, lambda *_: True)
+
+
+@pytest.mark.parametrize("jobs, refused", [(["train"], True), (["report"], False)])
+def test_a_folder_that_cannot_keep_checkpoints_is_refused_before_anything_runs(
+    tmp_path, jobs, refused
+):
+    folder = tmp_path / "run[1]"
+    if not refused:
+        prepare(folder, {"jobs": jobs}, lambda *_: True)
+        return
+    with pytest.raises(V2LError, match=r"run\[1\].*holds '\['"):
+        prepare(folder, {"jobs": jobs}, lambda *_: True)
+    assert not folder.exists()
+
+
+def test_a_second_run_in_the_folder_is_refused_while_the_first_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    with locked(folder):
+        with pytest.raises(V2LError, match="another run is writing into .*run"):
+            with locked(folder):
+                raise AssertionError("both runs write")
+    with locked(folder):
+        pass

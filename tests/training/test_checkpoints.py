@@ -13,6 +13,7 @@ from flax import struct
 from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.parallel.mesh import make_mesh, replicate
 from v2l_jax.parallel.sharding import tree_shardings
+from v2l_jax.training import checkpoints
 from v2l_jax.training.checkpoints import Checkpointer
 
 
@@ -313,3 +314,23 @@ def test_one_process_alone_reads_what_all_wrote(tmp_path):
     damage(tmp_path / "2", "truncated")
     with Checkpointer(tmp_path, every_process=False) as checkpointer:
         assert_same(checkpointer.restore(make_state()).state, make_state(1))
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a]", "what?", "star*", "back\\slash"])
+def test_a_folder_that_orbax_would_search_by_a_pattern_is_refused_before_training(tmp_path, name):
+    with pytest.raises(CheckpointError, match="cannot be kept in .* the path holds"):
+        Checkpointer(tmp_path / name / "checkpoints")
+    with pytest.raises(CheckpointError, match="cannot be printed"):
+        Checkpointer(tmp_path / "caf\udce9")
+
+
+def test_what_cannot_be_read_back_is_said_after_the_save_and_never_renamed(tmp_path, monkeypatch):
+    """Were a path not refused: the fault is noticed at once, and a healthy checkpoint stays."""
+    monkeypatch.setattr(checkpoints, "check_name", lambda directory: None)
+    folder = tmp_path / "a[1]"
+    with pytest.raises(CheckpointError, match="step 1 was written .* cannot be read back"):
+        save_steps(folder, [1])
+    with Checkpointer(folder) as checkpointer:
+        with pytest.raises(CheckpointError, match="as they were written; nothing was changed"):
+            checkpointer.restore(make_state())
+    assert (folder / "1").is_dir() and not (folder / "1.corrupt").exists()

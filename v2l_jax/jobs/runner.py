@@ -48,9 +48,14 @@ def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
       V2LError: whatever stopped a job, in one line.
     """
     experiment.check(config)
-    if is_primary():
-        prepare(workdir, config)
-    barrier("workdir")
+    with workdirs.locked(workdir) if is_primary() else contextlib.nullcontext():
+        if is_primary():
+            prepare(workdir, config)
+        barrier("workdir")
+        _run_in_order(config, workdir)
+
+
+def _run_in_order(config: ConfigDict, workdir: pathlib.Path) -> None:
     for name, job in (("evaluate", evaluate), ("sweep", sweep)):
         if name in config.jobs and not job.is_done(config, workdir):
             job.check(config)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from v2l_jax.atomic_write import atomic_write
+from v2l_jax.errors import DataError
+from v2l_jax.formats.text_files import read_json
 
 Scalar = str | int | float | bool | None | np.generic
 Interval = tuple[float, float]
@@ -138,7 +140,9 @@ def merge_results(path: str | os.PathLike, results: Iterable[Result], job: str) 
 
 
 def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    return json.loads(path.read_text()) if path.exists() else []
+    if not path.exists():
+        return []
+    return read_json(path, DataError, list, "delete it: rows are measured again")
 
 
 def _write_rows(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:

@@ -22,6 +22,7 @@ from v2l_jax.options import FLAG, SHARE, one_of, option
 from v2l_jax.representations.base import ImageSet, Representation, Segments, Text, Written
 from v2l_jax.representations.token_choice import TokenChoice, choose_words, single_words
 from v2l_jax.run.run import Run
+from v2l_jax.run.workdir import read_json
 
 Words = Sequence[str]
 
@@ -128,7 +129,7 @@ def _tokenized(options: Options, run: Run, name: str, budget: int) -> list[Words
 def _chosen(options: Options, run: Run, name: str, images: Source, budget: int) -> list[Words]:
     """At least `budget` words of each image, read from the workdir, or chosen and written there."""
     path = _path(options, run, name, images)
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"budget": 0}
+    kept = read_json(path, {"budget": 0})
     if kept["budget"] >= budget:
         return kept["words"]
     book, vectors = options.codebook(run), run.features(name, images)

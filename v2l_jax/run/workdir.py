@@ -16,11 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+import filelock
 import jax
+from absl import logging
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import ConfigError, V2LError
+from v2l_jax.formats import text_files
 from v2l_jax.run.paths import training_path
+from v2l_jax.training.checkpoints import check_name
 
 _MADE_FROM = "training.json"
 _BUCKET = re.compile("[a-z][a-z0-9]+:/")
@@ -44,8 +48,14 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_json(path: pathlib.Path, default: Any) -> Any:
-    """Reads a JSON file; `default` where there is none."""
-    return json.loads(path.read_text()) if path.exists() else default
+    """Reads a JSON file of a run's folder; `default` where there is none.
+
+    Raises:
+      V2LError: the file is damaged.
+    """
+    if not path.exists():
+        return default
+    return text_files.read_json(path, V2LError, None, "delete it, or name another --workdir")
 
 
 def prepare(
@@ -60,7 +70,8 @@ def prepare(
         can be gone on with.
 
     Raises:
-      V2LError: the folder cannot be written.
+      V2LError: the folder cannot be written, its config.json is damaged, or checkpoints cannot be
+        kept under its name.
       ConfigError: the folder is a bucket's address (gs://…), or holds a run of another config; the
         first differing keys are named.
     """
@@ -70,9 +81,17 @@ def prepare(
             "bucket, or share a folder (NFS)"
         )
     asked = json.loads(json.dumps(asked))
+    if set(asked.get("jobs", ())) & {"train", "finetune", "sweep"}:
+        check_name(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        existing = dict(_leaves(read_json(workdir / "config.json", {}), asked))
+        there = read_json(workdir / "config.json", {})
+        if not isinstance(there, Mapping):
+            raise V2LError(
+                f"{workdir / 'config.json'} is damaged: it does not hold an object; delete it, or "
+                "name another --workdir"
+            )
+        existing = dict(_leaves(there, asked))
         differing = sorted(
             key
             for key, value in existing.items()
@@ -89,6 +108,31 @@ def prepare(
             f"cannot write to the workdir {workdir}: {error.strerror or error}; name another "
             "--workdir"
         ) from error
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps a second run from writing into the folder; the operating system lets go of it when the
+    process ends, however it ends.
+
+    Raises:
+      V2LError: another process writes into it.
+    """
+    lock = filelock.FileLock(workdir / ".lock", timeout=0)
+    try:
+        if not _BUCKET.match(str(workdir)):
+            workdir.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+    except filelock.Timeout as error:
+        raise V2LError(
+            f"another run is writing into {workdir}; wait for it, or name another --workdir"
+        ) from error
+    except (OSError, NotImplementedError) as error:  # a file system without locks
+        logging.info("%s cannot be locked (%s); start no second run in it", workdir, error)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _leaves(tree: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> Iterator:

@@ -184,13 +184,31 @@ class Checkpointer:
         """Waits until everything saved is on disk.
 
         Raises:
-          CheckpointError: the save failed; checkpoints before it are intact.
+          CheckpointError: the save failed, or what was saved cannot be read back; checkpoints
+            before it are intact.
         """
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._save_failure(error) from error
-        self._saving = None
+        step, self._saving = self._saving, None
+        if step is not None:
+            self._check_readable(step)
+
+    def _check_readable(self, step: int) -> None:
+        """Reads back what describes a checkpoint that was just written: its numbers are covered by
+        the checksums.
+        """
+        try:
+            self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))
+            metadata = self._manager.item_metadata(step)
+            if metadata is None or getattr(metadata, "state", None) is None:
+                raise ValueError("it has no description of the state")
+        except Exception as error:
+            raise CheckpointError(
+                f"the checkpoint of step {step} was written to {self.directory}, but cannot be "
+                f"read back ({_first_line(error)}); choose another --workdir"
+            ) from error
 
     def close(self) -> None:
         """Waits, then stops the background threads.
@@ -250,7 +268,7 @@ class Checkpointer:
             run = restored.run
             leaves, position = run["leaves"], _decode_position(run["data_position"])
         except Exception as error:
-            raise CorruptFolderError(_first_line(error)) from error
+            raise _unreadable(folder, error) from error
         _check_same_leaves(folder, leaves, _describe(like))
         if run["config_digest"] != self._config_digest:
             logging.warning("checkpoint %s was written under another config", folder)
@@ -259,7 +277,7 @@ class Checkpointer:
             restored = self._manager.restore(step, args=args)
             state = restored.state
         except Exception as error:
-            raise CorruptFolderError(_first_line(error)) from error
+            raise _unreadable(folder, error) from error
         return Checkpoint(step, state, position, run["metrics"], run["unlogged"])
 
     def _verify(self, folder: pathlib.Path) -> None:
@@ -324,7 +342,33 @@ def _drop_orbax_chatter(record: standard_logging.LogRecord) -> bool:
     )
 
 
+def check_name(directory: pathlib.Path) -> None:
+    """Checks that a folder's path is one that checkpoints can be found under again: orbax searches
+    with patterns, in which some characters stand for others.
+
+    Raises:
+      CheckpointError: names the character.
+    """
+    path = str(directory.absolute())
+    special = [character for character in "[]*?\\" if character in path]
+    if special or not path.isprintable():
+        shown = path.encode("utf-8", "backslashreplace").decode()
+        what = f"holds {special[0]!r}" if special else "has characters that cannot be printed"
+        raise CheckpointError(
+            f"checkpoints cannot be kept in {shown}: the path {what}; choose another --workdir"
+        )
+
+
+def _unreadable(folder: pathlib.Path, error: Exception) -> CheckpointError:
+    """For a checkpoint whose files are as they were written: it stays where it is."""
+    return CheckpointError(
+        f"checkpoint {folder} cannot be read ({_first_line(error)}), though its files are as they "
+        "were written; nothing was changed: run again, or with the version that wrote it"
+    )
+
+
 def _check_writable(directory: pathlib.Path) -> None:
+    check_name(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
