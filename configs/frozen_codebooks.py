@@ -3,9 +3,9 @@ encoder's vectors, or k-means of image patches: one size, one network, one budge
 
 python -m v2l_jax.main --config=configs/frozen_codebooks.py --workdir=runs/frozen_codebooks
 
-Small pictures (64 px to 8 × 8 tokens) and few steps; a row set that is there is not trained again.
+Small pictures (32 px to 8 × 8 tokens) and few steps; a row set that is there is not trained again.
 The report has the table (usage, perplexity, dead words, PSNR, with intervals over seeds) and the
-curves. About 40 minutes on 2 cores; docs/RESULTS.md has the outcome.
+curves. About 20 minutes on 2 cores; docs/RESULTS.md has the outcome.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.codebook.ngrams = 1
     config.model.kind = "vqgan_star"
     config.model.vqgan_star.projected = True
-    config.model.update({"image_size": 64, "z_channels": 64})
+    config.model.update({"image_size": 32, "channel_multipliers": (1, 1, 2), "z_channels": 64})
     config.train.update({"start_from": "", "learning_rate": 1e-3, "warmup_steps": 10})
     config.train.update({"steps": 150, "batch_size": 8, "disc_start": 1_000, "perceptual": ""})
     config.train.update({"encoder_start": 0, "projector_fit_every": 0, "encoder_scale": 1.0})
