@@ -34,6 +34,9 @@ _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, where no cluster says it; implies --distributed."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many, with --coordinator.")
+_COORDINATOR_SECONDS = flags.DEFINE_float(
+    "coordinator_seconds", 25.0, "How long to try to reach --coordinator.", lower_bound=0.1
+)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 
@@ -50,8 +53,14 @@ def main(argv: list[str]) -> None:
         workdir = pathlib.Path(_WORKDIR.value or os.path.join("runs", stem)).expanduser()
         runner.start()
         several = _DISTRIBUTED.value or _COORDINATOR.value is not None
-        given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+        given = (
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            _COORDINATOR_SECONDS.value,
+        )
         with processes.joined(*given) if several else contextlib.nullcontext():
+            processes.check_devices()
             runner.run_jobs(config, workdir)
     except V2LError as error:
         logging.flush()
@@ -59,7 +68,8 @@ def main(argv: list[str]) -> None:
 
 
 def _help() -> str:
-    names = ("config", "workdir", "distributed", "coordinator", "num_processes", "process_id")
+    names = ("config", "workdir", "distributed", "coordinator", "coordinator_seconds")
+    names += ("num_processes", "process_id")
     shown = "\n".join(f"  --{name}: {flags.FLAGS[name].help}" for name in names)
     return (
         f"{__doc__}\n{shown}\n\nEvery option, with its "

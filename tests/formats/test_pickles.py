@@ -1,6 +1,10 @@
 """The restricted pickle reader: what it reads, and that it runs nothing."""
 
+import argparse
+import collections
+import datetime
 import os
+import pathlib
 import pickle
 import sys
 import types
@@ -175,3 +179,44 @@ def test_classes_of_lightning_are_names_and_their_objects_dicts(monkeypatch):
     read = read_pickle(pickle.dumps(tree, protocol=2))
     name = "pytorch_lightning.ModelCheckpoint"
     assert read == {"callbacks": {name: {"best": 2}}, "hyper": {"lr": 3}, "object": {"best": 1.5}}
+
+
+@pytest.fixture
+def dict_config(monkeypatch):
+    """A class that pickles as omegaconf's DictConfig does: state with containers of its module."""
+    module = types.ModuleType("omegaconf.dictconfig")
+    module.DictConfig = type("DictConfig", (), {"__module__": "omegaconf.dictconfig"})
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, "omegaconf.dictconfig", module)
+    config = module.DictConfig()
+    config._content = {"lr": 0.5}
+    return config
+
+
+def test_what_training_scripts_keep_beside_arrays_is_recorded(dict_config):
+    kept = {
+        "args": argparse.Namespace(lr=1e-4, out=pathlib.PurePosixPath("runs") / "a", sizes=[1, 2]),
+        "seen": collections.defaultdict(list, {"loss": [1.0]}),
+        "counts": collections.Counter("aab"),
+        "last": collections.deque([3, 4], maxlen=2),
+        "best": np.float64(0.5),
+        "when": datetime.datetime(2026, 1, 1),
+        "config": dict_config,
+        "model": {"w": np.arange(3.0)},
+    }
+    for protocol in (2, 4):
+        read = read_pickle(pickle.dumps(kept, protocol))
+        assert read["args"] == {"lr": 1e-4, "out": "runs/a", "sizes": [1, 2]}
+        assert read["seen"] == {"loss": [1.0]} and read["counts"] == {"a": 2, "b": 1}
+        assert read["last"] == [3, 4] and read["best"] == 0.5
+        assert read["config"] == {"_content": {"lr": 0.5}}
+        np.testing.assert_array_equal(read["model"]["w"], np.arange(3.0))
+
+
+def test_recorded_classes_run_nothing(tmp_path):
+    """A recorded name is a name: called, it makes an empty dict."""
+    for function, *arguments in ((argparse.Namespace, "x"), (datetime.date, 2026, 1, 1)):
+        assert read_pickle(pickle.dumps([Hostile(function, *arguments)])) == [{}]
+    with pytest.raises(AssetError, match="refused: argparse.FileType"):
+        read_pickle(pickle.dumps(Hostile(argparse.FileType, "w")))
+    assert not list(tmp_path.iterdir())

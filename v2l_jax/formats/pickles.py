@@ -163,7 +163,7 @@ class RestrictedUnpickler(pickle._Unpickler):
             module.split(".")[0] == "__torch__"
         ):  # TorchScript: code/ defines the class, and is never read
             return Attributes
-        if module.split(".")[0] in ("pytorch_lightning", "lightning"):
+        if (module, name) in _RECORDED or module.split(".")[0] in _RECORDED_PACKAGES:
             return _named_class(module, name)
         raise AssetError(f"{self._name} holds more than arrays; refused: {module}.{name}")
 
@@ -329,8 +329,35 @@ def _dict(items: Any = ()) -> dict:
     return dict(items)
 
 
+def _default_dict(factory: Any = None, items: Any = ()) -> dict:
+    return dict(items)
+
+
+def _list(items: Any = (), *_: Any) -> list:
+    return list(items)
+
+
+def _path(*parts: str) -> str:
+    return str(pathlib.PurePosixPath(*parts))
+
+
+# What training scripts keep beside arrays, such as their options: recorded as dicts of what the
+# pickle gives, or as the name.
+_RECORDED_PACKAGES = (
+    "pytorch_lightning", "lightning", "omegaconf", "ml_collections", "yacs", "easydict", "addict",
+)  # fmt: skip
+_RECORDED = {
+    ("argparse", "Namespace"), ("typing", "Any"),
+    ("datetime", "datetime"), ("datetime", "date"), ("datetime", "timedelta"),
+    ("datetime", "timezone"), ("uuid", "UUID"), ("uuid", "SafeUUID"), ("decimal", "Decimal"),
+    ("fractions", "Fraction"),
+}  # fmt: skip
+
 _GLOBALS: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _OrderedDict,
+    ("collections", "defaultdict"): _default_dict,
+    ("collections", "Counter"): _dict,
+    ("collections", "deque"): _list,
     ("builtins", "dict"): _dict,
     ("_codecs", "encode"): _encode_latin1,
     ("numpy", "ndarray"): _Array,
@@ -345,7 +372,12 @@ for _core in ("numpy.core", "numpy._core"):
     _GLOBALS[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
     _GLOBALS[f"{_core}.multiarray", "scalar"] = _scalar
     _GLOBALS[f"{_core}.numeric", "_frombuffer"] = _from_buffer
+for _name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"):
+    for _module in ("pathlib", "pathlib._local"):
+        _GLOBALS[_module, _name] = _path
 for _builtins in ("builtins", "__builtin__"):
+    for _name in ("list", "int", "float", "str", "bool", "tuple", "object"):
+        _RECORDED.add((_builtins, _name))  # the factory of a defaultdict
     _GLOBALS[_builtins, "bytes"] = _no_bytes
     _GLOBALS[_builtins, "set"] = set
     _GLOBALS[_builtins, "frozenset"] = frozenset

@@ -156,6 +156,10 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
+def _device(kind: str, index: int | None = None) -> str:
+    return kind if index is None else f"{kind}:{index}"
+
+
 def _rebuild_subclass(
     function: Callable[..., Any], subtype: Any, arguments: tuple, state: Any
 ) -> Any:
@@ -172,6 +176,7 @@ _GLOBALS: dict[tuple[str, str], Any] = {
     ("torch", "Tensor"): _first,
     ("torch.nn.parameter", "Parameter"): _first,
     ("torch", "Size"): tuple,
+    ("torch", "device"): _device,
     ("torch.jit._pickle", "restore_type_tag"): _first,
 }
 for _kind in ("int", "double", "bool", "tensor"):

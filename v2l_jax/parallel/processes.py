@@ -4,7 +4,9 @@ one of them fails.
 
 import contextlib
 import os
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 
@@ -26,7 +28,9 @@ _WEEK = 7 * 24 * 3600
 
 
 @contextlib.contextmanager
-def joined(coordinator: str | None, count: int | None, index: int | None) -> Iterator[None]:
+def joined(
+    coordinator: str | None, count: int | None, index: int | None, patience: float = 25.0
+) -> Iterator[None]:
     """Joins the job's other processes (`jax.distributed`) for as long as the block runs.
 
     If the block fails, this process exits at once, with one line for a V2LError and a traceback for
@@ -38,10 +42,13 @@ def joined(coordinator: str | None, count: int | None, index: int | None) -> Ite
         for the other two with it.
       count: number of processes.
       index: this one's, from 0.
+      patience: seconds to try to reach `coordinator`, whose process may start later.
 
     Raises:
       ConfigError: the cluster does not say, or process 0 cannot be reached.
     """
+    if coordinator is not None:
+        _reach(coordinator, patience, listens=index != 0)
     try:
         jax.distributed.initialize(
             coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
@@ -59,6 +66,53 @@ def joined(coordinator: str | None, count: int | None, index: int | None) -> Ite
         _leave(f"error: process {jax.process_index()} of {jax.process_count()}: {error}")
     except Exception:
         _leave(traceback.format_exc())
+
+
+def _reach(coordinator: str, patience: float, listens: bool) -> None:
+    """Waits until the coordinator's name is known and, where another process listens there, until
+    it answers: JAX itself waits for five minutes and then aborts.
+    """
+    host, colon, port = coordinator.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(
+            f"--coordinator is {coordinator!r}, but must be host:port of process 0, such as "
+            "10.0.0.2:1234"
+        )
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            address = (host.strip("[]"), int(port))
+            if not listens:
+                socket.getaddrinfo(*address)
+                return
+            socket.create_connection(address, timeout=min(patience, 5.0)).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"cannot reach process 0 at {coordinator} ({error.strerror or error}) for "
+                    f"{patience:.0f} s; start it first, check host, port and firewall, or wait "
+                    "longer with --coordinator_seconds"
+                ) from error
+            time.sleep(min(0.5, patience / 10))
+
+
+def check_devices() -> None:
+    """Starts JAX's backend.
+
+    Raises:
+      ConfigError: there is none of the platform that JAX_PLATFORMS asks for, or it does not start.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        asked = os.environ.get("JAX_PLATFORMS") or jax.config.jax_platforms  # pyright: ignore
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigError(
+            f"JAX finds no device of the platform asked for (JAX_PLATFORMS={asked or ''}): "
+            f"{reason}; "
+            "unset JAX_PLATFORMS, or install jax for that platform"
+        ) from error
 
 
 def _leave(last_words: str) -> None:
