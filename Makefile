@@ -1,4 +1,5 @@
 # make quickstart   the whole road on real weights and real photos; ends with a page to open
+# make bovw         photos as visual words, a language model fine-tuned to read them; ends with a page
 # make lint         format, lint, types, and the direction of imports: no test of behaviour
 # make test         make lint, then the tests (those that compare with PyTorch skip where it is missing)
 # make test-parity  installs CPU PyTorch and runs the comparisons with it
@@ -13,7 +14,7 @@ PARITY := $(VENV)/.installed-parity
 TPU_COMPILER := .venv-tpu
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: quickstart lint test test-parity test-processes test-tpu tpu-compiler clean
+.PHONY: quickstart bovw lint test test-parity test-processes test-tpu tpu-compiler clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +30,10 @@ $(PARITY): $(INSTALLED)
 quickstart: $(INSTALLED)
 	$(BIN)/python -m launch.environment $(BIN)/python -m v2l_jax.main --config=configs/quickstart.py --workdir=$(WORKDIR)
 	@echo "Open $(WORKDIR)/report.html"
+
+bovw: $(INSTALLED)
+	$(BIN)/python -m launch.environment $(BIN)/python -m v2l_jax.main --config=configs/bovw/quickstart.py --workdir=runs/bovw
+	@echo "Open runs/bovw/report.html"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check --quiet .

@@ -43,7 +43,8 @@ from v2l_jax.training.optimizer import OPTIMIZERS, SCALINGS
 from v2l_jax.training.remat import REMAT_POLICIES
 
 JOBS = (
-    "codebook", "train", "tokenize", "finetune", "evaluate", "sweep", "release", "report",
+    "codebook", "train", "tokenize", "vocabulary", "finetune", "evaluate", "sweep", "release",
+    "report",
 )  # fmt: skip
 
 _AXIS = Rule(

@@ -2,6 +2,7 @@
 is refused by name.
 """
 
+import dataclasses
 import json
 
 import jax
@@ -11,10 +12,17 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from v2l_jax.errors import CheckpointError
+from v2l_jax.llm.adapter_step import NEW_ROWS, tuned_params
 from v2l_jax.llm.llama import Llama, load_llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.llm.lora import PROJECTIONS, Lora, init_adapters, scaled
-from v2l_jax.llm.peft_files import CONFIG_FILE, TENSOR_FILE, load_adapters, save_adapters
+from v2l_jax.llm.peft_files import (
+    CONFIG_FILE,
+    TENSOR_FILE,
+    load_adapters,
+    load_new_rows,
+    save_adapters,
+)
 
 CONFIG = LlamaConfig(50, 32, 48, 2, 6, 2, 8, 128, 1e-5, rotary_frequencies(8, 10000.0))
 
@@ -239,3 +247,46 @@ def test_a_setting_of_tomorrow_that_is_off_passes(plain, tmp_path):
 def test_a_config_without_its_rank_is_one_line(plain, tmp_path):
     with pytest.raises(CheckpointError, match="'r' is \"3\", but must be of type int"):
         load_adapters(_changed(plain, tmp_path, r="3"), CONFIG)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_peft_reads_new_rows_beside_adapters(torch, base, tied, tmp_path):
+    """As trainable tokens of a base model that was resized; logits of the base's own tokens."""
+    import peft
+    import transformers
+
+    config = transformers.LlamaConfig.from_pretrained(base, tie_word_embeddings=tied)
+    model = transformers.LlamaForCausalLM.from_pretrained(base, config=config)
+    if tied:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    model.save_pretrained(tmp_path / "base")
+    lora, sizes = Lora(3, 4.5, ("q_proj", "v_proj")), load_llama(tmp_path / "base")[0]
+    adapters = jax.tree.map(lambda x: 0.3 * x, _random_adapters(sizes, lora))
+    rows = np.random.default_rng(1).normal(size=(4, 48)).astype(np.float32)
+    save_adapters(tmp_path / "lora", adapters, lora, "tiny", rows, sizes.vocab_size)
+    np.testing.assert_array_equal(load_new_rows(tmp_path / "lora", sizes), rows)
+    model.resize_token_embeddings(97 + 4, mean_resizing=False)
+    tokens = np.random.default_rng(2).integers(0, 101, (2, 12))
+    theirs = _theirs(torch, peft.PeftModel.from_pretrained(model, tmp_path / "lora"), tokens)
+    llama = Llama(sizes)
+    again, loaded = load_adapters(tmp_path / "lora", sizes)
+    changes = {**loaded, NEW_ROWS: {"rows": rows}}
+    params = tuned_params(load_llama(tmp_path / "base")[1], changes, again.scale)
+    hidden, _ = llama.apply(
+        {"params": params}, jnp.asarray(tokens), jnp.broadcast_to(jnp.arange(12), (2, 12))
+    )
+    ours = llama.apply({"params": params}, hidden, method="logits")
+    np.testing.assert_allclose(ours, theirs[..., :97], atol=1e-4, rtol=0)
+
+
+def test_new_rows_of_another_vocabulary_are_refused(tmp_path):
+    lora = Lora(3, 7.0, ("q_proj",))
+    adapters = _random_adapters(CONFIG, lora)
+    save_adapters(tmp_path, adapters, lora, "tiny", np.zeros((2, 32), np.float32), 50)
+    assert load_new_rows(tmp_path, CONFIG).shape == (2, 32)
+    longer = dataclasses.replace(CONFIG, vocab_size=60)
+    for read in (load_new_rows, load_adapters):
+        with pytest.raises(CheckpointError, match=r"\[50, 51\]\} with 2 rows.*network's 60"):
+            read(tmp_path, longer)
+    save_adapters(tmp_path, adapters, lora, "tiny")
+    assert load_new_rows(tmp_path, CONFIG) is None

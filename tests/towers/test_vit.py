@@ -2,15 +2,14 @@
 refused.
 """
 
-import json
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
+from tests.tiny_vit import write_dinov2
 from v2l_jax.assets import fetch
 from v2l_jax.assets.registry import ASSETS
 from v2l_jax.errors import CheckpointError, ConfigError, DataError
@@ -119,38 +118,9 @@ def _transformers_names(torch, path, model):
     return state
 
 
-def _tiny_dinov2(folder, **changes):
-    """A Hugging Face directory with one block of width 4, written without torch."""
-    random = np.random.RandomState(0)
-    shapes = {"embeddings.cls_token": (1, 1, 4), "embeddings.position_embeddings": (1, 5, 4)}
-    shapes |= {"embeddings.patch_embeddings.projection.weight": (4, 3, 2, 2)}
-    shapes |= {"embeddings.patch_embeddings.projection.bias": (4,)}
-    block = "encoder.layer.0."
-    for name in ("query", "key", "value"):
-        shapes[f"{block}attention.attention.{name}.weight"] = (4, 4)
-        shapes[f"{block}attention.attention.{name}.bias"] = (4,)
-    for name, out, width in (
-        ("attention.output.dense", 4, 4),
-        ("mlp.fc1", 8, 4),
-        ("mlp.fc2", 4, 8),
-    ):
-        shapes |= {f"{block}{name}.weight": (out, width), f"{block}{name}.bias": (out,)}
-    for name in (f"{block}norm1", f"{block}norm2", "layernorm"):
-        shapes |= {f"{name}.weight": (4,), f"{name}.bias": (4,)}
-    tensors = {name: random.randn(*shape).astype(np.float32) for name, shape in shapes.items()}
-    tensors["pooler.dense.weight"] = np.zeros((4, 4), np.float32)
-    for name, tensor in changes.pop("tensors", {}).items():
-        tensors[name] = tensor
-    tensors = {name: x for name, x in tensors.items() if x is not None}
-    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    config = {"model_type": "dinov2", "hidden_size": 4, "num_attention_heads": 2} | changes
-    (folder / "config.json").write_text(json.dumps(config))
-    return tensors
-
-
 def test_a_block_written_out(tmp_path):
     """One block in numpy loops: patches, positions, attention, MLP."""
-    w = _tiny_dinov2(tmp_path)
+    w = write_dinov2(tmp_path)
     tower = load_vit(tmp_path)
     image = np.random.RandomState(1).randn(4, 4, 3).astype(np.float32)
     tokens = [w["embeddings.cls_token"][0, 0]]
@@ -188,7 +158,7 @@ def test_a_block_written_out(tmp_path):
 
 
 def test_layers_and_sizes_that_are_not_there(tmp_path):
-    _tiny_dinov2(tmp_path)
+    write_dinov2(tmp_path)
     tower = load_vit(tmp_path)
     assert [tower.layer_number(n) for n in (0, 1, -1, -2)] == [0, 1, 1, 0]
     with pytest.raises(ConfigError, match="a layer is -2 to 1, not 2"):
@@ -208,7 +178,7 @@ def test_layers_and_sizes_that_are_not_there(tmp_path):
     ],
 )
 def test_other_models_are_refused_in_a_line(tmp_path, changes, why):
-    _tiny_dinov2(tmp_path, **changes)
+    write_dinov2(tmp_path, **changes)
     with pytest.raises(CheckpointError, match=why):
         load_vit(tmp_path)
 

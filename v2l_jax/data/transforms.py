@@ -237,3 +237,30 @@ class ImageTransform:
             {"image_embedding": record["image_embedding"]} if "image_embedding" in record else {}
         )
         return {"image": image, "label": np.int32(record["label"])} | image_embedding
+
+
+FITS = ("crop", "stretch", "pad")
+
+
+def fit_square(
+    image: UInt8[np.ndarray, "h w 3"], size: int, how: str
+) -> UInt8[np.ndarray, "size size 3"]:
+    """An image as a square.
+
+    Args:
+      image: any size.
+      size: side of the square.
+      how: "crop" keeps the centre, "stretch" changes the aspect, "pad" puts grey beside or above
+        and below.
+    """
+    if how == "crop":
+        return crop_square(image, size)
+    if how == "stretch":
+        return resize(image, size, size)
+    height, width = image.shape[:2]
+    scale = size / max(height, width)
+    height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    square = np.full((size, size, 3), 128, np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
+    square[top : top + height, left : left + width] = resize(image, height, width)
+    return square

@@ -1,4 +1,6 @@
-"""The language model learns a task, through LoRA adapters alone, from the task's own texts."""
+"""The language model learns a task from the task's own texts, through LoRA adapters and, where the
+representation has words of its own, new rows of the embedding.
+"""
 
 import dataclasses
 import pathlib
@@ -12,6 +14,7 @@ from ml_collections import ConfigDict
 
 from v2l_jax.errors import ConfigError
 from v2l_jax.llm.adapter_step import (
+    NEW_ROWS,
     adapter_loss,
     adapter_optimizer,
     initial_state,
@@ -22,6 +25,7 @@ from v2l_jax.llm.peft_files import save_adapters
 from v2l_jax.llm.training_texts import TextBatches, TrainingTexts
 from v2l_jax.options import COUNT, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of, option
 from v2l_jax.parallel.mesh import local_rows, replicate, shard_batch
+from v2l_jax.representations import representation
 from v2l_jax.run import adapters
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import tasks
@@ -49,6 +53,9 @@ class Options:
     steps: int = option(120, "training steps", POSITIVE)
     batch_size: int = option(4, "images a step", POSITIVE)
     learning_rate: float = option(4e-3, "peak learning rate", number(0, 1))
+    rows_learning_rate: float = option(
+        2e-3, "peak learning rate of new rows of the embedding", number(0, 1)
+    )
     warmup_steps: int = option(10, "steps of linear warm-up", COUNT)
     weight_decay: float = option(0.0, "AdamW's", WEIGHT)
     clip_norm: float = option(1.0, "largest gradient norm; 0 = none", WEIGHT)
@@ -80,11 +87,23 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     texts = training_texts(context)
     llm, mesh, params = context.llm, context.mesh, context.engine.params
     lora = adapters.lora(config)
-    tx = adapter_optimizer(c.learning_rate, c.warmup_steps, c.steps, c.weight_decay, c.clip_norm)
-    state = replicate(initial_state(jax.random.key(config.seed), llm.model, lora, tx), mesh)
+    rows = None if c.task in adapters.OF_LOCAL_WORDS else representation(config).new_rows(context)
+    tx = adapter_optimizer(
+        c.learning_rate,
+        c.warmup_steps,
+        c.steps,
+        c.weight_decay,
+        c.clip_norm,
+        None if rows is None else c.rows_learning_rate,
+    )
+    key = jax.random.key(config.seed)
+    state = replicate(initial_state(key, llm.model, lora, tx, rows), mesh)
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     logging.info(
-        "%s adapter parameters train; the language model is frozen",
-        f"{sum(x.size for x in jax.tree.leaves(state.adapters)):,}",
+        "%s adapter parameters train, %s of them in %d new rows; the language model is frozen",
+        f"{count(state.adapters):,}",
+        f"{0 if rows is None else rows.size:,}",
+        0 if rows is None else len(rows),
     )
     with Checkpointer(folder / "checkpoints") as checkpoints:
         state = fit(
@@ -103,7 +122,16 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             show=("loss",),
             description="training adapters",
         )
-    save_adapters(adapters.adapters_folder(workdir), state.adapters, lora, config.llm)
+    trained = dict(state.adapters)
+    new = trained.pop(NEW_ROWS, {}).get("rows")
+    save_adapters(
+        adapters.adapters_folder(workdir),
+        trained,
+        lora,
+        config.llm,
+        new,
+        llm.model.config.vocab_size,
+    )
 
 
 def training_texts(context: Run) -> TrainingTexts:

@@ -1,8 +1,8 @@
-"""One training step of LoRA adapters on a frozen language model: next-token cross-entropy on the
-targets of each text.
+"""One training step of LoRA adapters, and of new rows of the embedding, on a frozen language model:
+next-token cross-entropy on the targets of each text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from v2l_jax.llm.llama import Llama
-from v2l_jax.llm.lora import Adapters, Lora, init_adapters, scaled
+from v2l_jax.llm.lora import Lora, init_adapters, scaled
 from v2l_jax.llm.text_loss import target_loss
 from v2l_jax.training.optimizer import warmup_cosine
 
@@ -26,7 +26,8 @@ class AdapterState:
 
     Attributes:
       step: int32 scalar, finished steps.
-      adapters: float32, see `lora.Adapters`.
+      adapters: float32, see `lora.Adapters`; with new rows also {"new_rows": {"rows": [rows,
+        hidden]}}.
       opt_state: optimizer state of the adapters.
     """
 
@@ -35,34 +36,76 @@ class AdapterState:
     opt_state: Any
 
 
+NEW_ROWS = "new_rows"
+
+
 def adapter_optimizer(
     learning_rate: float,
     warmup_steps: int,
     total_steps: int,
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
+    rows_rate: float | None = None,
 ) -> optax.GradientTransformation:
     """AdamW (arXiv 1711.05101) with linear warm-up, half a cosine down to 0, and gradients clipped
     to a global norm.
+
+    Args:
+      learning_rate: the peak.
+      warmup_steps, total_steps: of the schedule.
+      weight_decay: AdamW's.
+      clip_norm: largest global norm of a gradient.
+      rows_rate: the peak of new rows, which do not decay; None where there are none.
     """
-    schedule = warmup_cosine(learning_rate, warmup_steps, total_steps)
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm), optax.adamw(schedule, weight_decay=weight_decay)
-    )
+
+    def adamw(rate: float, decay: float) -> optax.GradientTransformation:
+        return optax.adamw(warmup_cosine(rate, warmup_steps, total_steps), weight_decay=decay)
+
+    clip, lora = optax.clip_by_global_norm(clip_norm), adamw(learning_rate, weight_decay)
+    if rows_rate is None:
+        return optax.chain(clip, lora)
+    label = lambda tree: {name: "rows" if name == NEW_ROWS else "lora" for name in tree}
+    both = optax.multi_transform({"lora": lora, "rows": adamw(rows_rate, 0.0)}, label)
+    return optax.chain(clip, both)
 
 
 def initial_state(
-    key: Array, model: Llama, lora: Lora, tx: optax.GradientTransformation
+    key: Array,
+    model: Llama,
+    lora: Lora,
+    tx: optax.GradientTransformation,
+    rows: Float[Any, "rows hidden"] | None = None,
 ) -> AdapterState:
-    """The state before the first step: adapters that change nothing."""
-    adapters = init_adapters(key, model.config, lora)
+    """The state before the first step: adapters that change nothing, and new rows where they
+    start.
+    """
+    adapters: dict[str, Any] = dict(init_adapters(key, model.config, lora))
+    if rows is not None:
+        adapters[NEW_ROWS] = {"rows": jnp.asarray(rows, jnp.float32)}
     return AdapterState(jnp.zeros((), jnp.int32), adapters, tx.init(adapters))
+
+
+def tuned_params(params: Any, adapters: Mapping[str, Any] | None, scale: float) -> dict[str, Any]:
+    """A frozen model's parameters with what was trained beside them, as `Llama` takes both.
+
+    Args:
+      params: the frozen ones.
+      adapters: of `AdapterState`; None leaves the model as it is.
+      scale: `Lora.scale`.
+    """
+    if adapters is None:
+        return params
+    lora = {name: x for name, x in adapters.items() if name != NEW_ROWS}
+    more: dict[str, Any] = {"adapters": scaled(lora, scale)} if lora else {}
+    if NEW_ROWS in adapters:
+        more["slots"] = adapters[NEW_ROWS]["rows"]
+    return {**params, **more}
 
 
 def adapter_loss(
     model: Llama,
     params: Any,
-    adapters: Adapters | None,
+    adapters: Mapping[str, Any] | None,
     scale: float,
     batch: Batch,
     chunk: int = 256,
@@ -72,7 +115,7 @@ def adapter_loss(
     Args:
       model: the network.
       params: its frozen parameters.
-      adapters: from `init_adapters` or `peft_files.load_adapters`; None is the frozen model.
+      adapters: of `AdapterState`; None is the frozen model.
       scale: `Lora.scale`.
       batch: {"tokens": int32 [batch, length], -1 pads on the right; "targets": int32 [batch,
         targets], positions of the tokens that count, -1 for none}.
@@ -80,10 +123,9 @@ def adapter_loss(
     """
     tokens, targets = jnp.asarray(batch["tokens"]), jnp.asarray(batch["targets"])
     positions = jnp.where(tokens >= 0, jnp.arange(tokens.shape[1], dtype=jnp.int32), -1)
-    variables = {"params": params}
+    variables = {"params": tuned_params(params, adapters, scale)}
     ids = jnp.maximum(tokens, 0)
-    changes = None if adapters is None else scaled(adapters, scale)
-    hidden, _ = model.apply(variables, ids, positions, adapters=changes)
+    hidden, _ = model.apply(variables, ids, positions)
     return target_loss(
         lambda x: model.apply(variables, x, method="logits"), hidden, ids, targets, chunk
     )

@@ -88,7 +88,8 @@ class LLMEngine:
           vectors: in place of embeddings of tokens, as long as these.
 
         Returns:
-          Ids from the vocabulary's size on. Prompts may hold them; answers never do.
+          Ids after those of the vocabulary and of new rows, which the parameter "slots" holds from
+          the start. Prompts may hold them; answers never do.
 
         Raises:
           DataError: the vectors have another length, or are not finite.
@@ -99,7 +100,7 @@ class LLMEngine:
                 f"vectors of shape {rows.shape} cannot stand in a prompt: the language model wants "
                 f"finite ones of length {hidden}"
             )
-        first = self.model.config.vocab_size
+        first = self.model.config.vocab_size + len(self.params.get("slots", ()))
         return tuple(first + self._slots.setdefault(r.tobytes(), len(self._slots)) for r in rows)
 
     def _with_slots(self) -> Any:
@@ -112,6 +113,8 @@ class LLMEngine:
         if self._slot_table[0] != count:
             table = np.zeros((1 << (count - 1).bit_length(), self.model.config.hidden_size), "f")
             table[:count] = [np.frombuffer(row, np.float32) for row in self._slots]
+            if "slots" in self.params:
+                table = np.concatenate([np.asarray(self.params["slots"], np.float32), table])
             placed = replicate(table, self.mesh) if self.mesh else jax.device_put(table)
             self._slot_table = count, placed
         return {**self.params, "slots": self._slot_table[1]}

@@ -74,6 +74,11 @@ def with_room(cache: KVCache, slots: int) -> KVCache:
 class Llama(nn.Module):
     """Decoder stack; layers are scanned, their parameters carry a leading layer axis.
 
+    Parameters may hold two things more: "slots", float32 [rows, hidden], input embeddings of the
+    ids from `vocab_size` on, which are never an output: new rows, and vectors in place of tokens;
+    and "adapters", which stand in for the argument of that name, so that whoever calls the model
+    need not know of them.
+
     Attributes:
       config: sizes.
       dtype: of the inputs of every matrix product; products accumulate, and norms, softmax and
@@ -198,6 +203,8 @@ class Llama(nn.Module):
             return (hidden, stacked), kept if keep and cache is None else None
 
         hidden = self._embedded(tokens) if inputs is None else inputs
+        if adapters is None and self.has_variable("params", "adapters"):
+            adapters = self.get_variable("params", "adapters")
         xs = (
             jnp.arange(c.num_layers),
             scanned,

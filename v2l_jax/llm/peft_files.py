@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import CheckpointError
@@ -44,7 +45,10 @@ _PLAIN = {
 }
 """Variants of LoRA that `llm.lora` does not compute, and their values for the plain one."""
 
-_READ = ("peft_type", "r", "lora_alpha", "target_modules")
+_TOKENS, _EMBEDDING = "trainable_token_indices", "embed_tokens"
+_ROWS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
+
+_READ = ("peft_type", "r", "lora_alpha", "target_modules", _TOKENS)
 _WITHOUT_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "inference_mode",
     "lora_dropout", "exclude_modules", "layers_pattern", "megatron_core", "qalora_group_size",
@@ -69,7 +73,12 @@ _CONVERT = (
 
 
 def save_adapters(
-    folder: str | os.PathLike, adapters: Adapters, lora: Lora, base_model: str
+    folder: str | os.PathLike,
+    adapters: Adapters,
+    lora: Lora,
+    base_model: str,
+    rows: Float[Any, "rows hidden"] | None = None,
+    vocab_size: int = 0,
 ) -> None:
     """Writes a folder that `peft.PeftModel.from_pretrained` reads; each file whole or not at all.
 
@@ -78,6 +87,9 @@ def save_adapters(
       adapters: float32 [layers, rank, in] and [layers, out, rank] by projection.
       lora: rank, alpha and targets.
       base_model: what to call the network that the adapters belong to.
+      rows: new rows of the embedding, if any: PEFT's trainable tokens, for a base model that was
+        resized to hold them (`model.resize_token_embeddings(vocab_size + len(rows))`).
+      vocab_size: rows of the base model's own embedding.
     """
     from safetensors.numpy import save_file
 
@@ -101,6 +113,9 @@ def save_adapters(
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
+    if rows is not None:
+        tensors[_ROWS] = np.ascontiguousarray(np.asarray(rows, np.float32))
+        config[_TOKENS] = {_EMBEDDING: list(range(vocab_size, vocab_size + len(rows)))}
     with atomic_write(folder / TENSOR_FILE) as path:
         save_file(tensors, path, {"format": "pt"})
     with atomic_write(folder / CONFIG_FILE) as path:
@@ -128,7 +143,10 @@ def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora,
             f"{folder} has no {TENSOR_FILE}; adapters that PEFT saved as .bin must be saved as "
             "safetensors"
         )
-    tensors = CheckedTensors(read_safetensors(folder / TENSOR_FILE), str(folder / TENSOR_FILE))
+    everything = read_safetensors(folder / TENSOR_FILE)
+    _new_rows(folder, settings, everything, config)
+    lora_only = {name: everything[name] for name in everything if name != _ROWS}
+    tensors = CheckedTensors(lora_only, str(folder / TENSOR_FILE))
     lora = _lora(folder, settings, tensors)
     adapters = {
         target: {
@@ -144,6 +162,43 @@ def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora,
             f"need {expected}; they are for another LLM"
         )
     return lora, adapters
+
+
+def load_new_rows(
+    folder: str | os.PathLike, config: LlamaConfig
+) -> Float[np.ndarray, "rows hidden"] | None:
+    """The new rows of the embedding that a PEFT LoRA folder holds; None where it holds none.
+
+    Args:
+      folder, config: as for `load_adapters`.
+
+    Raises:
+      CheckpointError: as for `load_adapters`; or its tokens are not those after the network's last.
+    """
+    folder = pathlib.Path(folder)
+    settings = _read_config(folder / CONFIG_FILE)
+    return _new_rows(folder, settings, read_safetensors(folder / TENSOR_FILE), config)
+
+
+def _new_rows(
+    folder: pathlib.Path,
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    config: LlamaConfig,
+) -> Float[np.ndarray, "rows hidden"] | None:
+    tokens = settings.get(_TOKENS)
+    if not tokens and _ROWS not in tensors:
+        return None
+    rows = np.asarray(tensors[_ROWS], np.float32) if _ROWS in tensors else np.zeros((0, 0))
+    ids = tokens.get(_EMBEDDING) if isinstance(tokens, dict) else tokens
+    expected = list(range(config.vocab_size, config.vocab_size + len(rows)))
+    if ids != expected or rows.shape != (len(expected), config.hidden_size):
+        raise CheckpointError(
+            f"{folder}: {_TOKENS}={tokens!r} with {len(rows)} rows is not supported: only new rows "
+            f"after the network's {config.vocab_size} of width {config.hidden_size} are; are they "
+            "for another LLM or vocabulary? Others must be merged into the model (merge_and_unload)"
+        )
+    return rows
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

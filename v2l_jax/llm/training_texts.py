@@ -1,6 +1,6 @@
 """Batches of a task's own texts, which adapters of the language model are trained on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -72,3 +72,22 @@ class TextBatches(Iterator):
     def set_state(self, step: int) -> None:
         """Goes on after `step` steps."""
         self._step = step
+
+
+def padded_texts(
+    rows: Sequence[tuple[Sequence[int], Sequence[int]]], length: int, answers: int
+) -> dict[str, np.ndarray]:
+    """Prompts with their answers as a batch of `llm.adapter_step`: the answers' tokens count.
+
+    Args:
+      rows: token ids of each prompt and of its answer.
+      length: tokens of the longest text.
+      answers: tokens of the longest answer.
+    """
+    tokens = np.full((len(rows), length), -1, np.int32)
+    targets = np.full((len(rows), answers), -1, np.int32)
+    for row, (prompt, answer) in enumerate(rows):
+        whole = [*prompt, *answer]
+        tokens[row, : len(whole)] = whole
+        targets[row, : len(answer)] = np.arange(len(prompt), len(whole))
+    return {"tokens": tokens, "targets": targets}

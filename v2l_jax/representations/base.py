@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source, path_of
 from v2l_jax.metrics.results import Scalar
 from v2l_jax.run.run import Run
@@ -24,9 +23,15 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Ids:
-    """Token ids of the language model, which no tokenizer splits again."""
+    """Token ids of the language model, which no tokenizer splits again.
+
+    Attributes:
+      ids: also of new rows.
+      text: what a reader of a report sees; "" is what the ids decode to.
+    """
 
     ids: tuple[int, ...]
+    text: str = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,8 +136,11 @@ class Representation:
         """
         return np.arange(len(images))
 
-    def new_vocabulary(self) -> Codebook | None:
-        """Rows that the language model's embedding needs besides its own; none by default."""
+    def new_rows(self, run: Run) -> Float[np.ndarray, "rows hidden"] | None:
+        """Rows that the language model's embedding needs besides its own, as they start; none by
+        default. The first one is of the id after the model's last.
+        """
+        del run
         return None
 
     def init_adapter(self, key: Any) -> Any | None:
@@ -150,7 +158,7 @@ def shown_text(segments: Segments, decode: Callable[[Sequence[int]], str]) -> st
     """
     written = {
         Text: lambda s: s.text,
-        Ids: lambda s: decode(s.ids),
+        Ids: lambda s: s.text or decode(s.ids),
         Slots: lambda s: f"[{len(s.vectors)} vectors]",
     }
     return "".join(written[type(segment)](segment) for segment in segments)

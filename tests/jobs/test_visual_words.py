@@ -1,0 +1,178 @@
+"""Images to visual words to a fine-tuned language model to accuracies, on tiny networks; and what
+is refused before anything is trained.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.tiny_visual_words import COLOURS, PER_CLASS, get_config
+from v2l_jax.codebook.visual_vocabulary import VisualVocabulary
+from v2l_jax.data.sources import SyntheticSource
+from v2l_jax.errors import ConfigError, DataError
+from v2l_jax.jobs import finetune, runner, vocabulary
+from v2l_jax.llm.peft_files import load_new_rows
+from v2l_jax.metrics.results import read_results
+from v2l_jax.representations import representation
+from v2l_jax.representations.base import ImageSet
+from v2l_jax.representations.visual_words import nearest_patches, vocabulary_path
+from v2l_jax.run import adapters, loading
+from v2l_jax.run.run import Run
+from v2l_jax.tasks import classification
+from v2l_jax.tasks.harness import tuned
+
+HELD_OUT = round(0.4 * PER_CLASS) * len(COLOURS)
+VOCABULARY = 49152
+
+
+@pytest.fixture(scope="module")
+def config(asset, tmp_path_factory):
+    return get_config(asset, tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    runner.run_jobs(config, workdir)
+    return workdir
+
+
+@pytest.fixture
+def changed(config):
+    """A copy of the config to change."""
+    return config.copy_and_resolve_references()
+
+
+def _value(workdir, metric, state, control):
+    (found,) = [
+        row.value
+        for row in read_results(workdir / "results.json")
+        if row.metric == metric
+        and (row.measured_on["llm_state"], row.measured_on["control"]) == (state, control)
+    ]
+    return found
+
+
+def test_colours_are_learnt_and_read_off_the_words(workdir):
+    assert _value(workdir, "top1_accuracy", "tuned", "none") == 1
+    assert _value(workdir, "mean_class_accuracy", "tuned", "none") == 1
+    for control in ("no_tokens", "shuffled"):
+        assert _value(workdir, "top1_accuracy", "tuned", control) <= 0.67
+    assert _value(workdir, "visual_tokens", "tuned", "none") == 4 + 2
+    assert _value(workdir, "visual_tokens", "tuned", "no_tokens") == 0
+    page = (workdir / "report.html").read_text()
+    assert "Naming by likelihood" in page and "fine-tuned" in page
+
+
+def test_an_image_is_written_between_begin_and_end(config, workdir):
+    run = Run(config, workdir)
+    written = representation(config).segments(run, ImageSet.own(run), 3)
+    assert len(written) == len(COLOURS) * PER_CLASS
+    words = json.loads(next((workdir / "words").glob("visual-train-*.json")).read_text())
+    (segment,) = written[0]
+    shown = [word for word, _ in words["images"][0][:3]]
+    assert segment.ids == (VOCABULARY + 6, *(VOCABULARY + w for w in shown), VOCABULARY + 7)
+    assert segment.text == f"<img><{shown[0]}><{shown[1]}><{shown[2]}></img>"
+    assert words["grid"] == [2, 2] and words["images"][0][1][1] == [1]
+
+
+def test_row_ends(changed, workdir):
+    changed.representation.visual_words.row_ends = True
+    run = Run(changed, workdir)
+    (segment,) = representation(changed).segments(run, ImageSet.own(run), 9)[0]
+    ends = [i for i, n in enumerate(segment.ids) if n == VOCABULARY + 8]
+    assert ends == [3, 6] and len(segment.ids) == 8
+
+
+def test_trained_rows_are_kept_and_used(config, workdir):
+    run = Run(config, workdir)
+    rows = load_new_rows(adapters.adapters_folder(workdir), run.llm.model.config)
+    assert rows.shape == (9, 16)
+    start = representation(config).new_rows(run)
+    assert np.abs(rows - start)[:6].max() > 0.1
+    np.testing.assert_array_equal(tuned.tuned(run).llm.params["slots"], rows)
+    np.testing.assert_array_equal(tuned.untrained(run).llm.params["slots"], start)
+
+
+def test_finished_jobs_are_not_run_again(config, workdir):
+    assert vocabulary.is_done(config, workdir) and finetune.is_done(config, workdir)
+    there = (workdir / "results.json").read_text()
+    runner.run_jobs(config, workdir)
+    assert (workdir / "results.json").read_text() == there
+
+
+def test_patches_nearest_to_a_word(config, workdir):
+    run = Run(config, workdir)
+    words = VisualVocabulary.load(vocabulary_path(workdir))
+    features = representation(config).patches.of(run, "train", run.photos.train)
+    cells, images = nearest_patches(words, features, 5)
+    assert cells.shape == images.shape == (6, 5)
+    for word, (some, of) in enumerate(zip(cells, images)):
+        near = words.prepare(np.stack([features[i].reshape(4, -1)[c] for c, i in zip(some, of)]))
+        distance = np.sum((near - words.centres[word]) ** 2, 1)
+        assert (np.diff(distance) >= 0).all()
+        assert words.words(np.stack([features[of[0]].reshape(4, -1)[some[0]]]))[0] == word
+
+
+@pytest.mark.parametrize("start", ["mean_resizing", "normal", "mean", "projected", "ridge"])
+def test_rows_start_as_asked(changed, workdir, start):
+    changed.representation.visual_words.rows_start = start
+    rows = representation(changed).new_rows(Run(changed, workdir))
+    assert rows.shape == (9, 16) and np.isfinite(rows).all()
+    again = representation(changed).new_rows(Run(changed, workdir))
+    np.testing.assert_array_equal(rows, again)
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"layer": 0}, "layer is -1, not 0"),
+        ({"words": 7}, "words is 6, not 7"),
+        ({"fit": "pad"}, "fit is 'crop', not 'pad'"),
+    ],
+)
+def test_words_of_other_options_are_refused(changed, workdir, changes, why):
+    changed.representation.visual_words.update(changes)
+    with pytest.raises(ConfigError, match=why):
+        vocabulary.is_done(changed, workdir)
+
+
+def test_adapters_for_another_vocabulary_are_refused(changed, workdir):
+    changed.representation.visual_words.rows_start = "normal"
+    with pytest.raises(ConfigError, match="adapters of other settings.*representation"):
+        tuned.tuned(Run(changed, workdir))
+
+
+def test_a_representation_without_words_has_no_vocabulary_job(changed, tmp_path):
+    changed.representation.kind = "caption"
+    with pytest.raises(ConfigError, match="kind is 'caption'; set it to 'visual_words'"):
+        vocabulary.run(changed, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"layer": 5}, ConfigError),
+        ({"image_size": 18}, DataError),
+        ({"image_size": 2}, DataError),
+        ({"pool": 3}, ConfigError),
+    ],
+)
+def test_features_that_cannot_be_are_refused(changed, tmp_path, changes, why):
+    changed.representation.visual_words.update(changes)
+    with pytest.raises(why, match="layer|whole patches|cannot be averaged"):
+        vocabulary.run(changed, tmp_path)
+
+
+def test_a_class_unseen_in_training_is_said_before_training(changed, monkeypatch):
+    labels = np.array([0, 0, 0, 0, 1, 2])
+    images = SyntheticSource(3, 8, 0)
+    photos = loading.Photos(images, images, (), "made up")
+    monkeypatch.setattr(loading, "photos", lambda config: photos)
+    names = ["red", "green", "blue"]
+    monkeypatch.setattr(classification, "named_labels", lambda photos, given: (labels, names))
+    with pytest.raises(DataError, match="no training image shows green, blue"):
+        classification.check(changed)
+    changed.evaluate.classification.models = ("frozen",)
+    classification.check(changed)

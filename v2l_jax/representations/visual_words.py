@@ -1,0 +1,324 @@
+"""Visual words: an image is written as the nearest k-means centres of its patches' features, which
+become new rows of the language model's input embedding.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+
+from v2l_jax.atomic_write import atomic_write
+from v2l_jax.codebook.kmeans import Centres, KMeans, fit
+from v2l_jax.codebook.kmeans_variants import class_weights, explained_variance, fit_per_class
+from v2l_jax.codebook.nearest_centres import assign
+from v2l_jax.codebook.visual_vocabulary import VisualVocabulary, inliers, preparation, prepared
+from v2l_jax.data.transforms import FITS
+from v2l_jax.errors import ConfigError
+from v2l_jax.llm import new_rows
+from v2l_jax.metrics.codebook_usage import summarise
+from v2l_jax.metrics.results import Scalar
+from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, Rule, number, one_of, option
+from v2l_jax.representations import word_sequences
+from v2l_jax.representations.base import Ids, ImageSet, Representation, Segments, Written
+from v2l_jax.representations.word_sequences import Sequence_
+from v2l_jax.run.patches import PatchFeatures
+from v2l_jax.run.run import Run
+
+_INTEGER = Rule("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
+_NAMED = ("tower", "layer", "norm", "image_size", "fit", "pool")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Representation):
+    """Options of visual words. The budget counts words."""
+
+    tower: str = option(
+        "hf://facebook/dinov2-with-registers-large",
+        "the frozen vision transformer: a registered asset ('dinov2-s'), hf:// address or path",
+        NAME,
+    )
+    layer: int = option(-2, "blocks before the features; -2 is one block before the last", _INTEGER)
+    norm: bool = option(False, "whether the tower's final LayerNorm follows", FLAG)
+    image_size: int = option(224, "side of the square that the tower sees, pixels", POSITIVE)
+    fit: str = option("crop", "how an image becomes a square", one_of(*FITS))
+    pool: int = option(0, "side of the grid that patches are averaged to; 0 keeps all", COUNT)
+    words: int = option(1024, "k-means centres", number(2, integer=True))
+    start: str = option("k-means++", "of k-means", one_of("random", "k-means++"))
+    iterations: int = option(25, "of k-means", POSITIVE)
+    restarts: int = option(1, "of k-means; the best is kept", POSITIVE)
+    spherical: bool = option(False, "k-means on unit vectors", FLAG)
+    most_points: int = option(256, "training patches a word that k-means sees; 0 = all", COUNT)
+    components: int = option(0, "principal components that are kept; 0 = all features", COUNT)
+    whiten: bool = option(False, "bring every component to variance one", FLAG)
+    outliers: float = option(
+        0.0,
+        "leave patches out of k-means whose norm is above the median by so many median absolute "
+        "deviations; 0 = none",
+        number(0),
+    )
+    supervision: str = option(
+        "none",
+        "'class': words of each class apart; 'weights': features weighed by what they tell of the "
+        "class",
+        one_of("none", "class", "weights"),
+    )
+    sequence: str = option(
+        "order",
+        "'order': a word a patch, row by row; 'run_length': neighbours of one word written once; "
+        "'bag': each word once, the most frequent first; 'clusters': a word a cluster of patches",
+        one_of("order", "run_length", "bag", "clusters"),
+    )
+    threshold: float = option(0.65, "similarity of a cluster's patches (DiVT's θ)", number(-1, 1))
+    row_ends: bool = option(False, "a word of its own ends each row; for 'order'", FLAG)
+    rows_start: str = option(
+        "projected", "where the new rows of the embedding start", one_of(*new_rows.STARTS)
+    )
+
+    @property
+    def patches(self) -> PatchFeatures:
+        """Which features."""
+        return PatchFeatures(*(getattr(self, name) for name in _NAMED))
+
+    def fingerprint(self) -> dict[str, Scalar]:
+        """The options that are not their default, after the tower, layer and size."""
+        always = ("tower", "layer", "image_size", "pool", "words", "sequence")
+        default = {f.name: f.default for f in dataclasses.fields(self)}
+        values = dataclasses.asdict(self)
+        return {n: v for n, v in values.items() if n in always or v != default[n]}
+
+    def vocabulary(self, run: Run) -> VisualVocabulary:
+        """What the vocabulary job made.
+
+        Raises:
+          CheckpointError: it made nothing yet.
+          ConfigError: it made other words.
+        """
+        path = vocabulary_path(run.workdir)
+        found = VisualVocabulary.load(path)
+        found.check_made_with(self.made_with(run), path)
+        return found
+
+    def made_with(self, run: Run) -> dict[str, Any]:
+        """What the vocabulary depends on."""
+        names = (*_NAMED, "words", "start", "iterations", "restarts", "spherical", "most_points")
+        names += ("components", "whiten", "outliers", "supervision")
+        values = {name: getattr(self, name) for name in names}
+        return values | {"seed": run.config.seed, "data": run.config.data.name}
+
+    def prepare(self, run: Run, images: ImageSet, budget: int) -> None:
+        """Writes the words of each part of the images into the folder words/ of the workdir, unless
+        they are there.
+        """
+        del budget
+        vocabulary = self.vocabulary(run)
+        for name, part in images.parts:
+            path = self._path(run, name, part)
+            if not path.exists():
+                features = self.patches.of(run, name, part)
+                found = [self.sequence_of(vocabulary, x) for x in features]
+                grid = [int(n) for n in features.shape[1:3]]
+                with atomic_write(path) as draft:
+                    draft.write_text(json.dumps({"grid": grid, "images": found}))
+
+    def segments(self, run: Run, images: ImageSet, budget: int) -> Sequence[Segments]:
+        """The begin word, the image's words, and the end word."""
+        first, words = run.llm.model.config.vocab_size, self.words
+        sequences, columns = [], 0
+        for name, part in images.parts:
+            found = self.sequences(run, name, part)
+            columns = found["grid"][1]
+            sequences += found["images"]
+
+        def write(index: int) -> Segments:
+            ids = [word for word, _ in sequences[index][:budget]]
+            if self.row_ends and self.sequence == "order":
+                ends = range(columns, len(ids) + 1, columns)
+                for count, at in enumerate(ends):
+                    ids.insert(at + count, words + 2)
+            ids = [words, *ids, words + 1]
+            text = "".join(self.word_text(word) for word in ids)
+            return (Ids(tuple(first + word for word in ids), text),)
+
+        return Written(len(images), write)
+
+    def word_text(self, word: int) -> str:
+        """What a reader sees of a word."""
+        special = {self.words: "<img>", self.words + 1: "</img>", self.words + 2: "<row>"}
+        return special.get(word, f"<{word}>")
+
+    def sequences(self, run: Run, name: str, part: Any) -> dict[str, Any]:
+        """What `prepare` wrote of a part: "grid", rows and columns of patches, and "images", for
+        each its words with the numbers of their patches.
+        """
+        return json.loads(self._path(run, name, part).read_text(encoding="utf-8"))
+
+    def sequence_of(
+        self, vocabulary: VisualVocabulary, features: Float[np.ndarray, "rows columns dim"]
+    ) -> Sequence_:
+        """The words of one image."""
+        flat = np.asarray(features, np.float32).reshape(-1, features.shape[-1])
+        if self.sequence == "clusters":
+            return word_sequences.clusters(flat, self.threshold, vocabulary.words)
+        words = vocabulary.words(flat)
+        made = {
+            "order": word_sequences.in_order,
+            "run_length": word_sequences.run_length,
+            "bag": word_sequences.bag,
+        }
+        return made[self.sequence](words)
+
+    def new_rows(self, run: Run) -> Float[np.ndarray, "rows hidden"]:
+        """A row a word, then those of begin, end and row end."""
+        own = np.asarray(run.llm.params["embedding"], np.float32)
+        rng = np.random.default_rng((run.config.seed, 11))
+        special = new_rows.mean_resizing(own, 3, rng)
+        return np.concatenate([self._rows(run, own, rng), special])
+
+    def _rows(
+        self, run: Run, own: np.ndarray, rng: np.random.Generator
+    ) -> Float[np.ndarray, "words hidden"]:
+        vocabulary = self.vocabulary(run)
+        count = len(vocabulary)
+        if self.rows_start == "mean_resizing":
+            return new_rows.mean_resizing(own, count, rng)
+        if self.rows_start == "normal":
+            return new_rows.normal(count, own.shape[1], rng)
+        if self.rows_start == "mean":
+            return new_rows.about_mean(own, count, rng)
+        if self.rows_start == "projected":
+            return new_rows.projected(own, vocabulary.centres, rng)
+        if self.rows_start == "ridge":
+            return self._ridge(run, vocabulary, own)
+        return self._aligned(run, vocabulary, own)
+
+    def _ridge(self, run: Run, vocabulary: VisualVocabulary, own: np.ndarray) -> np.ndarray:
+        """Through a map from images' mean features to the rows of their class's name, fitted on the
+        training images.
+        """
+        labels = np.asarray(run.photos.train.labels)
+        names = run.photos.held_out.class_names
+        kept = np.flatnonzero(labels >= 0)
+        if not len(kept):
+            raise ConfigError("rows_start 'ridge' needs labelled training images; choose another")
+        features = self.patches.of(run, "train", run.photos.train)
+        means = np.stack([vocabulary.prepare(_flat(features[i])).mean(0) for i in kept])
+        rows = [own[run.llm.tokenizer.encode(f" {name}")].mean(0) for name in names]
+        said = np.stack([rows[labels[i]] for i in kept])
+        return new_rows.ridge(own, vocabulary.centres, means, said)
+
+    def _aligned(self, run: Run, vocabulary: VisualVocabulary, own: np.ndarray) -> np.ndarray:
+        """Through the image–text tower's vectors of the images that each word's nearest patches
+        lie in.
+        """
+        book = run.local_words
+        vectors = run.features("train", run.photos.train)
+        features = self.patches.of(run, "train", run.photos.train)
+        near, place = nearest_patches(vocabulary, features, 64)
+        del near
+        of_words = vectors[place].mean(1)
+        of_words /= np.maximum(np.linalg.norm(of_words, axis=1, keepdims=True), 1e-12)
+        rows = np.stack([own[list(ids)].mean(0) for ids in book.token_ids])
+        return new_rows.aligned(own, of_words, np.asarray(book.embeddings), rows)
+
+    def _path(self, run: Run, name: str, part: Any) -> pathlib.Path:
+        known = self.made_with(run) | {
+            "sequence": self.sequence,
+            "threshold": self.threshold if self.sequence == "clusters" else None,
+        }
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+        return run.workdir / "words" / f"visual-{run.file_name(name, part)}-{digest}.json"
+
+
+def vocabulary_path(workdir: pathlib.Path) -> pathlib.Path:
+    """Where the vocabulary job leaves the words."""
+    return workdir / "vocabulary" / "visual_words.safetensors"
+
+
+def make_vocabulary(options: Options, run: Run) -> VisualVocabulary:
+    """Clusters the patches of the training images, and writes the words' file.
+
+    Raises:
+      DataError: fewer patches than words.
+    """
+    source, path = run.photos.train, vocabulary_path(run.workdir)
+    features = options.patches.of(run, "train", source)
+    flat = features.reshape(-1, features.shape[-1])
+    labels = np.repeat(np.asarray(source.labels), features.shape[1] * features.shape[2])
+    if options.outliers:
+        kept = inliers(flat, options.outliers)
+        logging.info("%d of %d patches are outliers and left out", np.sum(~kept), len(kept))
+        flat, labels = np.asarray(flat)[kept], labels[kept]
+    mean, projection = preparation(flat, options.components, options.whiten)
+    if options.supervision == "weights":
+        weights = class_weights(prepared(flat, mean, projection, False), labels)
+        projection = projection * weights
+    points = prepared(flat, mean, projection, options.spherical)
+    found = _clustered(options, run, points, labels)
+    nearest, objective = assign(points, found.centres, np.zeros(points.shape[1]), run.mesh)
+    usage = summarise(np.bincount(nearest, minlength=options.words))
+    health = {
+        "usage": usage.fraction,
+        "perplexity": usage.perplexity,
+        "explained_variance": explained_variance(objective, points),
+    }
+    vocabulary = VisualVocabulary(
+        found.centres, mean, projection, options.spherical, options.made_with(run), health
+    )
+    vocabulary.save(path)
+    logging.info(
+        "%d visual words; %.0f %% of the variance of %d patches explained, perplexity %.0f",
+        len(vocabulary), 100 * health["explained_variance"], len(points), health["perplexity"],
+    )  # fmt: skip
+    return vocabulary
+
+
+def _clustered(
+    options: Options, run: Run, points: Float[np.ndarray, "patches dim"], labels: np.ndarray
+) -> Centres:
+    how = KMeans(
+        options.words,
+        options.iterations,
+        options.start,
+        options.restarts,
+        options.spherical,
+        options.most_points,
+        run.config.seed,
+    )
+    if options.supervision == "class":
+        return fit_per_class(points, labels, how, run.mesh)
+    state = vocabulary_path(run.workdir).with_name("kmeans.npz")
+    state.parent.mkdir(parents=True, exist_ok=True)
+    found = fit(points, how, run.mesh, state)
+    state.unlink(missing_ok=True)
+    return found
+
+
+def nearest_patches(
+    vocabulary: VisualVocabulary, features: Float[np.ndarray, "images r c dim"], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The patches nearest to each word.
+
+    Returns:
+      Their numbers within their image, and those of their images, both int [words, count].
+    """
+    points = vocabulary.prepare(_flat(features))
+    lengths = np.sum(points**2, axis=1)
+    each = features.shape[1] * features.shape[2]
+    found = []
+    for centre in vocabulary.centres:
+        distance = lengths - 2 * points @ centre
+        count = min(count, len(distance))
+        nearest = np.argpartition(distance, count - 1)[:count]
+        found.append(nearest[np.argsort(distance[nearest], kind="stable")])
+    rows = np.stack(found)
+    return rows % each, rows // each
+
+
+def _flat(features: Float[np.ndarray, "*shape dim"]) -> Float[np.ndarray, "patches dim"]:
+    return np.asarray(features, np.float32).reshape(-1, features.shape[-1])

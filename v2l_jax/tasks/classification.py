@@ -1,0 +1,295 @@
+"""Classification by likelihood over the names of all classes, by the language model as it is or
+fine-tuned on the training images.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from v2l_jax.errors import DataError
+from v2l_jax.llm.best_names import BestNames, best_names
+from v2l_jax.llm.text_tokenizers import TextTokenizer
+from v2l_jax.llm.training_texts import padded_texts
+from v2l_jax.metrics.results import Result, Scalar, mean, proportion
+from v2l_jax.options import CONTROLS, COUNT, FLAG, NAME, POSITIVE, each, entries, one_of, option
+from v2l_jax.report.curves import curves_from_rows
+from v2l_jax.report.data import TaskSection
+from v2l_jax.report.plots import Line, curve_plot
+from v2l_jax.report.tables import Number, TableSpec, render
+from v2l_jax.representations import fingerprint
+from v2l_jax.representations.base import Ids, ImageSet, Segments, Slots, Text
+from v2l_jax.run import adapters, loading
+from v2l_jax.run.run import Run
+from v2l_jax.tasks.harness import loop, tuned
+from v2l_jax.tasks.harness.classes import named_labels
+from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, encode
+from v2l_jax.training.metric_log import read_metrics
+
+POSITION = 26
+"""Where its section stands on the page."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of classification."""
+
+    images: int = option(0, "held-out images asked about, drawn by the seed; 0 = all", COUNT)
+    tokens: int = option(576, "words an image, at most", POSITIVE)
+    question: str = option("\nThis is a photo of a", "what stands between image and name", NAME)
+    models: tuple[str, ...] = option(
+        ("tuned", "frozen"),
+        "'tuned' on the training images by the finetune job, 'frozen' as it is",
+        each(one_of("tuned", "frozen"), least=1),
+        in_row=True,
+    )
+    calibrate: bool = option(
+        False, "subtract each name's log-likelihood after the question without an image", FLAG
+    )
+    per_token: bool = option(False, "divide log-likelihoods by the name's tokens", FLAG)
+    controls: tuple[str, ...] = option(
+        ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS, in_row=True
+    )
+    class_names: dict[str, str] = option(
+        {}, "what to call a class; WordNet ids have names already", entries(NAME)
+    )
+
+
+def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
+    """For each model a row with the images' own segments, and one for each control."""
+    c = config.evaluate.classification
+    fixed = {"tokens": c.tokens, "calibrate": c.calibrate, "per_token": c.per_token}
+    if "tuned" in c.models:
+        fixed["adapters"] = trained_how(config)
+    return [
+        {"llm_state": model, "control": control, **fixed, **fingerprint(config)}
+        for model in c.models
+        for control in ("none", *c.controls)
+    ]
+
+
+def trained_how(config: ConfigDict) -> str:
+    """Fine-tuning in a line of a table."""
+    f = config.finetune
+    return (
+        f"rank {f.rank}, alpha {f.alpha:g}, {' '.join(f.targets)}; {f.steps} steps of "
+        f"{f.batch_size}, rate {f.learning_rate:g}, seed {config.seed}"
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """Raises DataError for fewer than two classes, images of none, or classes that no training
+    image shows.
+    """
+    photos = loading.photos(config)
+    _, labels, names = chosen(config, photos)
+    if "tuned" not in config.evaluate.classification.models:
+        return
+    known, _ = named_labels(photos, dict(config.evaluate.classification.class_names))
+    trained = set(known[: len(photos.train)].tolist())
+    unseen = [names[label] for label in sorted(set(labels.tolist()) - trained)]
+    if unseen:
+        raise DataError(
+            f"no training image shows {', '.join(unseen[:5])}, which held-out images do; the "
+            "finetune job cannot learn them: lower config.data.held_out, or leave the class out"
+        )
+
+
+def chosen(
+    config: ConfigDict, photos: loading.Photos
+) -> tuple[Int[np.ndarray, " images"], Int[np.ndarray, " images"], tuple[str, ...]]:
+    """The held-out images asked about, counted from the first training image, their labels, and
+    the names of all classes.
+    """
+    c = config.evaluate.classification
+    labels, names = named_labels(photos, dict(c.class_names))
+    own = np.flatnonzero(labels >= 0)
+    own = np.random.default_rng(config.seed).permutation(own[own >= len(photos.train)])
+    if len(names) < 2 or not len(own):
+        raise DataError(
+            f"classification needs held-out images of two classes, but there are {len(own)} "
+            f"images and {len(names)} classes"
+        )
+    indices = np.sort(own[: c.images or None])
+    return indices, labels[indices], tuple(names)
+
+
+def prompt(image: Segments, question: str) -> Prompt:
+    """What is written of the image, then the question; it ends where the name begins."""
+    return (*image, Text(question))
+
+
+def name_ids(tokenizer: TextTokenizer, names: Sequence[str]) -> list[tuple[int, ...]]:
+    """Token ids of each name, with the end token after it."""
+    return [(*answer_ids(tokenizer, name), tokenizer.eos_id) for name in names]
+
+
+def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
+    """Top-1 and top-5 accuracy and that of the mean class, for each model under each control."""
+    indices, labels, names = chosen(run.config, run.photos)
+    for state in dict.fromkeys(str(setting["llm_state"]) for setting in missing):
+        changed = tuned.tuned(run) if state == "tuned" else tuned.untrained(run)
+        write = loop.Writer(changed, ImageSet.own(changed))
+        for setting in missing:
+            if setting["llm_state"] == state:
+                written = write(str(setting["control"]), int(setting["tokens"]))
+                shown = [written[int(i)] for i in indices]
+                found = answered(changed, shown, names)
+                rows = scored(found.names, labels, len(names))
+                rows.append(mean("visual_tokens", [float(visual_tokens(x)) for x in shown]))
+                run.record("classification", setting, rows)
+
+
+def answered(run: Run, shown: Sequence[Segments], names: Sequence[str]) -> BestNames:
+    """The five likeliest names of each image."""
+    c, tokenizer = run.config.evaluate.classification, run.llm.tokenizer
+    ids = name_ids(tokenizer, names)
+    prompts = [encode(tokenizer, prompt(image, c.question), run.engine) for image in shown]
+    prior = None
+    if c.calibrate:
+        blank = [encode(tokenizer, prompt((), c.question))]
+        prior = run.engine.score_continuations(blank, [ids], "calibrating")[0]
+    return best_names(run.engine, prompts, ids, 5, prior, c.per_token, "naming")
+
+
+def scored(
+    best: Int[np.ndarray, "images five"], labels: Int[np.ndarray, " images"], classes: int
+) -> list[Result]:
+    """The rows of one setting."""
+    right = best[:, 0] == labels
+    by_class = [float(right[labels == label].mean()) for label in np.unique(labels)]
+    among = int(np.sum(best == labels[:, None]))
+    rows = [proportion("top1_accuracy", int(right.sum()), len(labels), classes=classes)]
+    if classes > best.shape[1]:
+        rows.append(proportion("top5_accuracy", among, len(labels), classes=classes))
+    mean_class = Result("mean_class_accuracy", float(np.mean(by_class)), len(labels))
+    return [*rows, dataclasses.replace(mean_class, measured_on={"classes": classes})]
+
+
+def visual_tokens(image: Segments) -> int:
+    """Tokens that an image takes, where it is written in ids or vectors."""
+    return sum(
+        len(s.ids) if isinstance(s, Ids) else len(s.vectors) if isinstance(s, Slots) else 0
+        for s in image
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassTexts:
+    """What is learnt: prompts with the name of the image's class.
+
+    Attributes:
+      rows: by split, the token ids of each image's prompt and of its answer.
+      length: tokens of the longest.
+    """
+
+    rows: dict[str, list[tuple[list[int], tuple[int, ...]]]]
+
+    @functools.cached_property
+    def length(self) -> int:
+        """Tokens of the longest text."""
+        return max(len(p) + len(a) for rows in self.rows.values() for p, a in rows)
+
+    @functools.cached_property
+    def answers(self) -> int:
+        """Tokens of the longest answer."""
+        return max(len(a) for rows in self.rows.values() for _, a in rows)
+
+    def count(self, split: str) -> int:
+        """Images of a split."""
+        return len(self.rows[split])
+
+    def texts(
+        self, split: str, images: Int[np.ndarray, " images"], seed: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """See `llm.training_texts.TrainingTexts`; nothing is drawn."""
+        del seed
+        return padded_texts([self.rows[split][i] for i in images], self.length, self.answers)
+
+
+def training_texts(run: Run) -> ClassTexts:
+    """The labelled images of the run.
+
+    Raises:
+      DataError: a text does not fit the model's context.
+    """
+    c, tokenizer = run.config.evaluate.classification, run.llm.tokenizer
+    labels, names = named_labels(run.photos, dict(c.class_names))
+    ids = name_ids(tokenizer, names)
+    written = loop.Writer(run, ImageSet.own(run))("none", c.tokens)
+    rows: dict[str, list] = {"train": [], "held_out": []}
+    for i in np.flatnonzero(labels >= 0):
+        split = "train" if i < len(run.photos.train) else "held_out"
+        asked = encode(tokenizer, prompt(written[int(i)], c.question))
+        rows[split].append((asked, ids[labels[i]]))
+    texts, limit = ClassTexts(rows), run.llm.model.config.context_length
+    if texts.length > limit:
+        raise DataError(
+            f"a text has {texts.length} tokens, but the language model's context {limit}; lower "
+            "config.evaluate.classification.tokens"
+        )
+    return texts
+
+
+TABLE = TableSpec(
+    caption=(
+        "{dataset}: accuracy in percent over {classes} classes, 95 % intervals; {count} held-out "
+        "images; {representation}; {llm}"
+    ),
+    rows=("llm_state", "control"),
+    columns=("metric",),
+    tables=("dataset", "llm", "classes", "representation", "tokens", "calibrate", "per_token",
+            "adapters"),
+    labels={
+        "llm_state": {"tuned": "fine-tuned", "frozen": "as it is"},
+        "control": {
+            "none": "the image",
+            "no_tokens": "control: no image",
+            "shuffled": "control: another image",
+        },
+        "metric": {
+            "top1_accuracy": "Top-1",
+            "top5_accuracy": "Top-5",
+            "mean_class_accuracy": "Mean of classes",
+            "visual_tokens": "Visual tokens",
+        },
+    },
+    numbers={
+        "top1_accuracy": Number(1, scale=100.0),
+        "top5_accuracy": Number(1, scale=100.0),
+        "mean_class_accuracy": Number(1, scale=100.0),
+        "visual_tokens": Number(1),
+    },
+)  # fmt: skip
+
+
+def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
+    """A table for each data set and representation, with controls, and the training curve."""
+    lead = (
+        "The language model reads an image and names it: every class name is scored by its "
+        "likelihood, the end of the name included. What stands above the controls was read off "
+        "the image."
+    )
+    return TaskSection(
+        "classification",
+        "Naming by likelihood",
+        lead,
+        tables=render(results, TABLE),
+        figures=training_curve(run) if run.config.finetune.task == "classification" else [],
+    )
+
+
+def training_curve(run: Run) -> list[str]:
+    """The loss of the answers, on training and held-out images."""
+    path = adapters.folder(run.workdir) / "metrics.jsonl"
+    curves = curves_from_rows(read_metrics(path)) if path.exists() else {}
+    lines = [
+        Line(name, *curves[key])
+        for key, name in (("train/loss", "training"), ("eval/loss", "held out"))
+        if key in curves
+    ]
+    label = "Cross-entropy of an answer's token, nats"
+    return [curve_plot(label, lines, "classification-loss")] if lines else []
