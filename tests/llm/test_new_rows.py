@@ -13,6 +13,7 @@ from v2l_jax.llm.adapter_step import (
     make_adapter_step,
     tuned_params,
 )
+from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.llm.lora import Lora, scaled
@@ -107,3 +108,18 @@ def test_a_step_trains_the_rows_in_use_at_their_own_rate():
     np.testing.assert_allclose(np.abs(rows[:2] - start[:2]), 0.5, rtol=1e-3)  # Adam's first step
     moved = np.abs(np.asarray(new.adapters["q_proj"]["lora_B"]))
     assert 0 < moved.max() <= 1.01e-4
+
+
+def test_vectors_in_a_prompt_come_after_the_new_rows():
+    params, rows = _params(), RNG.normal(size=(3, 16)).astype(np.float32)
+    engine = LLMEngine(MODEL, tuned_params(params, {NEW_ROWS: {"rows": rows}}, 1.0))
+    vectors = RNG.normal(size=(2, 16)).astype(np.float32)
+    ids = engine.slot_ids(vectors)
+    assert ids == (23, 24)
+    (found,) = engine.score_continuations([[1, 21, *ids]], [[(4,), (7,)]])
+    table = np.concatenate([params["embedding"], rows, vectors])
+    hidden, _ = MODEL.apply(
+        {"params": params}, None, jnp.arange(4)[None], inputs=jnp.asarray(table[[[1, 21, 23, 24]]])
+    )
+    logits = MODEL.apply({"params": params}, hidden[0, -1], method="logits")
+    np.testing.assert_allclose(found, jax.nn.log_softmax(logits)[jnp.array([4, 7])], atol=1e-4)
