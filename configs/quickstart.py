@@ -15,7 +15,9 @@ from configs import smollm2_words
 def get_config() -> ConfigDict:
     config = smollm2_words.get_config()
     config.data.unlabelled = ("natural-photos",)
-    train = {"start_from": "v2l-mini", "learning_rate": 2e-4, "warmup_steps": 10}
+    # Another language model or tower has other words, which v2l-mini does not know.
+    train = {"start_from": "v2l-mini", "start_from_nothing": True}
+    train |= {"learning_rate": 2e-4, "warmup_steps": 10}
     train |= {"encoder_scale": 0.2, "crop_scale": (0.5, 1.0), "flip": True}
     train |= {"log_every": 10, "eval_every": 20, "checkpoint_every": 20}
     config.train.update(train)

@@ -309,6 +309,12 @@ class TrainOptions:
         "'' = from nothing",
         TEXT,
     )
+    start_from_nothing: bool = option(
+        False,
+        "where the run's words or sizes are not those of start_from: train from nothing, with a "
+        "line that says so; False is an error",
+        FLAG,
+    )
     steps: int = option(
         0, "training steps; 0 = by `epochs`. A finished run can be prolonged", COUNT
     )

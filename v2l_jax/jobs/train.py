@@ -2,13 +2,16 @@
 
 import functools
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source
+from v2l_jax.errors import ConfigError
 from v2l_jax.parallel.processes import barrier, is_primary
 from v2l_jax.run import building, features, loading
 from v2l_jax.run.paths import training_path
@@ -54,7 +57,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     with trainer.checkpointer(building.checkpoints_folder(workdir)) as checkpoints:
         # A checkpoint needs no start_from, whose files may be on the machine that began the run.
         begins = config.train.start_from and not checkpoints.steps()
-        params = tokenizer.pretrained(config.train.start_from, books) if begins else None
+        params = _pretrained(config, tokenizer, books) if begins else None
         state = trainer.placed_state(params)
         logging.info("%s", _sizes(state))
         state = trainer.fit(
@@ -78,6 +81,21 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         report["skipped_steps"] = int(state.spikes.skipped)
     if is_primary():
         write_json(training_path(workdir), report)
+
+
+def _pretrained(
+    config: ConfigDict, tokenizer: VisualTokenizer, books: Mapping[str, Codebook]
+) -> Any | None:
+    """The parameters that `train.start_from` names; None, with a line, where they are of other
+    words or sizes and `train.start_from_nothing` allows that.
+    """
+    try:
+        return tokenizer.pretrained(config.train.start_from, books)
+    except ConfigError as error:
+        if not config.train.start_from_nothing:
+            raise
+        logging.warning("training starts from nothing: %s", error)
+        return None
 
 
 def images(

@@ -329,15 +329,7 @@ def load_llama(
       CheckpointError: neither layout is there, or tensors are missing or misshapen.
       ConfigError: an architecture or variant that is not supported.
     """
-    path = pathlib.Path(path)
-    if path.is_dir() and not (path / "config.json").is_file():
-        found = gguf_in(path)
-        if found is None:
-            raise CheckpointError(
-                f"{path}: expected config.json with safetensors, or one .gguf file, found 0 .gguf "
-                "files; check the path"
-            )
-        path = found
+    path = _checkpoint(path)
     if path.is_dir():
         config = read_huggingface_config(path)
         tensors, names = read_safetensors(path), llama_weights.HUGGINGFACE_NAMES
@@ -352,3 +344,26 @@ def load_llama(
     params = llama_weights.params_from_tensors(config, checked, names, dtype, interleaved)
     checked.refuse_unread(llama_weights.without_effect())
     return config, place_params(params, mesh)
+
+
+def read_sizes(path: pathlib.Path | str) -> LlamaConfig:
+    """The sizes of a checkpoint, without its weights; arguments and errors as in `load_llama`."""
+    path = _checkpoint(path)
+    if path.is_dir():
+        return read_huggingface_config(path)
+    gguf = read_gguf(path)
+    return config_from_gguf(gguf.metadata, gguf.tensors)
+
+
+def _checkpoint(path: pathlib.Path | str) -> pathlib.Path:
+    """A Hugging Face directory, or a .gguf file, that of a directory included."""
+    path = pathlib.Path(path)
+    if path.is_dir() and not (path / "config.json").is_file():
+        found = gguf_in(path)
+        if found is None:
+            raise CheckpointError(
+                f"{path}: expected config.json with safetensors, or one .gguf file, found 0 .gguf "
+                "files; check the path"
+            )
+        return found
+    return path

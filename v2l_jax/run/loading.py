@@ -28,7 +28,7 @@ from v2l_jax.data.sources import (
 from v2l_jax.data.splits import split_held_out
 from v2l_jax.errors import DataError
 from v2l_jax.llm.engine import LLMEngine
-from v2l_jax.llm.llama import Llama, load_llama
+from v2l_jax.llm.llama import Llama, load_llama, read_sizes
 from v2l_jax.llm.text_tokenizers import TextTokenizer, check_fits, existing_ids, load_text_tokenizer
 from v2l_jax.ops.batches import fill
 from v2l_jax.ops.cpu_settings import cpu_has
@@ -131,6 +131,16 @@ def text_tokenizer(config: ConfigDict) -> TextTokenizer:
 @functools.lru_cache(maxsize=2)
 def _text_tokenizer(path: pathlib.Path) -> TextTokenizer:
     return load_text_tokenizer(path)
+
+
+def context_length(config: ConfigDict) -> int:
+    """The longest sequence of `config.llm`, in tokens, without loading its weights."""
+    return _context_length(locate(config.llm))
+
+
+@functools.lru_cache(maxsize=2)
+def _context_length(path: pathlib.Path) -> int:
+    return read_sizes(path).context_length
 
 
 def image_text_tower(config: ConfigDict) -> ImageTextTower:

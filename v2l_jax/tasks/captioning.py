@@ -35,6 +35,7 @@ from v2l_jax.tasks.harness.examples import (
     prompt_example,
     words_of,
 )
+from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
 from v2l_jax.tasks.harness.prompts import Prompt, example_part, input_part
 
 POSITION = 50
@@ -85,8 +86,13 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises DataError for files that are missing or damaged, and for too few examples."""
-    _captioned(config)
+    """Raises DataError for files that are missing or damaged, too few examples, and prompts that
+    cannot fit the language model.
+    """
+    c, episode = config.evaluate.captioning, _captioned(config).episodes[0]
+    image = least_written(config, c.tokens)
+    prompt = caption_prompt([(image, caption) for _, caption in episode.shots], image)
+    check_prompt_fits(config, "captioning", prompt, c.max_new_tokens)
 
 
 class _Captioned(NamedTuple):

@@ -43,6 +43,7 @@ from v2l_jax.run import building, loading
 from v2l_jax.run.pictures import PictureQuality, from_words, save_pictures, to_words
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
+from v2l_jax.tasks.harness.fit import check_length_fits
 from v2l_jax.tasks.harness.galleries import kept_gallery
 from v2l_jax.tasks.harness.noised_examples import NoisedExamples
 from v2l_jax.tasks.harness.windows import PromptPieces, Window, WindowFilling, WindowPrompts, cover
@@ -196,11 +197,24 @@ def check(config: ConfigDict) -> None:
             f"{side} × {side}"
         )
     available, wanted = len(loading.photos(config).held_out), max(c.images, 2) + config.published
+    _check_fits(config, side)
     if wanted > available:
         raise DataError(
             f"config.evaluate.denoising.images asks for {wanted} held-out photos, but there are "
             f"{available}; ask for fewer, or raise config.data.held_out"
         )
+
+
+def _check_fits(config: ConfigDict, side: int) -> None:
+    """Raises DataError where a prompt does not fit the language model; its length is known."""
+    options, tokenizer = Options(**config.evaluate.denoising), loading.text_tokenizer(config)
+    pieces = prompt_pieces(tokenizer, options.window, config.published)
+    for name in options.corruptions:
+        window = windows_of(name, (side, side), options)[-1]
+        words = [part.stop - part.start for part in window]
+        shown = len(pieces.input) + len(pieces.output) + sum(words)
+        length = len(pieces.instruction) + (len(options.rates) + 1) * shown
+        check_length_fits(config, name, length)
 
 
 def replaced_words(options: Options, positions: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -67,6 +67,7 @@ from v2l_jax.tasks.harness.answers import (
 )
 from v2l_jax.tasks.harness.classes import class_names, named_labels, nearest_last
 from v2l_jax.tasks.harness.examples import prompt_example
+from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
 from v2l_jax.tasks.harness.prompts import Prompt, example_part, input_part, task_induction
 
 POSITION = 20
@@ -217,10 +218,26 @@ def check(config: ConfigDict) -> None:
                 "which shots lacks"
             )
         EpisodePhotos(next(iter(files.values())).paths)
+        episodes = (episode for file in files.values() for episode in file.episodes)
+        _check_fits(config, {name for episode in episodes for name in episode.class_names})
         return
     photos = loading.photos(config)
     for ways, k in itertools.product(c.ways, sorted(shots)):
         make_episodes(config, photos, ways, k)
+    _check_fits(config, named_labels(photos, dict(c.class_names))[1])
+
+
+def _check_fits(config: ConfigDict, names: Iterable[str]) -> None:
+    """Raises DataError for settings whose shortest prompt does not fit the language model."""
+    by_length = sorted(names, key=len)
+    for setting in settings(config):
+        if setting["control"] != "none":
+            continue
+        some = by_length[: setting["ways"]]
+        image = least_written(config, setting["tokens"])
+        shots = [(image, name) for name in some for _ in range(setting["shots"])]
+        how = (setting["induction"], setting["repetitions"])
+        check_prompt_fits(config, label(setting), few_shot_prompt(shots, image, some, *how).whole)
 
 
 def make_episodes(

@@ -41,6 +41,7 @@ from v2l_jax.run import adapters, loading
 from v2l_jax.run.pictures import PictureQuality, from_words, save_pictures
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
+from v2l_jax.tasks.harness.fit import check_length_fits
 from v2l_jax.tasks.harness.galleries import kept_gallery
 from v2l_jax.tasks.harness.hidden_tokens import (
     copy_nearest,
@@ -148,7 +149,11 @@ def check(config: ConfigDict) -> None:
             "config.evaluate.restoration measures adapters that were trained on restoration, but "
             f"config.finetune.task is {config.finetune.task!r}"
         )
-    mask_token(loading.text_tokenizer(config), config.finetune.mask_text)
+    tokenizer = loading.text_tokenizer(config)
+    mask_token(tokenizer, config.finetune.mask_text)
+    side = config.model.image_size // 2 ** (len(config.model.channel_multipliers) - 1)
+    length = sum(map(len, _fixed_parts(tokenizer))) + 2 * side**2
+    check_length_fits(config, "restoration", length)
     available = len(loading.photos(config).held_out)
     wanted = max(config.evaluate.restoration.images, 2)
     if wanted > available:
@@ -184,8 +189,7 @@ class RestorationPrompt:
           ConfigError: `mask_text`, or a local word, is not one token.
         """
         return cls(
-            tuple(tokenizer.encode_prompt("Restore the missing words.\n###\nInput: <")),
-            tuple(tokenizer.encode_inside(" >\nOutput: <")),
+            *_fixed_parts(tokenizer),
             mask_token(tokenizer, mask_text),
             SingleTokens.of(local_words).token_ids,
         )
@@ -226,6 +230,12 @@ class RestorationPrompt:
             "tokens": np.concatenate([question, self.word_ids[ids]], axis=1),
             "targets": targets.astype(np.int32),
         }
+
+
+def _fixed_parts(tokenizer: TextTokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens before the masked grid, and those between the grids."""
+    start = tokenizer.encode_prompt("Restore the missing words.\n###\nInput: <")
+    return tuple(start), tuple(tokenizer.encode_inside(" >\nOutput: <"))
 
 
 def mask_token(tokenizer: TextTokenizer, mask_text: str) -> int:

@@ -38,6 +38,7 @@ from v2l_jax.tasks.harness.examples import (
     prompt_example,
     words_of,
 )
+from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
 from v2l_jax.tasks.harness.prompts import Prompt, answer_text
 
 POSITION = 60
@@ -158,10 +159,18 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises DataError for files that are missing or damaged, and for too few questions to show."""
-    for name in config.evaluate.vqa.sets:
-        questions = read_set(config, name)
-        draw_shots(questions.asked, questions.shown, config.evaluate.vqa.shots, config.seed)
+    """Raises DataError for files that are missing or damaged, too few questions to show, and
+    prompts that cannot fit the language model.
+    """
+    c = config.evaluate.vqa
+    image = least_written(config, c.tokens)
+    for name in c.sets:
+        asked, shown, _ = read_set(config, name)
+        shots = draw_shots(asked, shown, c.shots, config.seed)
+        if c.shot_choice == "random":
+            written = ([(image, question) for question in group] for group in (asked[:1], shown))
+            (prompt,) = make_prompts(*written, shots[:1])
+            check_prompt_fits(config, c[name].name, prompt)
 
 
 def read_set(config: ConfigDict, name: str) -> QuestionSet:
