@@ -266,6 +266,18 @@ class ModelOptions:
     """The visual tokenizer's network; options of one kind alone stand under `model.<kind>`."""
 
     kind: str = option("v2l", "which tokenizer: a file of v2l_jax/tokenizers", NAME)
+    released: str = option(
+        "",
+        "a checkpoint of the published code (.pth) that takes the place of training; its sizes and "
+        "word vectors are read off it",
+        TEXT,
+    )
+    released_words: str = option(
+        "",
+        "its global words: a .npy of strings, or a text file, one a line; '' makes them anew with "
+        "llm and tower, which takes hours with the paper's",
+        TEXT,
+    )
     image_size: int = option(128, "side of its images, pixels", number(8, integer=True))
     channels: int = option(
         128,

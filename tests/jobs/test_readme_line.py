@@ -1,4 +1,4 @@
-"""The manual's line for any LLaMA and any CLIP runs whole, with tiny models in place of the hub's."""
+"""The manual's line for any LLaMA and any CLIP runs whole, on tiny models."""
 
 import logging
 import pathlib

@@ -14,7 +14,7 @@ from v2l_jax.codebook.expand import expand, ngram_records, published_records
 from v2l_jax.codebook.filter import count_hits, first_spellings, keep_frequent
 from v2l_jax.codebook.templates import IMAGENET_TEMPLATES
 from v2l_jax.llm.text_tokenizers import TextTokenizer
-from v2l_jax.run import features, loading
+from v2l_jax.run import features, loading, released_words
 from v2l_jax.run.paths import candidates_path, global_path, local_path
 
 
@@ -28,14 +28,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Makes codebook/local.safetensors and codebook/global.safetensors; a stage whose file is there
     is not run again.
     """
+    if config.model.released:
+        _released(config, workdir)
+        return
     photos = loading.photos(config)
-    path = candidates_path(workdir)
-    if path.exists():
-        candidates = Codebook.load(path)
-    else:
-        texts, ids, fingerprint = _expanded(config)
-        candidates = _embedded(config, texts, ids, fingerprint)
-        candidates.save(path)
+    candidates = _candidates(config, workdir)
     unigrams = sum(len(ids) == 1 for ids in candidates.token_ids)
     local = candidates.take(np.arange(min(unigrams, config.codebook.local_limit or unigrams)))
     local.save(local_path(workdir))
@@ -47,6 +44,33 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         len(kept),
         len(candidates),
     )
+
+
+def _candidates(config: ConfigDict, workdir: pathlib.Path) -> Codebook:
+    """All n-grams with their vectors, read from the workdir, or made and written there."""
+    path = candidates_path(workdir)
+    if path.exists():
+        return Codebook.load(path)
+    candidates = _embedded(config, *_expanded(config))
+    candidates.save(path)
+    return candidates
+
+
+def _released(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """The codebooks of a tokenizer that the published code trained. With a word list, the words
+    that others are compared with are those of the list.
+    """
+    vectors, tower = released_words.word_vectors(config), loading.image_text_tower(config).name
+    local = released_words.local_codebook(config, vectors["local"], tower)
+    if config.model.released_words:
+        kept = released_words.listed_global_codebook(config, vectors["global"], tower)
+        kept.save(candidates_path(workdir))
+    else:
+        candidates = _candidates(config, workdir)
+        kept = released_words.rebuilt_global_codebook(config, vectors["global"], candidates)
+    local.save(local_path(workdir))
+    kept.save(global_path(workdir))
+    logging.info("%s: %d local and %d global words", config.model.released, len(local), len(kept))
 
 
 def subwords(tokenizer: TextTokenizer, limit: int, word_initial: bool) -> list[int]:
@@ -73,7 +97,7 @@ def subwords(tokenizer: TextTokenizer, limit: int, word_initial: bool) -> list[i
 
 def _expanded(config: ConfigDict) -> tuple[list[str], list[tuple[int, ...]], str]:
     llm = loading.language_model(config)
-    if config.published:
+    if config.published or config.model.released:
         every = range(llm.tokenizer.vocab_size)[: config.codebook.vocabulary_limit or None]
         engine = llm.engine(loading.mesh(config), config.llm_options.token_budget)
         texts, ids = published_records(engine, llm.tokenizer, every)

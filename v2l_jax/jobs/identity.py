@@ -121,7 +121,7 @@ def _files(chosen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for text in texts:
             if (
                 isinstance(text, str)
-                and "/" in text
+                and ("/" in text or path.startswith("model.released"))
                 and text.partition("/")[0] not in registry.ASSETS
             ):
                 place = pathlib.Path(text.partition(":")[2] if path == "tower" else text)

@@ -26,7 +26,11 @@ EVERY_PROCESS = True
 
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
-    """Whether training has ended, after as many steps or epochs as are asked for now."""
+    """Whether training has ended, after as many steps or epochs as are asked for now; a released
+    tokenizer takes its place.
+    """
+    if config.model.released:
+        return True
     report = read_json(training_path(workdir), None)
     if report is None:
         return False

@@ -13,9 +13,12 @@ from ml_collections import ConfigDict
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source, WithVectors
 from v2l_jax.data.transforms import ImageTransform
+from v2l_jax.errors import ConfigError
 from v2l_jax.parallel.mesh import replicate
 from v2l_jax.run import loading, paths, word_vectors
 from v2l_jax.tokenizers.base import VisualTokenizer, kind_module
+from v2l_jax.tokenizers.reference import network_from_reference, read_reference
+from v2l_jax.tokenizers.v2l import V2L
 from v2l_jax.towers import vgg
 from v2l_jax.training.trainer import Trainer
 
@@ -128,8 +131,12 @@ class TrainedTokenizer:
 def trained_tokenizer(
     config: ConfigDict, workdir: pathlib.Path, num_images: int, mesh: Mesh
 ) -> TrainedTokenizer:
-    """The best checkpoint of the run; `num_images` are the training images."""
+    """The best checkpoint of the run, or what `config.model.released` names; `num_images` are the
+    training images.
+    """
     books = codebooks(config, workdir)
+    if config.model.released:
+        return _released_tokenizer(config, books, mesh)
     words = vectors(books)
     network = tokenizer(config, words)
     training = trainer(config, network, num_images)
@@ -140,3 +147,27 @@ def trained_tokenizer(
     return TrainedTokenizer(
         network, replicate(variables, mesh), books.get("local"), books.get("global")
     )
+
+
+def _released_tokenizer(
+    config: ConfigDict, books: Mapping[str, Codebook], mesh: Mesh
+) -> TrainedTokenizer:
+    """The tokenizer of a checkpoint of the published code, whose vectors of images are the run's
+    tower's.
+    """
+    arrays = read_reference(loading.locate(config.model.released))
+    network, variables = network_from_reference(arrays)
+    dtype = loading.matmul_dtype(config.model.dtype)
+    model = V2L(network.clone(dtype=dtype), config.model.global_tokens)
+    if config.model.image_size % network.downsampling:
+        raise ConfigError(
+            f"config.model.image_size is {config.model.image_size}, but the images of "
+            f"{config.model.released} are multiples of {network.downsampling}"
+        )
+    if books["global"].embeddings.shape[1] != network.word_dim:
+        raise ConfigError(
+            f"the word vectors of {config.model.released} have {network.word_dim} dimensions, the "
+            f"codebooks {books['global'].embeddings.shape[1]}; run the codebook job again"
+        )
+    own = {"params": variables["params"], "frozen": model.frozen(vectors(books))}
+    return TrainedTokenizer(model, replicate(own, mesh), books["local"], books["global"])

@@ -144,9 +144,11 @@ def _context_length(path: pathlib.Path) -> int:
 
 
 def image_text_tower(config: ConfigDict) -> ImageTextTower:
-    """Loads `config.tower`; see `towers.image_text`."""
+    """Loads `config.tower`; see `towers.image_text`. One of the hub is called by its repository."""
     dtype = matmul_dtype(config.tower_options.dtype)
-    return open_tower(config.tower, config.tower_options, locate, dtype)
+    tower = open_tower(config.tower, config.tower_options, locate, dtype)
+    _, hub, repository = config.tower.partition("hf://")
+    return dataclasses.replace(tower, name=repository) if hub else tower
 
 
 def photos(config: ConfigDict) -> Photos:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -74,13 +74,19 @@ class Run:
           ConfigError: the codebooks are another tower's.
         """
         tower = loading.image_text_tower(self.config)
-        if tower.name != self.global_words.tower:
+        if self.global_words.tower not in (tower.name, *self._earlier_tower_names()):
             raise ConfigError(
                 f"the codebooks in {self.workdir} were made with the tower "
                 f"{self.global_words.tower}, not {tower.name}; "
                 "name another --workdir"
             )
         return tower
+
+    def _earlier_tower_names(self) -> Iterator[str]:
+        """What earlier versions called a tower of the hub: the folder of its commit."""
+        address = self.config.tower.partition(":")[2]
+        if address.startswith("hf://"):
+            yield loading.locate(address).name
 
     @functools.cached_property
     def local_words(self) -> Codebook:

@@ -233,10 +233,10 @@ def _check_fits(config: ConfigDict, names: Iterable[str]) -> None:
     for setting in settings(config):
         if setting["control"] != "none":
             continue
-        some = by_length[: setting["ways"]]
-        image = least_written(config, setting["tokens"])
-        shots = [(image, name) for name in some for _ in range(setting["shots"])]
-        how = (setting["induction"], setting["repetitions"])
+        some = by_length[: int(setting["ways"])]
+        image = least_written(config, int(setting["tokens"]))
+        shots = [(image, name) for name in some for _ in range(int(setting["shots"]))]
+        how = (bool(setting["induction"]), int(setting["repetitions"]))
         check_prompt_fits(config, label(setting), few_shot_prompt(shots, image, some, *how).whole)
 
 

@@ -3,6 +3,7 @@ codebook is used.
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,7 +64,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     sizes = scores.tokens_per_image
     setting = missing[0] | {f"{stream}_tokens": count for stream, count in sizes.items()}
     setting |= {
-        "tokenizer": run.config.model.kind,
+        "tokenizer": _tokenizer_name(run.config),
         "tokens": sum(sizes[stream] for stream in trained.tokenizer.decoded_streams),
     }
     rows = [mean(metric, values, **setting) for metric, values in scores.per_image.items()]
@@ -86,6 +87,11 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     if run.config.evaluate.reconstruction.inception:
         rows += _inception_rows(run, held_out, setting)
     run.record("reconstruction", missing[0], rows)
+
+
+def _tokenizer_name(config: ConfigDict) -> str:
+    released = pathlib.PurePath(config.model.released).name
+    return f"{config.model.kind}, {released}" if released else config.model.kind
 
 
 def _inception_rows(run: Run, held_out: Source, setting: Mapping[str, Scalar]) -> list[Result]:

@@ -168,8 +168,8 @@ def check(config: ConfigDict) -> None:
         asked, shown, _ = read_set(config, name)
         shots = draw_shots(asked, shown, c.shots, config.seed)
         if c.shot_choice == "random":
-            written = ([(image, question) for question in group] for group in (asked[:1], shown))
-            (prompt,) = make_prompts(*written, shots[:1])
+            first, pool = ([(image, q) for q in group] for group in (asked[:1], shown))
+            (prompt,) = make_prompts(first, pool, shots[:1])
             check_prompt_fits(config, c[name].name, prompt)
 
 

@@ -64,8 +64,14 @@ def load_reference(path: str | pathlib.Path) -> tuple[V2LTokenizer, dict[str, An
 
 
 def read_reference(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a checkpoint in the released layout, by their published names."""
+    """Reads the arrays of a checkpoint in the released layout, by their published names: a PyTorch
+    file, or the same arrays as .safetensors.
+    """
+    from v2l_jax.formats.safetensors_files import read_safetensors
     from v2l_jax.formats.torch_files import read_torch
+
+    if pathlib.Path(path).suffix == ".safetensors":
+        return dict(read_safetensors(path))
 
     tree = read_torch(path)
     for key in ("state_dict", "model"):
@@ -88,21 +94,31 @@ def tokenizer_from_reference(
             if n.startswith(_TOWER_PREFIX)
         }
         tower_config, tower_params = image_side(visual)
-        model = _infer_model(arrays).clone(
-            semantic_tower=functools.partial(encode_image, ClipImage(tower_config))
-        )
+    except KeyError as error:
+        raise CheckpointError(
+            f"not a V2L checkpoint in the released layout: it lacks {error}"
+        ) from error
+    model, variables = network_from_reference(arrays)
+    model = model.clone(semantic_tower=functools.partial(encode_image, ClipImage(tower_config)))
+    variables["frozen"]["tower"] = tower_params
+    return model, jax.device_put(variables)
+
+
+def network_from_reference(arrays: Mapping[str, np.ndarray]) -> tuple[V2LTokenizer, dict[str, Any]]:
+    """As `tokenizer_from_reference`, without the CLIP image tower: vectors of images are given."""
+    try:
+        model = _infer_model(arrays)
         frozen = {
             "local_words": np.asarray(arrays["tok_embeddings.weight"], np.float32),
             "global_words": np.asarray(arrays["tok_embeddings_global.weight"], np.float32),
-            "tower": tower_params,
         }
     except KeyError as error:
         raise CheckpointError(
             f"not a V2L checkpoint in the released layout: it lacks {error}"
         ) from error
-    variables = {"params": reference_params(arrays), "frozen": frozen}
-    check_shapes(v2l_shapes(model), variables["params"])
-    return model, jax.device_put(variables)
+    params = reference_params(arrays)
+    check_shapes(v2l_shapes(model), params)
+    return model, {"params": params, "frozen": frozen}
 
 
 def parameter_path(name: str) -> tuple[str, ...] | None:
