@@ -60,9 +60,12 @@ def _write_imagenet(folder, synsets, rng, monkeypatch):
                 )
 
             def _split_generators(self, dl_manager):
-                return {"train": self._examples(24), "validation": self._examples(16)}
+                return {
+                    "train": self._generate_examples(32),
+                    "validation": self._generate_examples(8),
+                }
 
-            def _examples(self, count):
+            def _generate_examples(self, count):
                 for i in range(count):
                     file = io.BytesIO()
                     _photo(rng).save(file, "JPEG")
@@ -137,6 +140,10 @@ def files(asset, tmp_path_factory):
     return home
 
 
+TABLES = (
+    "few_shot", "semantic_quality", "reconstruction", "denoising", "captioning", "vqa",
+    "restoration",
+)  # fmt: skip
 SMALL = {
     "llm_options.dtype": "float32", "tower_options.dtype": "float32", "model.dtype": "float32",
     "data.report": "()", "model.image_size": "16", "model.channel_multipliers": "1,2",
@@ -174,11 +181,11 @@ def run(files, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(files)  # where data/ is
-        for name in (
-            "few_shot", "semantic_quality", "reconstruction", "denoising", "captioning", "vqa",
-            "restoration",
-        ):  # fmt: skip
-            runner.run_jobs(_config(files, name), workdir)
+        for name in TABLES:
+            config = _config(files, name)
+            if name != TABLES[-1]:  # the page shows what all have left
+                config.jobs = tuple(job for job in config.jobs if job != "report")
+            runner.run_jobs(config, workdir)
     return workdir
 
 
