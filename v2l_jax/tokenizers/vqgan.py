@@ -176,6 +176,15 @@ class VQGAN(VisualTokenizer):
         features = self._apply(variables, "features", batch["image"])
         return {"local": self.quantizer.ids(variables, features, self.mesh)}
 
+    def reconstruct(
+        self, variables: Variables, batch: Batch
+    ) -> tuple[Float[Array, "b h w 3"], TokenStreams]:
+        """What images come back as, and the ids in between."""
+        features = self._apply(variables, "features", batch["image"])
+        vectors, ids = self.quantizer.read(variables, features, self.mesh)
+        last_features = self._apply(variables, "decode_features", vectors)
+        return self.to_image(variables, last_features), {"local": ids}
+
     def decode(self, variables: Variables, tokens: TokenStreams) -> Float[Array, "b h w 3"]:
         """Images from entries."""
         vectors = self.quantizer.vectors(variables, tokens["local"])

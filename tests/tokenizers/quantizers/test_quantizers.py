@@ -11,7 +11,16 @@ import pytest
 
 from v2l_jax import experiment
 from v2l_jax.errors import ConfigError
-from v2l_jax.tokenizers.quantizers import bsq, fsq, ibq, lfq, multi_codebook, sim_vq, vq_l2
+from v2l_jax.tokenizers.quantizers import (
+    bsq,
+    continuous,
+    fsq,
+    ibq,
+    lfq,
+    multi_codebook,
+    sim_vq,
+    vq_l2,
+)
 from v2l_jax.tokenizers.quantizers import quantizer as chosen
 from v2l_jax.tokenizers.quantizers.words import WordVectors
 
@@ -209,6 +218,16 @@ def test_multi_codebook_is_vq_l2_in_each_part():
     assert quantizer.choices == 9 and quantizer.entries == 27
 
 
+def test_the_bound_without_a_quantizer_passes_features_and_decodes_nothing():
+    quantizer = continuous.Options(width=4)
+    features = _case(quantizer)[1]
+    found = quantizer.quantize({}, features)
+    np.testing.assert_array_equal(found.vectors, features)
+    assert found.loss == 0 and not np.any(found.ids)
+    with pytest.raises(ConfigError, match="cannot be decoded"):
+        quantizer.vectors({}, found.ids)
+
+
 def test_words_as_they_are_projected_and_tuned():
     plain = WordVectors(30, 4, normalize=True)
     variables, features = _case(plain)
@@ -234,7 +253,7 @@ def test_the_config_names_one_and_its_options():
     config = experiment.default()
     config.model.quantizers.fsq.levels = (5, 5)
     assert chosen(config.model, "fsq") == fsq.Options((5, 5))
-    with pytest.raises(ConfigError, match="must be one of codebook, bsq, fsq"):
+    with pytest.raises(ConfigError, match="must be one of codebook, bsq, continuous, fsq"):
         chosen(config.model, "gumbel")
     config.model.quantizers.lfq.group = 4
     with pytest.raises(ConfigError, match=r"lfq.group is 4, but must divide bits, 18"):

@@ -80,6 +80,13 @@ class Quantizer(abc.ABC):
     ) -> Quantized:
         """Vectors with a gradient to the features, ids, and the quantizer's whole loss."""
 
+    def read(
+        self, variables: Variables, features: Float[Array, "b h w d"], mesh: Mesh | None = None
+    ) -> tuple[Float[Array, "b h w d"], Int[Array, "b h w *ids"]]:
+        """What the decoder reads of features outside training, and the ids that say it."""
+        ids = self.ids(variables, features, mesh)
+        return self.vectors(variables, ids), ids
+
 
 def nearest_ids(
     features: Float[Array, "*position d"], rows: Float[Array, "row d"], mesh: Mesh | None = None
