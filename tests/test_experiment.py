@@ -171,3 +171,21 @@ def test_help_says_every_option_once():
         assert (
             text.count(f"--config.{path}=") == 1 and one.meaning and one.rule.allows(one.default)
         ), path
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("def get_config(:", "broken.py, line 1: .*; a config file is Python"),
+        ("import no_such_module", "broken.py, line 1 fails: ModuleNotFoundError: .*no_such_module"),
+        ("def get_config():\n    return 1 / 0", "broken.py, line 2 fails: ZeroDivisionError"),
+        ("def get_config():\n    return {}", "returns a dict, but must return a ConfigDict"),
+        ("x = 1", "has no function get_config"),
+        ("\0", "broken.py"),
+    ],
+)
+def test_a_config_file_that_fails_is_one_line(tmp_path, text, message):
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        experiment.load(tmp_path / "broken.py")
+    assert "\n" not in str(caught.value)

@@ -14,6 +14,7 @@ import pathlib
 import pkgutil
 import runpy
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -197,6 +198,14 @@ class DataOptions:
     )
     name: str = option("imagenet2012", "what results call the data set; TFDS's own name", NAME)
     tfds_dir: str = option("", "TFDS's data folder; '' is its default", TEXT)
+    tfds_train: str = option("train", "TFDS: the split trained on, such as train[:95%]", NAME)
+    tfds_validation: str = option(
+        "validation", "TFDS: the split measured on, such as test, or train[95%:]", NAME
+    )
+    tfds_image: str = option("image", "TFDS: the field that holds the image", NAME)
+    tfds_label: str = option(
+        "label", "TFDS: the field that holds the class; '' for a set without classes", TEXT
+    )
     labelled: tuple[str, ...] = option((), "folders with a folder of images a class", each(NAME))
     rename_classes: dict[str, str] = option(
         {}, "what to call a class instead of its folder", entries(NAME)
@@ -521,16 +530,44 @@ def load(path: str | os.PathLike, overrides: Sequence[tuple[str, str]] = ()) -> 
     for parent in file.resolve().parents:
         if parent.name == "configs" and str(parent.parent) not in sys.path:
             sys.path.insert(0, str(parent.parent))
-    get_config = runpy.run_path(str(file)).get("get_config")
-    if get_config is None:
-        raise ConfigError(f"{file} has no function get_config")
-    config = complete(get_config(argument) if argument else get_config())
+    config = complete(_run(file, argument))
     for dotted, value in overrides:
         option_path = _known_path(dotted)
         one = known()[option_path]
         _set(config, dotted, value if dotted != option_path else options.parse(value, one))
     for dotted, value in list(options.flatten(config, known())):
         _set(config, dotted, _expand_home(value))
+    return config
+
+
+def _run(file: pathlib.Path, argument: str) -> ConfigDict:
+    """What `get_config` of a config file returns.
+
+    Raises:
+      ConfigError: the file is no Python, has no such function, or fails; the line is named.
+    """
+    try:
+        get_config = runpy.run_path(str(file)).get("get_config")
+        if get_config is None:
+            raise ConfigError(f"{file} has no function get_config")
+        config = get_config(argument) if argument else get_config()
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        where = f"{error.filename or file}, line {error.lineno}"
+        raise ConfigError(f"{where}: {error.msg}; a config file is Python") from error
+    except Exception as error:
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
+        ]
+        where = f"{file}, line {lines[-1]}" if lines else str(file)
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(f"{where} fails: {type(error).__name__}: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"{file}: get_config returns a {type(config).__name__}, but must return a ConfigDict, "
+            "such as experiment.default() with changes"
+        )
     return config
 
 

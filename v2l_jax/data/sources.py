@@ -232,29 +232,43 @@ class TfdsSource:
       full_name: with the configuration and version, such as "imagenet2012/5.1.0".
     """
 
-    def __init__(self, name: str, split: str, data_dir: StrPath | None = None):
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        data_dir: StrPath | None = None,
+        image: str = "image",
+        label: str = "label",
+    ):
         """Opens a prepared dataset.
 
         Args:
           name: a TFDS name, for example "imagenet2012".
           split: for example "train" or "validation[:10%]".
           data_dir: where TFDS data lies; TFDS's default (~/tensorflow_datasets) if None.
+          image: the field that holds the image.
+          label: the field that holds the class; "" takes the set as one without classes.
 
         Raises:
-          DataError: the dataset is unknown, or not prepared for random access.
+          DataError: the dataset is unknown, not prepared for random access, or lacks the split or a
+            field; the message lists those that it has.
         """
         import tensorflow_datasets as tfds
 
         where = f"in {data_dir or 'the default TFDS folder'}"
         try:
             builder: Any = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+            _check_split(f"TFDS dataset {name!r} {where}", split, builder.info.splits)
+            names = _check_fields(f"TFDS dataset {name!r} {where}", builder, image, label)
             self._records = builder.as_data_source(
-                split=split, decoders={"image": tfds.decode.SkipDecoding()}
+                split=split, decoders={image: tfds.decode.SkipDecoding()}
             )
         except tfds.core.DatasetNotFoundError as error:
             raise DataError(
                 f"TFDS knows no dataset {name!r}, and none of that name lies {where}"
             ) from error
+        except DataError:
+            raise
         except (AssertionError, LookupError, NotImplementedError, OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise DataError(
@@ -268,20 +282,21 @@ class TfdsSource:
                     else ""
                 )
             ) from error
-        self._name = f"{name}/{split}"
-        features: Any = builder.info.features
-        self.class_names = tuple(features["label"].names)
+        self._name, self._image, self._label = f"{name}/{split}", image, label
+        self.class_names = names
         self.full_name = str(builder.info.full_name)
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """Class index of each record; the first use reads the whole split, without decoding
-        images.
+        """Class index of each record, -1 in a set without classes; the first use reads the whole
+        split, without decoding images.
         """
+        if not self._label:
+            return np.full(len(self), -1, np.int64)
         records = progress_bar(
             self._records, f"reading labels of {self._name}", "record", total=len(self)
         )
-        return np.array([int(record["label"]) for record in records], dtype=np.int64)
+        return np.array([int(record[self._label]) for record in records], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -289,14 +304,42 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Record:
         record, path = self._records[index], self.path(index)
         return {
-            "image": decode_image(record["image"], path),
-            "label": int(record["label"]),
+            "image": decode_image(record[self._image], path),
+            "label": int(record[self._label]) if self._label else -1,
             "path": path,
         }
 
     def path(self, index: int) -> str:
         """What the record is called: set, split and number."""
         return f"{self._name}/{index}"
+
+
+def _check_split(where: str, split: str, splits: Mapping[str, Any]) -> None:
+    asked = [part.partition("[")[0].strip() for part in split.split("+")]
+    absent = [name for name in asked if splits and name not in splits and name != "all"]
+    if absent:
+        raise DataError(
+            f"{where} has no split {absent[0]!r}, but {', '.join(sorted(splits))}; set "
+            "--config.data.tfds_train or --config.data.tfds_validation, such as train[95%:]"
+        )
+
+
+def _check_fields(where: str, builder: Any, image: str, label: str) -> tuple[str, ...]:
+    """The class names of a set that has both fields."""
+    features = builder.info.features
+    fields = dict(features.items()) if hasattr(features, "items") else {}
+    shown = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in sorted(fields.items()))
+    if type(fields.get(image)).__name__ != "Image":
+        raise DataError(
+            f"{where} has no image in a field {image!r}; its fields are {shown}: set "
+            "--config.data.tfds_image"
+        )
+    if label and not hasattr(fields.get(label), "names"):
+        raise DataError(
+            f"{where} has no class in a field {label!r} (ClassLabel); its fields are {shown}: set "
+            "--config.data.tfds_label, to '' for a set without classes"
+        )
+    return tuple(fields[label].names) if label else ()
 
 
 class SyntheticSource:

@@ -32,7 +32,12 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "batch features"]) -> "FeatureStatistics":
-        """Statistics of one batch."""
+        """Statistics of one batch.
+
+        Raises:
+          DataError: a feature is not finite.
+        """
+        _require_finite(features)
         if not len(features):
             return cls(0, np.zeros(features.shape[1]), np.zeros((features.shape[1],) * 2))
         mean = np.mean(features, axis=0, dtype=np.float64)
@@ -66,6 +71,15 @@ class FeatureStatistics:
         return self.scatter / (self.count - 1)
 
 
+def _require_finite(features: Float[np.ndarray, "batch features"]) -> None:
+    broken = int((~np.isfinite(features)).any(1).sum())
+    if broken:
+        raise DataError(
+            f"the Inception features of {broken} of {len(features)} images are not finite (NaN or "
+            "infinity), so there is no FID; look at these images, and at the weights' file"
+        )
+
+
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """‖μ_a - μ_b‖² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½) (Dowson & Landau 1982).
 
@@ -91,10 +105,12 @@ def feature_distance(
     """`frechet_distance` of two sets of vectors; with fewer vectors than features, much faster.
 
     Raises:
-      DataError: a set has fewer than two vectors.
+      DataError: a set has fewer than two vectors, or a vector is not finite.
     """
     if min(len(a), len(b)) < 2 or max(len(a), len(b)) >= a.shape[1]:
         return frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b))
+    _require_finite(a)
+    _require_finite(b)
     means = [np.mean(x, axis=0, dtype=np.float64) for x in (a, b)]
     # Σ = XᵀX of scaled, centred rows, so the singular values of Σ_a^½ Σ_b^½ are those of X_a X_bᵀ.
     x, y = ((x - mean) / np.sqrt(len(x) - 1) for x, mean in zip((a, b), means))

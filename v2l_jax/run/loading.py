@@ -165,8 +165,12 @@ def _photos(data: str, seed: int) -> Photos:
         make = lambda seed: SyntheticSource(c.synthetic_length, c.synthetic_size, seed)
         return Photos(make(0), make(1), (), c.name)
     if c.kind == "tfds":
-        open_split = lambda split: TfdsSource(c.name, split, c.tfds_dir or None)
-        return Photos(open_split("train"), open_split("validation"), (), c.name)
+        fields = (c.get("tfds_image", "image"), c.get("tfds_label", "label"))
+        train, held_out = (
+            TfdsSource(c.name, split, c.tfds_dir or None, *fields)
+            for split in (c.get("tfds_train", "train"), c.get("tfds_validation", "validation"))
+        )
+        return Photos(train, held_out, (), c.name)
     labelled = _folder(c.labelled, dict(c.rename_classes))
     kept, held_out = split_held_out(labelled.labels, c.held_out, seed, labelled.content_hashes)
     train: Source = Subset(labelled, kept)

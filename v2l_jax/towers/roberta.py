@@ -7,7 +7,6 @@ such as a sentence encoder, has no logits.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -21,7 +20,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.checked_tensors import refuse_quantised_config
 from v2l_jax.formats.safetensors_files import read_safetensors
+from v2l_jax.formats.text_files import read_json
 from v2l_jax.towers.bert import Bert, BertConfig, convert_checkpoint
 
 _HEAD = {"dense": "dense", "norm": "layer_norm"}
@@ -135,7 +136,8 @@ def load_masked_language_model(
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
-    raw = json.loads((path / "config.json").read_text())
+    raw = read_json(path / "config.json", CheckpointError)
+    refuse_quantised_config(raw, str(path / "config.json"))
     if raw.get("model_type") not in ("roberta", "bert"):
         raise CheckpointError(f"{path} holds a {raw.get('model_type')!r} model, not a 'roberta'")
     expected = (("hidden_act", "gelu"), ("position_embedding_type", "absolute"))
@@ -167,7 +169,7 @@ def _mask_id(path: pathlib.Path, vocab_size: int) -> int:
         ("vocab.json", lambda raw: raw),
     ):
         if (path / file).is_file():
-            known = find(json.loads((path / file).read_text(encoding="utf-8")))
+            known = find(read_json(path / file, CheckpointError))
             for text in ("<mask>", "[MASK]"):
                 if text in known:
                     return int(known[text])

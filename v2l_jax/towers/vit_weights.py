@@ -1,7 +1,6 @@
 """Reads vision transformers from Hugging Face directories, and DINOv2 from ONNX files."""
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -13,8 +12,10 @@ from absl import logging
 
 from v2l_jax.data.transforms import CLIP_MEAN, CLIP_STD
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.checked_tensors import refuse_quantised_config
 from v2l_jax.formats.onnx_files import read_onnx
 from v2l_jax.formats.safetensors_files import read_safetensors
+from v2l_jax.formats.text_files import read_json
 from v2l_jax.towers.transformer import TransformerConfig
 from v2l_jax.towers.vit import VitConfig
 
@@ -119,7 +120,8 @@ def _settings(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
         raise CheckpointError(
             f"{folder} has no config.json: give a Hugging Face directory, or a DINOv2's .onnx file"
         )
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json", CheckpointError)
+    refuse_quantised_config(config, str(folder / "config.json"))
     kind = config.get("model_type")
     if kind in ("clip", "siglip"):
         kind, config = f"{kind}_vision_model", config.get("vision_config") or {}
@@ -133,7 +135,7 @@ def _settings(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
 
 def _normalisation(path: pathlib.Path, kind: str) -> tuple[Triple, Triple]:
     there = path / "preprocessor_config.json"
-    given = json.loads(there.read_text()) if path.is_dir() and there.is_file() else {}
+    given = read_json(there, CheckpointError) if path.is_dir() and there.is_file() else {}
     mean, std = _NORMALISATION[kind]
     return _triple(given.get("image_mean") or mean), _triple(given.get("image_std") or std)
 
