@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import pytest
 
 from tests.tiny_config import get_config
+from tests.tiny_models import write_clip
+from v2l_jax import experiment
 from v2l_jax.errors import AssetError, DataError
 from v2l_jax.run import loading
 from v2l_jax.tasks import few_shot
@@ -40,3 +42,13 @@ def test_held_out_photos_are_disjoint_and_shots_and_queries_too(asset):
 def test_more_ways_than_classes_is_said(asset):
     with pytest.raises(DataError, match="5-way"):
         few_shot.make_episodes(get_config(), loading.photos(get_config()), 5, 1)
+
+
+def test_a_tower_of_the_hub_is_called_by_its_repository(tmp_path, monkeypatch):
+    snapshot = write_clip(tmp_path / "snapshots" / "32bd64288804d66eefd0ccbe215aa642df71cc41")
+    monkeypatch.setattr(loading, "locate", lambda address: snapshot)
+    config = experiment.default()
+    config.tower = "clip:hf://openai/clip-vit-large-patch14"
+    assert loading.image_text_tower(config).name == "openai/clip-vit-large-patch14"
+    config.tower = f"clip:{snapshot}"
+    assert loading.image_text_tower(config).name == snapshot.name

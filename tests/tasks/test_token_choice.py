@@ -42,7 +42,7 @@ def test_differences_are_paired_and_a_stopped_run_goes_on(run):
         on = result.measured_on
         own, basis, paper = (
             right[name, on["ways"], on["photos"]]
-            for name in (on["choice"], on["against"] or on["choice"], "the paper's way")
+            for name in (on["choice"], on["against"] or on["choice"], "nearest words, greedy")
         )
         expected = {
             "token_choice_accuracy": own.mean(),

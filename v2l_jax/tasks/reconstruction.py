@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax.data.sources import Source
@@ -104,7 +105,11 @@ def _inception_rows(run: Run, held_out: Source, setting: Mapping[str, Scalar]) -
         run.config, trained.tokenizer, trained.variables, held_out, run.mesh, params
     )
     rows = [frechet_inception_distance(photos.features, pictures.features, paired=True, **setting)]
-    if pictures.logits is not None and len(pictures.logits) >= _SPLITS:
+    if pictures.logits is None:
+        logging.warning("no IS: the Inception's weights end before its classes")
+    elif len(pictures.logits) < _SPLITS:
+        logging.warning("no IS: it needs %d images or more", _SPLITS)
+    else:
         order = np.random.default_rng(run.config.seed).permutation(len(pictures.logits))
         rows.append(inception_score(pictures.logits[order], _SPLITS, **setting))
     return rows
