@@ -8,7 +8,6 @@ import pytest
 
 from v2l_jax.codebook import kmeans
 from v2l_jax.codebook.kmeans import KMeans, add_rows, fit, sample, split_empty
-from v2l_jax.codebook.nearest_centres import assign
 from v2l_jax.errors import DataError
 from v2l_jax.parallel.mesh import make_mesh
 
@@ -62,13 +61,14 @@ def test_an_interrupted_run_ends_like_a_whole_one(tmp_path, monkeypatch):
     options = dataclasses.replace(OPTIONS, restarts=2)
     whole, calls = fit(_points(), options), []
 
-    def stops(*given):
-        calls.append(given)
-        if len(calls) == 9:  # in the second restart
-            raise KeyboardInterrupt
-        return assign(*given)
+    class Stops(kmeans.CentredPoints):
+        def nearest(self, centres):
+            calls.append(centres)
+            if len(calls) == 9:  # in the second restart
+                raise KeyboardInterrupt
+            return super().nearest(centres)
 
-    monkeypatch.setattr(kmeans, "assign", stops)
+    monkeypatch.setattr(kmeans, "CentredPoints", Stops)
     with pytest.raises(KeyboardInterrupt):
         fit(_points(), options, state=tmp_path / "state.npz")
     resumed = fit(_points(), options, state=tmp_path / "state.npz")

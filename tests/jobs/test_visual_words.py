@@ -17,6 +17,7 @@ from v2l_jax.metrics.results import read_results
 from v2l_jax.representations import representation
 from v2l_jax.representations.base import ImageSet
 from v2l_jax.representations.visual_words import nearest_patches, vocabulary_path
+from v2l_jax.representations.visual_words_page import coloured, nearest_texts
 from v2l_jax.run import adapters, loading
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import classification
@@ -63,6 +64,23 @@ def test_colours_are_learnt_and_read_off_the_words(workdir):
     assert _value(workdir, "visual_tokens", "tuned", "no_tokens") == 0
     page = (workdir / "report.html").read_text()
     assert "Naming by likelihood" in page and "fine-tuned" in page
+    assert "Patches coloured by visual word" in page
+
+
+def test_patches_are_coloured_by_word():
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    shown = coloured(grey, [(0, (0, 3)), (1, (1,))], (2, 2))
+    np.testing.assert_array_equal(shown[1, 1], shown[5, 5])  # one word, one colour
+    assert (shown[1, 1] != shown[1, 5]).any()
+    np.testing.assert_array_equal(shown[5, 1], [100, 100, 100])  # a patch of no word
+    np.testing.assert_array_equal(shown[0, 0], [255, 255, 255])
+
+
+def test_texts_nearest_to_a_row(config, workdir):
+    run = Run(config, workdir)
+    own = np.asarray(run.llm.params["embedding"])
+    ids = run.llm.tokenizer.encode(" dog")
+    assert nearest_texts(run, own[ids], 1) == [[" dog"]]
 
 
 def test_an_image_is_written_between_begin_and_end(config, workdir):

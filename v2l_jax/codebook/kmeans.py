@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from v2l_jax.atomic_write import atomic_write
-from v2l_jax.codebook.nearest_centres import assign, chunks
+from v2l_jax.codebook.nearest_centres import CentredPoints, chunks
 from v2l_jax.errors import DataError
 from v2l_jax.parallel.processes import is_primary
 from v2l_jax.progress import progress_bar
@@ -105,6 +105,7 @@ def fit(
     if state is not None and state.exists():
         there = _Run.read(state)
         run = there if there.made_for == made_for else run
+    centred = CentredPoints(points, mean, mesh)
     rounds = range(run.rounds, options.restarts * (options.iterations + 1))
     for number in progress_bar(rounds, description, "round"):
         restart, iteration = divmod(number, options.iterations + 1)
@@ -112,7 +113,7 @@ def fit(
         if iteration == 0:
             centres = start(points, options, rng)
             run = run.begun(centres)
-        run = _assigned(run, points, mean, mesh)
+        run = _assigned(run, centred, len(points))
         if iteration < options.iterations:
             run = _moved(run, options, mean, rng)
         else:
@@ -267,18 +268,18 @@ class _Run:
         return cls(**found)
 
 
-def _assigned(run: _Run, points: Points, mean: np.ndarray, mesh: Mesh | None) -> _Run:
+def _assigned(run: _Run, points: CentredPoints, count: int) -> _Run:
     """The run with each point at its nearest centre, sums and counts brought up to date by the
     points that changed.
     """
-    nearest, objective = assign(points, run.centres, mean, mesh)
+    nearest, objective = points.nearest(run.centres)
     sums, first = run.sums.copy(), not len(run.assigned)
-    for rows in chunks(len(points)):
+    for rows in chunks(count):
         old = None if first else run.assigned[rows]
         new = nearest[rows]
         moved = np.arange(len(new)) if old is None else np.flatnonzero(new != old)
         if len(moved):
-            block = np.asarray(points[rows], np.float64)[moved] - mean
+            block = points.chunk(rows)[moved]
             add_rows(sums, block, new[moved])
             if old is not None:
                 add_rows(sums, block, old[moved], -1.0)

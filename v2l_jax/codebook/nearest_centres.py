@@ -14,6 +14,7 @@ from v2l_jax.ops.nearest import nearest_with_distance
 
 CHUNK = 65_536
 """Points that are on the devices at a time."""
+_KEPT_BYTES = 2 << 30
 _BLOCK = 8192  # centres compared at a time
 _ROWS = 256  # what a device's points are padded to, so that rounding is the same on any number
 
@@ -41,20 +42,58 @@ def assign(
     Returns:
       int32 numbers of centres, and the sum of squared distances.
     """
-    if not len(points):
-        return np.zeros(0, np.int32), 0.0
-    centred = jnp.asarray((centres - mean).astype(np.float32))
-    nearest, objective = np.empty(len(points), np.int32), 0.0
-    waiting: tuple[slice, float, Any] | None = None
-    for rows in chunks(len(points)):
-        block = (np.asarray(points[rows], np.float64) - mean).astype(np.float32)
-        squares = float(np.einsum("nd,nd->", block, block, dtype=np.float64))
-        found = _search(_padded(block, mesh, min(CHUNK, len(points))), centred, mesh)
-        if waiting is not None:  # the host prepares a chunk while the devices search the one before
-            objective += _collect(waiting, nearest)
-        waiting = (rows, squares, found)
-    assert waiting is not None
-    return nearest, objective + _collect(waiting, nearest)
+    return CentredPoints(points, mean, mesh).nearest(centres)
+
+
+class CentredPoints:
+    """Points about their mean, a chunk at a time, as the search for nearest centres wants them.
+
+    Chunks that fit into memory together are made once; others each time.
+
+    Args:
+      points: an array [points, dim], or what is sliced like one.
+      mean: is subtracted.
+      mesh: devices that share each chunk.
+    """
+
+    def __init__(self, points: Any, mean: Float[np.ndarray, " dim"], mesh: Mesh | None = None):
+        self._points, self._mean, self._mesh = points, mean, mesh
+        self._kept: dict[int, tuple[np.ndarray, float, jax.Array]] = {}
+        self._keep = points.shape[0] * points.shape[1] * 4 <= _KEPT_BYTES
+
+    def chunk(self, rows: slice) -> Float[np.ndarray, "rows dim"]:
+        """The points of one of `chunks`, float32."""
+        return self._chunk(rows)[0]
+
+    def nearest(
+        self, centres: Float[np.ndarray, "clusters dim"]
+    ) -> tuple[Int[np.ndarray, " points"], float]:
+        """As `assign`."""
+        count = len(self._points)
+        if not count:
+            return np.zeros(0, np.int32), 0.0
+        centred = jnp.asarray((centres - self._mean).astype(np.float32))
+        nearest, objective = np.empty(count, np.int32), 0.0
+        waiting: tuple[slice, float, Any] | None = None
+        for rows in chunks(count):
+            _, squares, block = self._chunk(rows)
+            found = _search(block, centred, self._mesh)
+            if waiting is not None:  # the host prepares a chunk while the devices search
+                objective += _collect(waiting, nearest)
+            waiting = (rows, squares, found)
+        assert waiting is not None
+        return nearest, objective + _collect(waiting, nearest)
+
+    def _chunk(self, rows: slice) -> tuple[np.ndarray, float, jax.Array]:
+        """The centred points, the sum of their squares, and the padded points on the devices."""
+        if rows.start in self._kept:
+            return self._kept[rows.start]
+        block = (np.asarray(self._points[rows], np.float64) - self._mean).astype(np.float32)
+        squares = float(np.einsum("nd,nd->n", block, block).sum(dtype=np.float64))
+        placed = _padded(block, self._mesh, min(CHUNK, len(self._points)))
+        if self._keep:
+            self._kept[rows.start] = (block, squares, placed)
+        return block, squares, placed
 
 
 def _collect(waiting: tuple[slice, float, Any], nearest: np.ndarray) -> float:
@@ -68,8 +107,10 @@ def _padded(block: np.ndarray, mesh: Mesh | None, size: int) -> jax.Array:
     """The chunk with rows of zeros up to one size, on the devices."""
     parts = _ROWS * (mesh.size if mesh is not None else 1)
     rows = -(-size // parts) * parts
-    padded = np.zeros((rows, block.shape[1]), np.float32)
-    padded[: len(block)] = block
+    padded = block
+    if len(block) < rows:
+        padded = np.zeros((rows, block.shape[1]), np.float32)
+        padded[: len(block)] = block
     if mesh is None:
         return jnp.asarray(padded)
     return jax.device_put(padded, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from v2l_jax.data.sources import Source, path_of
 from v2l_jax.metrics.results import Scalar
+from v2l_jax.report.data import Gallery
 from v2l_jax.run.run import Run
 
 
@@ -142,6 +143,11 @@ class Representation:
         """
         del run
         return None
+
+    def galleries(self, run: Run) -> list[Gallery]:
+        """Pictures for the page of how images are written; none by default."""
+        del run
+        return []
 
     def init_adapter(self, key: Any) -> Any | None:
         """Fresh parameters of a network between image and language model; none by default."""

@@ -24,7 +24,8 @@ from v2l_jax.llm import new_rows
 from v2l_jax.metrics.codebook_usage import summarise
 from v2l_jax.metrics.results import Scalar
 from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, Rule, number, one_of, option
-from v2l_jax.representations import word_sequences
+from v2l_jax.report.data import Gallery
+from v2l_jax.representations import visual_words_page, word_sequences
 from v2l_jax.representations.base import Ids, ImageSet, Representation, Segments, Written
 from v2l_jax.representations.word_sequences import Sequence_
 from v2l_jax.run.patches import PatchFeatures
@@ -118,7 +119,7 @@ class Options(Representation):
         del budget
         vocabulary = self.vocabulary(run)
         for name, part in images.parts:
-            path = self._path(run, name, part)
+            path = self.path_of_words(run, name, part)
             if not path.exists():
                 features = self.patches.of(run, name, part)
                 found = [self.sequence_of(vocabulary, x) for x in features]
@@ -156,7 +157,9 @@ class Options(Representation):
         """What `prepare` wrote of a part: "grid", rows and columns of patches, and "images", for
         each its words with the numbers of their patches.
         """
-        return json.loads(self._path(run, name, part).read_text(encoding="utf-8"))
+        found = json.loads(self.path_of_words(run, name, part).read_text(encoding="utf-8"))
+        images = [[(word, tuple(cells)) for word, cells in one] for one in found["images"]]
+        return {"grid": tuple(found["grid"]), "images": images}
 
     def sequence_of(
         self, vocabulary: VisualVocabulary, features: Float[np.ndarray, "rows columns dim"]
@@ -172,6 +175,10 @@ class Options(Representation):
             "bag": word_sequences.bag,
         }
         return made[self.sequence](words)
+
+    def galleries(self, run: Run) -> list[Gallery]:
+        """Patches coloured by word, and the nearest patches of each word."""
+        return visual_words_page.galleries(self, run)
 
     def new_rows(self, run: Run) -> Float[np.ndarray, "rows hidden"]:
         """A row a word, then those of begin, end and row end."""
@@ -226,7 +233,8 @@ class Options(Representation):
         rows = np.stack([own[list(ids)].mean(0) for ids in book.token_ids])
         return new_rows.aligned(own, of_words, np.asarray(book.embeddings), rows)
 
-    def _path(self, run: Run, name: str, part: Any) -> pathlib.Path:
+    def path_of_words(self, run: Run, name: str, part: Any) -> pathlib.Path:
+        """Where `prepare` writes the words of a part."""
         known = self.made_with(run) | {
             "sequence": self.sequence,
             "threshold": self.threshold if self.sequence == "clusters" else None,

@@ -20,7 +20,7 @@ from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import TaskSection
 from v2l_jax.report.plots import Line, curve_plot
 from v2l_jax.report.tables import Number, TableSpec, render
-from v2l_jax.representations import fingerprint
+from v2l_jax.representations import fingerprint, representation
 from v2l_jax.representations.base import Ids, ImageSet, Segments, Slots, Text
 from v2l_jax.run import adapters, loading
 from v2l_jax.run.run import Run
@@ -278,6 +278,7 @@ def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
         "Naming by likelihood",
         lead,
         tables=render(results, TABLE),
+        galleries=representation(run.config).galleries(run),
         figures=training_curve(run) if run.config.finetune.task == "classification" else [],
     )
 
