@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from v2l_jax.assets import registry
 from v2l_jax.atomic_write import atomic_write
-from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Concatenated, Source, Subset
 from v2l_jax.jobs import sweep, tokenize
 from v2l_jax.metrics.results import Result, read_results
@@ -24,6 +23,7 @@ from v2l_jax.report.data import (
 )
 from v2l_jax.report.page import render_page
 from v2l_jax.run import building, loading
+from v2l_jax.run.building import TrainedTokenizer
 from v2l_jax.run.paths import assumed_path
 from v2l_jax.run.reconstruction import reconstruct
 from v2l_jax.run.run import Run
@@ -123,9 +123,9 @@ def _photo_rows(run: Run) -> list[PhotoRow]:
             rows.append(
                 PhotoRow(
                     original=record["image"],
-                    words=_words(trained.global_words, tokens, "global", i),
+                    words=words_shown(trained, tokens, "global", i),
                     reconstruction=picture,
-                    local_words=_words(trained.local_words, tokens, "local", i),
+                    local_words=words_shown(trained, tokens, "local", i),
                     caption=shown.class_names[record["label"]]
                     if record["label"] >= 0
                     else pathlib.Path(record["path"]).stem,
@@ -134,9 +134,13 @@ def _photo_rows(run: Run) -> list[PhotoRow]:
     return rows
 
 
-def _words(book: Codebook | None, tokens: TokenStreams, stream: str, row: int) -> list[str]:
-    """The first words of a stream's ids; none where its ids stand for no words."""
-    if book is None:
+def words_shown(trained: TrainedTokenizer, tokens: TokenStreams, book: str, row: int) -> list[str]:
+    """The first words of the streams whose ids are rows of a codebook, "global" or "local", one
+    stream after the other; none where no stream's are.
+    """
+    streams = [name for name, own in trained.tokenizer.word_streams.items() if own == book]
+    words = trained.local_words if book == "local" else trained.global_words
+    if words is None or not streams:
         return []
-    ids = tokens[stream][row].ravel()
-    return [book.texts[i] for i in (ids[:LOCAL_WORDS_SHOWN] if stream == "local" else ids)]
+    ids = np.concatenate([np.asarray(tokens[name][row]).ravel() for name in streams])
+    return [words.texts[i] for i in (ids[:LOCAL_WORDS_SHOWN] if book == "local" else ids)]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.transforms import to_uint8
+from v2l_jax.errors import ConfigError
 from v2l_jax.metrics.fid import frechet_inception_distance
 from v2l_jax.metrics.image_quality import psnr, ssim
 from v2l_jax.metrics.results import Result, mean
@@ -47,6 +48,23 @@ def in_batches(run: Run, function: Callable, *arrays: np.ndarray) -> Any:
         result = function(*shard_batch(filled, run.mesh))
         parts.append(jax.tree.map(lambda x: np.asarray(x)[: len(rows[0])], result))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def check_local_words(run: Run, task: str) -> None:
+    """Checks that a task of local words has some.
+
+    Args:
+      run: the run.
+      task: its name.
+
+    Raises:
+      ConfigError: the run's tokenizer writes no stream "local" of the local codebook's words.
+    """
+    if run.trained.tokenizer.word_streams.get("local") != "local":
+        raise ConfigError(
+            f"the task {task} wants one map of local words an image, which the tokenizer "
+            f"{run.config.model.kind} does not write; take it out of config.evaluate.tasks"
+        )
 
 
 def to_words(

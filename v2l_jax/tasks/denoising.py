@@ -40,7 +40,13 @@ from v2l_jax.report.data import Gallery, PromptExample, Table, TaskSection
 from v2l_jax.report.tables import Number, Published, TableSpec, render, with_fields
 from v2l_jax.representations.controls import derangement
 from v2l_jax.run import building, loading
-from v2l_jax.run.pictures import PictureQuality, from_words, save_pictures, to_words
+from v2l_jax.run.pictures import (
+    PictureQuality,
+    check_local_words,
+    from_words,
+    save_pictures,
+    to_words,
+)
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
 from v2l_jax.tasks.harness.fit import check_length_fits
@@ -354,6 +360,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     """PSNR, SSIM, LPIPS, FID where an Inception is given, and the share of missing words that is
     restored exactly.
     """
+    check_local_words(run, "denoising")
     options = Options(**run.config.evaluate.denoising)
     originals = _Originals.draw(run, options.images)
     quality = PictureQuality(run, originals.images, options.inception)

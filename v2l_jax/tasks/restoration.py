@@ -38,7 +38,7 @@ from v2l_jax.report.plots import Line, curve_plot
 from v2l_jax.report.tables import Number, TableSpec, render
 from v2l_jax.representations.controls import derangement
 from v2l_jax.run import adapters, loading
-from v2l_jax.run.pictures import PictureQuality, from_words, save_pictures
+from v2l_jax.run.pictures import PictureQuality, check_local_words, from_words, save_pictures
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
 from v2l_jax.tasks.harness.fit import check_length_fits
@@ -281,6 +281,7 @@ def training_texts(run: Run) -> RestorationTexts:
     Raises:
       DataError: a text does not fit the model's context.
     """
+    check_local_words(run, "restoration")
     ids = {split: _flat(run.tokens(split)["local"]) for split in ("train", "held_out")}
     prompt = _prompt(run)
     prompt.check_length(ids["train"].shape[1], run.llm.model.config.context_length)
@@ -312,6 +313,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     to.
     """
     shown = run.config.evaluate.restoration.pictures
+    check_local_words(run, "restoration")
     task = _task(run)
     quality = PictureQuality(run, task.pictures)
     save_pictures(_folder(run) / "truth", task.pictures[:shown])
