@@ -6,6 +6,9 @@ do.
 class V2LError(Exception):
     """Base of every error that `main` prints as one line, without a traceback."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # names from outside may hold line breaks
+
 
 class AssetError(V2LError):
     """A weight or photo file is missing, tampered with, truncated, or cannot be downloaded."""

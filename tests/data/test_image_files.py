@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from v2l_jax.data import images
 from v2l_jax.data.captions import read_stamps
-from v2l_jax.data.images import EXTENSIONS, decode_image
+from v2l_jax.data.images import EXTENSIONS, CorruptImageError, decode_image
 from v2l_jax.data.sources import ImageFolder
 from v2l_jax.errors import DataError
 
@@ -157,3 +158,45 @@ def test_descriptions_have_marks_and_encodings(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"A caf\xe9.")
     with pytest.raises(DataError, match="a.txt, line 1: byte 0xe9 is not UTF-8"):
         read_stamps(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "format, offset, patch",
+    [("AVIF", 40, b"\xff" * 60), ("DDS", 80, b"\0" * 4), ("JPEG2000", 30, b"\xff" * 40)],
+)
+def test_what_a_decoder_does_not_know_is_a_corrupt_image(format, offset, patch):
+    """Found by `make fuzz`: RuntimeError and NotImplementedError of Pillow's plugins."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, format)
+    content = bytearray(buffer.getvalue())
+    content[offset : offset + len(patch)] = patch
+    with pytest.raises(CorruptImageError):
+        decode_image(bytes(content))
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded():
+    buffer = io.BytesIO()
+    Image.new("1", (40_000, 4_000)).save(buffer, "PNG")
+    with pytest.raises(CorruptImageError, match="40000 × 4000 pixels, more than 134,217,728"):
+        decode_image(buffer.getvalue())
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "LA", "1", "I;16"])
+def test_bands_give_what_the_whole_image_gives(mode, monkeypatch):
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (13, 9, 3), np.uint8))
+    if mode == "P":
+        picture = picture.quantize(17)
+        picture.info["transparency"] = 3
+    elif mode == "I;16":
+        picture = Image.fromarray(rng.integers(0, 65536, (13, 9), np.uint16))
+    else:
+        picture = picture.convert(mode)
+    if mode in ("RGBA", "LA"):
+        picture.putalpha(Image.fromarray(rng.integers(0, 256, (13, 9), np.uint8)))
+    buffer = io.BytesIO()
+    picture.save(buffer, "TIFF" if mode == "CMYK" else "PNG")
+    whole = decode_image(buffer.getvalue())
+    monkeypatch.setattr(images, "_BAND", 20)
+    np.testing.assert_array_equal(decode_image(buffer.getvalue()), whole)
+    assert whole.std() > 10

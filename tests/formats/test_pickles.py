@@ -220,3 +220,22 @@ def test_recorded_classes_run_nothing(tmp_path):
     with pytest.raises(AssetError, match="refused: argparse.FileType"):
         read_pickle(pickle.dumps(Hostile(argparse.FileType, "w")))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\x80\x04J\x01", b"\x80\x04G\x00\x00", b"\x80\x04\x8d\x01", b"\x80\x04\x95\x01"],
+    ids=["int cut", "float cut", "length cut", "frame cut"],
+)
+def test_numbers_that_are_cut_short(content):
+    """Found by `make fuzz`: struct.error."""
+    with pytest.raises(AssetError, match="truncated"):
+        read_pickle(content)
+
+
+def test_names_with_line_breaks_are_said_in_one_line():
+    """Found by `make fuzz`."""
+    content = b"\x80\x04\x8c\x03o\nsq\x00\x8c\x06systemq\x01\x93."
+    with pytest.raises(AssetError, match="refused: o s.system") as caught:
+        read_pickle(content)
+    assert "\n" not in str(caught.value)

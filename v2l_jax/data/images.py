@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from v2l_jax.errors import DataError
 
@@ -25,6 +25,9 @@ EXTENSIONS = frozenset(
 
 _SAMPLE_FORMAT = 339  # the tag of a TIFF that tells signed integers (2) from unsigned (1)
 
+_MOST_PIXELS = 1 << 27  # 940 MB while it is decoded
+_BAND = 1 << 22  # pixels converted at a time
+
 # Sound PNGs carry larger texts and colour profiles than Pillow allows by default, 1 MB.
 PngImagePlugin.MAX_TEXT_CHUNK = 1 << 26
 PngImagePlugin.MAX_TEXT_MEMORY = 1 << 27
@@ -32,7 +35,7 @@ PngImagePlugin.MAX_TEXT_MEMORY = 1 << 27
 # What Pillow's decoders raise on files that are cut short, tampered with, or not images at all.
 _DECODER_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error,
-    Image.DecompressionBombError,
+    Image.DecompressionBombError, RuntimeError, ArithmeticError, AttributeError, MemoryError,
 )  # fmt: skip
 
 
@@ -76,8 +79,12 @@ def decode_image(
     name = name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(
+                    f"{image.width} × {image.height} pixels, more than {_MOST_PIXELS:,}"
+                )
             image.load()
-            return np.array(_to_rgb(_upright(image), image))
+            return _to_array(_upright(image), image)
     except _DECODER_ERRORS as error:
         raise CorruptImageError(name, _reason(error)) from error
 
@@ -93,19 +100,33 @@ def _reason(error: Exception) -> str:
 def _upright(image: Image.Image) -> Image.Image:
     # A damaged EXIF block says nothing about the pixels: the image stays as stored.
     with contextlib.suppress(*_DECODER_ERRORS):
-        return ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return ImageOps.exif_transpose(image)
     return image
 
 
-def _to_rgb(image: Image.Image, opened: Image.Image) -> Image.Image:
+def _to_array(image: Image.Image, opened: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    """Converts in bands, so that a large image is in memory once as it was decoded and once as it
+    is returned.
+    """
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return np.array(image)
+    levels = _levels_of_32_bits(image, opened) if image.mode.startswith("I") else None
+    result = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        result[top : box[3]] = np.asarray(_to_rgb(image.crop(box), levels))
+    return result
+
+
+def _to_rgb(image: Image.Image, levels: tuple[int, int] | None) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range")
-    if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
-        white = 65535
-        if image.mode == "I" and opened.format not in ("PNG", "PPM"):
-            levels, white = _levels_of_32_bits(levels, opened)
-        eight_bits = np.round(np.clip(levels, 0, white) * (255 / white)).astype(np.uint8)
+    if levels is not None:
+        mask, white = levels
+        values = np.asarray(image).astype(np.int64) & mask
+        eight_bits = np.round(np.clip(values, 0, white) * (255 / white)).astype(np.uint8)
         return Image.fromarray(eight_bits).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -114,12 +135,16 @@ def _to_rgb(image: Image.Image, opened: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _levels_of_32_bits(levels: np.ndarray, opened: Image.Image) -> tuple[np.ndarray, int]:
-    """Levels, unsigned where a TIFF says so, and which of them is white."""
+def _levels_of_32_bits(image: Image.Image, opened: Image.Image) -> tuple[int, int]:
+    """What to mask grey levels with, to take them as unsigned where a TIFF says so, and which level
+    is white.
+    """
+    if image.mode != "I" or opened.format in ("PNG", "PPM"):
+        return -1, 65535
     formats = getattr(opened, "tag_v2", {}).get(_SAMPLE_FORMAT, (2,))
     signed = formats[0] == 2 if isinstance(formats, tuple) else formats == 2
-    levels = levels if signed else levels & 0xFFFFFFFF
-    highest = int(levels.max(initial=0))
-    return levels, next(
-        white for white in (255, 65535, 0x7FFFFFFF if signed else 0xFFFFFFFF) if highest <= white
-    )
+    lowest, highest = (int(level) for level in image.getextrema())  # pyright: ignore
+    if not signed and lowest < 0:
+        highest = 0xFFFFFFFF
+    whites = (255, 65535, 0x7FFFFFFF if signed else 0xFFFFFFFF)
+    return -1 if signed else 0xFFFFFFFF, next(white for white in whites if highest <= white)

@@ -8,6 +8,7 @@ import io
 import math
 import pathlib
 import pickle
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from v2l_jax.errors import AssetError
 # What malformed pickles make the unpickler, or the stand-ins below, raise.
 MALFORMED = (
     pickle.UnpicklingError,
+    struct.error,
     ValueError,
     TypeError,
     KeyError,

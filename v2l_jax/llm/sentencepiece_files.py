@@ -30,7 +30,8 @@ def read_sentencepiece(path: pathlib.Path) -> dict[str, Any]:
             f"{path} is not a readable SentencePiece model ({error}); download it again"
         ) from error
     trainer, normalizer = model.trainer_spec, model.normalizer_spec
-    if not model.pieces or trainer.model_type != _BPE:
+    readable = all(isinstance(piece.piece, str) for piece in model.pieces)  # else not UTF-8
+    if not model.pieces or not readable or trainer.model_type != _BPE:
         raise AssetError(
             f"{path} is not a byte-pair SentencePiece model with pieces, as the LLaMA family's are "
             "(tiktoken's files have the same name); give the directory with tokenizer.json"

@@ -1,0 +1,85 @@
+"""Reads damaged files by the hundred thousand: `make fuzz`, or `python -m tests.fuzz [READER …]`.
+
+Each reader gets --inputs damaged files. Anything but success or the project's own error, more than
+5 s, more than 1 GB of memory above what the reader needs to start, or an attempt to start a program
+or open a connection is a fault; its input is kept under --faults.
+"""
+
+import argparse
+import collections
+import hashlib
+import os
+import pathlib
+import random
+import resource
+import sys
+import tempfile
+import time
+
+from tests.fuzz.mutations import damaged
+from tests.fuzz.readers import READERS, violations
+
+_FORBIDDEN = (
+    "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty",
+    "subprocess.Popen", "socket.connect", "pickle.find_class", "ctypes.dlopen",
+)  # fmt: skip
+
+
+class Executed(BaseException):
+    """A reader tried to run something."""
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def fuzz(name: str, count: int, seed: int, faults: pathlib.Path) -> int:
+    """Runs one reader; returns how many faults of different kinds were found."""
+    rng, reader = random.Random(f"{name}-{seed}"), READERS[name]()
+    watching = False
+
+    def audit(event: str, arguments: tuple) -> None:
+        if watching and event in _FORBIDDEN:
+            raise Executed(f"{event}{arguments!r:.80}")
+
+    sys.addaudithook(audit)
+    shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    found: collections.Counter[str] = collections.Counter()
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        place = pathlib.Path(folder)
+        warm = list(violations(reader, iter(reader.seeds), place))
+        assert not warm, f"{name}: a sound file is refused: {warm[0][1]}"
+        watching, began, before = True, time.monotonic(), _peak()
+        inputs = (damaged(rng.choice(reader.seeds), reader.seeds, rng) for _ in range(count))
+        for content, what in violations(reader, inputs, place):
+            found[what[:80]] += 1
+            if found[what[:80]] == 1:
+                faults.mkdir(parents=True, exist_ok=True)
+                kept = faults / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
+                kept.write_bytes(content)
+                print(f"{name}: {what[:300]}\n  {kept}", flush=True)
+        grown = _peak() - before
+        watching = False
+    if grown > 1 << 30:
+        found["memory"] += 1
+    print(
+        f"{name}: {count:,} inputs, {sum(found.values())} faults of {len(found)} kinds, "
+        f"{time.monotonic() - began:.0f} s, {grown / 2**20:.0f} MB above the start",
+        flush=True,
+    )
+    return len(found)
+
+
+def main() -> int:
+    """Runs the readers named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("readers", nargs="*", default=list(READERS), help=", ".join(READERS))
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", type=pathlib.Path, default=pathlib.Path("/tmp/v2l_jax-faults"))
+    given = parser.parse_args()
+    return sum(fuzz(name, given.inputs, given.seed, given.faults) for name in given.readers) and 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
