@@ -1,6 +1,6 @@
 """The paper's tables by their configs, one workdir, on tiny files of the very formats: a random
 LLaMA with SentencePiece, a random CLIP, a checkpoint in the published layout, a TFDS-prepared
-imagenet2012, Mini-ImageNet with published episodes, COCO captions, VQA v2.
+imagenet2012, Mini-ImageNet with published episodes and Frozen's questions, COCO captions, VQA v2.
 """
 
 import importlib.resources
@@ -83,6 +83,22 @@ def _write_mini_imagenet(data, synsets, rng):
     path = data / "fewshot_split" / "2_way_1_shot.csv"
     path.parent.mkdir()
     path.write_text("".join(",".join(episode) + ",\n" for episode in episodes))
+    names = dict(zip(synsets, ("dax", "blicket", "perpo")))
+    caption = lambda image: f"This is a {names[image[:9]]}."
+    records = [
+        {
+            "question_id": number,
+            "image_1": a,
+            "caption_1": caption(a),
+            "image_2": b,
+            "caption_2": caption(b),
+            "question": "This is a",
+            "question_image": c,
+            "answer": names[c[:9]],
+        }
+        for number, (a, b, c) in enumerate(episodes)
+    ]
+    (data / "mini_imagenet" / OPEN_ENDED).write_text(json.dumps(records))
 
 
 def _write_coco(data, rng):
@@ -144,6 +160,7 @@ TABLES = (
     "few_shot", "semantic_quality", "reconstruction", "denoising", "captioning", "vqa",
     "restoration",
 )  # fmt: skip
+OPEN_ENDED = "open_ended_mi_shots_1_ways_2_all_questions.json"
 SMALL = {
     "llm_options.dtype": "float32", "tower_options.dtype": "float32", "model.dtype": "float32",
     "data.report": "()", "model.image_size": "16", "model.channel_multipliers": "1,2",
@@ -185,6 +202,10 @@ def run(files, tmp_path_factory):
             config = _config(files, name)
             if name != TABLES[-1]:  # the page shows what all have left
                 config.jobs = tuple(job for job in config.jobs if job != "report")
+            if name == "few_shot":
+                config.evaluate.tasks = ("few_shot", "open_ended")
+                open_ended = {"file": f"data/mini_imagenet/{OPEN_ENDED}", "shots": (1,)}
+                config.evaluate.open_ended.update(open_ended | {"controls": ()})
             runner.run_jobs(config, workdir)
     return workdir
 
@@ -193,6 +214,7 @@ def test_every_table_is_filled(run):
     rows = read_results(run / "results.json")
     of = lambda task: {r.metric for r in rows if r.measured_on["task"] == task}
     assert of("few_shot") == {"few_shot_accuracy"}
+    assert of("open_ended") == {"open_ended_accuracy"}
     assert of("semantic_quality") == {"clip_score", "clip_r_min_max", "clip_ratio"}
     assert of("reconstruction") >= {"fid", "psnr", "ssim", "effective_tokens"}
     assert of("denoising") >= {"psnr", "token_accuracy"}

@@ -6,7 +6,7 @@ No list of answers is given. An answer counts only if it is the word and then th
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -35,6 +35,7 @@ from v2l_jax.run.run import Run
 from v2l_jax.tasks.harness import loop
 from v2l_jax.tasks.harness.answers import WrittenLine
 from v2l_jax.tasks.harness.classes import named_labels
+from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
 from v2l_jax.tasks.harness.prompts import Prompt
 
 POSITION = 27
@@ -100,11 +101,20 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises DataError where questions cannot be read or drawn."""
+    """Raises DataError where questions cannot be read or drawn, images of a file are missing, or
+    prompts cannot fit the language model.
+    """
     c = config.evaluate.open_ended
+    image = least_written(config, c.tokens)
     for ways in c.ways:
         for shots in c.shots:
-            _questions(config, ways, shots, "real")
+            made = _questions(config, ways, shots, "real")
+            if c.file:
+                _photos(made)
+            question = made.questions[0]
+            written = {i: image for i in (*(i for i, _ in question.shown), question.image)}
+            label = f"open-ended, {ways}-way {shots}-shot"
+            check_prompt_fits(config, label, prompt(question, written, c.repetitions))
 
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
@@ -136,7 +146,11 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     loop.measure(run, "open_ended", missing, asked)
 
 
-def prompt(question: OpenQuestion, written: Sequence[Segments], repetitions: int = 0) -> Prompt:
+def prompt(
+    question: OpenQuestion,
+    written: Sequence[Segments] | Mapping[int, Segments],
+    repetitions: int = 0,
+) -> Prompt:
     """Images with their sentences, a line each, then the image asked about and the question."""
     parts: list[Segments] = []
     for image, sentence in question.shown * (repetitions + 1):
