@@ -194,3 +194,18 @@ def test_a_class_unseen_in_training_is_said_before_training(changed, monkeypatch
         classification.check(changed)
     changed.evaluate.classification.models = ("frozen",)
     classification.check(changed)
+
+
+def test_patch_features_through_an_mlp_are_learnt(changed, tmp_path):
+    """The continuous counterpart: vectors in place of words, by the same jobs."""
+    options = changed.representation.visual_words
+    changed.representation.kind = "patch_adapter"
+    changed.representation.patch_adapter.update(
+        {name: options[name] for name in ("tower", "layer", "image_size", "pool")}
+    )
+    changed.jobs = ("finetune", "evaluate")
+    changed.evaluate.classification.update({"models": ("tuned",), "controls": ("no_tokens",)})
+    runner.run_jobs(changed, tmp_path)
+    assert _value(tmp_path, "top1_accuracy", "tuned", "none") > 0.9
+    assert _value(tmp_path, "top1_accuracy", "tuned", "no_tokens") <= 0.67
+    assert _value(tmp_path, "visual_tokens", "tuned", "none") == 4

@@ -14,12 +14,14 @@ from ml_collections import ConfigDict
 
 from v2l_jax.errors import ConfigError
 from v2l_jax.llm.adapter_step import (
+    CONNECTOR,
     NEW_ROWS,
     adapter_loss,
     adapter_optimizer,
     initial_state,
     make_adapter_step,
 )
+from v2l_jax.llm.connector import save_connector
 from v2l_jax.llm.lora import PROJECTIONS
 from v2l_jax.llm.peft_files import save_adapters
 from v2l_jax.llm.training_texts import TextBatches, TrainingTexts
@@ -54,7 +56,7 @@ class Options:
     batch_size: int = option(4, "images a step", POSITIVE)
     learning_rate: float = option(4e-3, "peak learning rate", number(0, 1))
     rows_learning_rate: float = option(
-        2e-3, "peak learning rate of new rows of the embedding", number(0, 1)
+        2e-3, "peak learning rate of new rows of the embedding, and of a connector", number(0, 1)
     )
     warmup_steps: int = option(10, "steps of linear warm-up", COUNT)
     weight_decay: float = option(0.0, "AdamW's", WEIGHT)
@@ -87,23 +89,28 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     texts = training_texts(context)
     llm, mesh, params = context.llm, context.mesh, context.engine.params
     lora = adapters.lora(config)
-    rows = None if c.task in adapters.OF_LOCAL_WORDS else representation(config).new_rows(context)
+    key, rows, connector = jax.random.key(config.seed), None, None
+    if c.task not in adapters.OF_LOCAL_WORDS:
+        written = representation(config)
+        rows = written.new_rows(context)
+        connector = written.init_adapter(jax.random.fold_in(key, 1), context)
     tx = adapter_optimizer(
         c.learning_rate,
         c.warmup_steps,
         c.steps,
         c.weight_decay,
         c.clip_norm,
-        None if rows is None else c.rows_learning_rate,
+        None if rows is None and connector is None else c.rows_learning_rate,
     )
-    key = jax.random.key(config.seed)
-    state = replicate(initial_state(key, llm.model, lora, tx, rows), mesh)
+    state = replicate(initial_state(key, llm.model, lora, tx, rows, connector), mesh)
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     logging.info(
-        "%s adapter parameters train, %s of them in %d new rows; the language model is frozen",
+        "%s parameters train, %s of them in %d new rows, %s in a connector; the language model is "
+        "frozen",
         f"{count(state.adapters):,}",
         f"{0 if rows is None else rows.size:,}",
         0 if rows is None else len(rows),
+        f"{0 if connector is None else count(connector):,}",
     )
     with Checkpointer(folder / "checkpoints") as checkpoints:
         state = fit(
@@ -124,6 +131,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         )
     trained = dict(state.adapters)
     new = trained.pop(NEW_ROWS, {}).get("rows")
+    between = trained.pop(CONNECTOR, None)
+    if between is not None:
+        save_connector(adapters.connector_path(workdir), between)
     save_adapters(
         adapters.adapters_folder(workdir),
         trained,

@@ -11,6 +11,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float
 
+from v2l_jax.llm.connector import connect
 from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.lora import Lora, init_adapters, scaled
 from v2l_jax.llm.text_loss import target_loss
@@ -36,7 +37,8 @@ class AdapterState:
     opt_state: Any
 
 
-NEW_ROWS = "new_rows"
+NEW_ROWS, CONNECTOR = "new_rows", "connector"
+_BESIDE = (NEW_ROWS, CONNECTOR)
 
 
 def adapter_optimizer(
@@ -55,7 +57,8 @@ def adapter_optimizer(
       warmup_steps, total_steps: of the schedule.
       weight_decay: AdamW's.
       clip_norm: largest global norm of a gradient.
-      rows_rate: the peak of new rows, which do not decay; None where there are none.
+      rows_rate: the peak of new rows and of a connector, which do not decay; None where there are
+        none.
     """
 
     def adamw(rate: float, decay: float) -> optax.GradientTransformation:
@@ -64,7 +67,7 @@ def adapter_optimizer(
     clip, lora = optax.clip_by_global_norm(clip_norm), adamw(learning_rate, weight_decay)
     if rows_rate is None:
         return optax.chain(clip, lora)
-    label = lambda tree: {name: "rows" if name == NEW_ROWS else "lora" for name in tree}
+    label = lambda tree: {name: "rows" if name in _BESIDE else "lora" for name in tree}
     both = optax.multi_transform({"lora": lora, "rows": adamw(rows_rate, 0.0)}, label)
     return optax.chain(clip, both)
 
@@ -75,13 +78,16 @@ def initial_state(
     lora: Lora,
     tx: optax.GradientTransformation,
     rows: Float[Any, "rows hidden"] | None = None,
+    connector: Mapping[str, Any] | None = None,
 ) -> AdapterState:
-    """The state before the first step: adapters that change nothing, and new rows where they
-    start.
+    """The state before the first step: adapters that change nothing, and new rows and a connector
+    where they start.
     """
     adapters: dict[str, Any] = dict(init_adapters(key, model.config, lora))
     if rows is not None:
         adapters[NEW_ROWS] = {"rows": jnp.asarray(rows, jnp.float32)}
+    if connector is not None:
+        adapters[CONNECTOR] = dict(connector)
     return AdapterState(jnp.zeros((), jnp.int32), adapters, tx.init(adapters))
 
 
@@ -95,7 +101,7 @@ def tuned_params(params: Any, adapters: Mapping[str, Any] | None, scale: float) 
     """
     if adapters is None:
         return params
-    lora = {name: x for name, x in adapters.items() if name != NEW_ROWS}
+    lora = {name: x for name, x in adapters.items() if name not in _BESIDE}
     more: dict[str, Any] = {"adapters": scaled(lora, scale)} if lora else {}
     if NEW_ROWS in adapters:
         more["slots"] = adapters[NEW_ROWS]["rows"]
@@ -118,13 +124,20 @@ def adapter_loss(
       adapters: of `AdapterState`; None is the frozen model.
       scale: `Lora.scale`.
       batch: {"tokens": int32 [batch, length], -1 pads on the right; "targets": int32 [batch,
-        targets], positions of the tokens that count, -1 for none}.
+        targets], positions of the tokens that count, -1 for none; with a connector also "features":
+        [batch, slots, dim], which stand where the ids are `vocab_size` + 0, 1, …}.
       chunk: target tokens whose logits are held at once.
     """
     tokens, targets = jnp.asarray(batch["tokens"]), jnp.asarray(batch["targets"])
     positions = jnp.where(tokens >= 0, jnp.arange(tokens.shape[1], dtype=jnp.int32), -1)
-    variables = {"params": tuned_params(params, adapters, scale)}
-    ids = jnp.maximum(tokens, 0)
+    tuned, ids = tuned_params(params, adapters, scale), jnp.maximum(tokens, 0)
+    if adapters is not None and CONNECTOR in adapters:
+        vectors = connect(adapters[CONNECTOR], batch["features"])
+        rows, slots, hidden = vectors.shape
+        tuned = {**tuned, "slots": vectors.reshape(rows * slots, hidden)}
+        of_row = slots * jnp.arange(rows, dtype=ids.dtype)[:, None]
+        ids = jnp.where(ids >= model.config.vocab_size, ids + of_row, ids)
+    variables = {"params": tuned}
     hidden, _ = model.apply(variables, ids, positions)
     return target_loss(
         lambda x: model.apply(variables, x, method="logits"), hidden, ids, targets, chunk

@@ -149,9 +149,18 @@ class Representation:
         del run
         return []
 
-    def init_adapter(self, key: Any) -> Any | None:
-        """Fresh parameters of a network between image and language model; none by default."""
-        del key
+    def features(self, run: Run, images: ImageSet) -> Float[np.ndarray, "images slots dim"] | None:
+        """What a trained network turns into vectors, for every image; None where there is no such
+        network.
+        """
+        del run, images
+        return None
+
+    def init_adapter(self, key: Any, run: Run) -> dict[str, Any] | None:
+        """Fresh parameters of `llm.connector`, which turns `features` into vectors; None where
+        there is no such network.
+        """
+        del key, run
         return None
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from v2l_jax.errors import CheckpointError, ConfigError
+from v2l_jax.llm.connector import load_connector
 from v2l_jax.llm.lora import Adapters, Lora
 from v2l_jax.llm.peft_files import CONFIG_FILE, load_adapters, load_new_rows
 from v2l_jax.run.run import Run
@@ -63,6 +64,22 @@ def trained_adapters(run: Run) -> Adapters:
 def trained_rows(run: Run) -> Float[np.ndarray, "rows hidden"] | None:
     """The new rows of the embedding that the finetune job left beside the adapters, if any."""
     return load_new_rows(adapters_folder(run.workdir), run.llm.model.config)
+
+
+def connector_path(workdir: pathlib.Path) -> pathlib.Path:
+    """The network between image features and the language model, beside the adapters."""
+    return adapters_folder(workdir) / "connector.safetensors"
+
+
+def trained_connector(run: Run) -> dict[str, Any]:
+    """What the finetune job left of that network.
+
+    Raises:
+      CheckpointError: it left none yet.
+      ConfigError: it is of other settings.
+    """
+    _check_same(run.config, run.workdir)
+    return dict(load_connector(connector_path(run.workdir)))
 
 
 def settings(config: ConfigDict) -> dict[str, Any]:

@@ -183,10 +183,11 @@ class ClassTexts:
 
     Attributes:
       rows: by split, the token ids of each image's prompt and of its answer.
-      length: tokens of the longest.
+      features: by split, what a connector turns into vectors; None without one.
     """
 
     rows: dict[str, list[tuple[list[int], tuple[int, ...]]]]
+    features: dict[str, np.ndarray] | None = None
 
     @functools.cached_property
     def length(self) -> int:
@@ -207,7 +208,10 @@ class ClassTexts:
     ) -> dict[str, np.ndarray]:
         """See `llm.training_texts.TrainingTexts`; nothing is drawn."""
         del seed
-        return padded_texts([self.rows[split][i] for i in images], self.length, self.answers)
+        batch = padded_texts([self.rows[split][i] for i in images], self.length, self.answers)
+        if self.features is not None:
+            batch["features"] = np.asarray(self.features[split][images], np.float32)
+        return batch
 
 
 def training_texts(run: Run) -> ClassTexts:
@@ -219,13 +223,21 @@ def training_texts(run: Run) -> ClassTexts:
     c, tokenizer = run.config.evaluate.classification, run.llm.tokenizer
     labels, names = named_labels(run.photos, dict(c.class_names))
     ids = name_ids(tokenizer, names)
-    written = loop.Writer(run, ImageSet.own(run))("none", c.tokens)
+    images, shown = ImageSet.own(run), representation(run.config)
+    features = shown.features(run, images)
+    if features is None:
+        written = loop.Writer(run, images)("none", c.tokens)
+    else:  # the connector's vectors, wherever the ids after the vocabulary's last stand
+        first = run.llm.model.config.vocab_size
+        written = [(Ids(tuple(range(first, first + features.shape[1]))),)] * len(images)
     rows: dict[str, list] = {"train": [], "held_out": []}
-    for i in np.flatnonzero(labels >= 0):
+    numbers: dict[str, list[int]] = {"train": [], "held_out": []}
+    for i in map(int, np.flatnonzero(labels >= 0)):
         split = "train" if i < len(run.photos.train) else "held_out"
-        asked = encode(tokenizer, prompt(written[int(i)], c.question))
-        rows[split].append((asked, ids[labels[i]]))
-    texts, limit = ClassTexts(rows), run.llm.model.config.context_length
+        rows[split].append((encode(tokenizer, prompt(written[i], c.question)), ids[labels[i]]))
+        numbers[split].append(i)
+    seen = None if features is None else {s: features[some] for s, some in numbers.items()}
+    texts, limit = ClassTexts(rows, seen), run.llm.model.config.context_length
     if texts.length > limit:
         raise DataError(
             f"a text has {texts.length} tokens, but the language model's context {limit}; lower "

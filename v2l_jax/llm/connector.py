@@ -1,0 +1,77 @@
+"""The network between image features and a language model's input embedding: LLaVA's linear map or
+two-layer MLP (Liu et al. 2023, arXiv 2304.08485 and 2310.03744).
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Array, Float
+
+from v2l_jax.atomic_write import atomic_write
+from v2l_jax.errors import CheckpointError
+
+
+def init_connector(
+    key: Array, dim: int, hidden: int, layers: int, mean: Any, scale: float
+) -> dict[str, Array]:
+    """Fresh parameters; vectors begin about the mean of the model's own rows, as long as these.
+
+    Args:
+      key: PRNG key.
+      dim: of the features.
+      hidden: width of the language model.
+      layers: 1, linear, or 2, with GELU between.
+      mean: of the language model's rows.
+      scale: root mean square of the rows' numbers about their mean.
+    """
+    first, last = jax.random.split(key)
+    normal = lambda k, rows, size: jax.random.normal(k, (rows, hidden)) * size * rows**-0.5
+    end = {"bias": jnp.asarray(mean, jnp.float32)}
+    if layers == 1:
+        return {"kernel": normal(first, dim, scale), **end}
+    middle = {"kernel_in": normal(first, dim, 1.0), "bias_in": jnp.zeros(hidden)}
+    return {**middle, "kernel": normal(last, hidden, scale), **end}
+
+
+def connect(
+    params: dict[str, Any], features: Float[Any, "*batch dim"]
+) -> Float[Array, "*batch hidden"]:
+    """Vectors in place of input embeddings, of features that are normalised to mean zero and
+    variance one over each vector.
+    """
+    x = jnp.asarray(features, jnp.float32)
+    x = (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6)
+    if "kernel_in" in params:
+        x = jax.nn.gelu(x @ params["kernel_in"] + params["bias_in"], approximate=False)
+    return x @ params["kernel"] + params["bias"]
+
+
+def save_connector(path: str | os.PathLike, params: dict[str, Any]) -> None:
+    """Writes one safetensors file, whole or not at all."""
+    arrays = {name: np.ascontiguousarray(np.asarray(x, np.float32)) for name, x in params.items()}
+    with atomic_write(path) as draft:
+        safetensors.numpy.save_file(arrays, draft)
+
+
+def load_connector(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """What `save_connector` wrote.
+
+    Raises:
+      CheckpointError: the file is missing, or no connector.
+    """
+    try:
+        params = safetensors.numpy.load_file(pathlib.Path(path))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot read the connector {path}: {error}; run the finetune job first: "
+            "--config.jobs=finetune"
+        ) from error
+    if not {"kernel", "bias"} <= params.keys():
+        raise CheckpointError(f"{path} holds no connector; run the finetune job again")
+    return params

@@ -1,0 +1,72 @@
+"""Patch features through a trained linear map or MLP: an image is written as vectors, LLaVA's way
+(Liu et al. 2023). The continuous counterpart of visual words.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from v2l_jax.data.transforms import FITS
+from v2l_jax.llm.connector import connect, init_connector
+from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, Rule, one_of, option
+from v2l_jax.representations.base import ImageSet, Representation, Segments, Slots, Written
+from v2l_jax.run import adapters
+from v2l_jax.run.patches import PatchFeatures
+from v2l_jax.run.run import Run
+
+_INTEGER = Rule("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Representation):
+    """Options of patch features as vectors; the finetune job trains the map. The budget is not
+    looked at.
+    """
+
+    tower: str = option(
+        "hf://facebook/dinov2-with-registers-large",
+        "the frozen vision transformer: a registered asset ('dinov2-s'), hf:// address or path",
+        NAME,
+    )
+    layer: int = option(-2, "blocks before the features; -2 is one block before the last", _INTEGER)
+    norm: bool = option(False, "whether the tower's final LayerNorm follows", FLAG)
+    image_size: int = option(224, "side of the square that the tower sees, pixels", POSITIVE)
+    fit: str = option("crop", "how an image becomes a square", one_of(*FITS))
+    pool: int = option(0, "side of the grid that patches are averaged to; 0 keeps all", COUNT)
+    layers: int = option(2, "1: a linear map; 2: an MLP with GELU", one_of(1, 2))
+
+    @property
+    def patches(self) -> PatchFeatures:
+        """Which features."""
+        return PatchFeatures(
+            self.tower, self.layer, self.norm, self.image_size, self.fit, self.pool
+        )
+
+    def features(self, run: Run, images: ImageSet) -> Float[np.ndarray, "images slots dim"]:
+        """The patches of every image."""
+        parts = [self.patches.of(run, name, part) for name, part in images.parts]
+        return np.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in parts])
+
+    def prepare(self, run: Run, images: ImageSet, budget: int) -> None:
+        """Writes the features of each part into the workdir, unless they are there."""
+        del budget
+        for name, part in images.parts:
+            self.patches.of(run, name, part)
+
+    def segments(self, run: Run, images: ImageSet, budget: int) -> Sequence[Segments]:
+        """The vectors of the trained map, row by row."""
+        del budget
+        params, features = adapters.trained_connector(run), self.features(run, images)
+        return Written(len(images), lambda i: (Slots(np.asarray(connect(params, features[i]))),))
+
+    def init_adapter(self, key: Any, run: Run) -> dict[str, jax.Array]:
+        """A fresh map."""
+        own = np.asarray(run.llm.params["embedding"], np.float32)
+        images = ImageSet(("train", run.photos.train))
+        dim = self.features(run, images).shape[-1]
+        spread = float((own - own.mean(0)).std())
+        return init_connector(key, dim, own.shape[1], self.layers, own.mean(0), spread)
