@@ -6,6 +6,7 @@ import datetime
 import os
 import pathlib
 import pickle
+import resource
 import sys
 import types
 
@@ -231,6 +232,19 @@ def test_numbers_that_are_cut_short(content):
     """Found by `make fuzz`: struct.error."""
     with pytest.raises(AssetError, match="truncated"):
         read_pickle(content)
+
+
+@pytest.mark.parametrize("operation", [b"\x96", b"\x8e", b"\x8d", b"\x95"])
+def test_hostile_lengths_make_no_room(operation, tmp_path):
+    """Found by `make fuzz`: a bytearray of three gigabytes, filled with zeros."""
+    content = b"\x80\x05" + operation + (3 << 30).to_bytes(8, "little") + b"abc."
+    (tmp_path / "a.pkl").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for source in (content, tmp_path / "a.pkl"):
+        with pytest.raises(AssetError, match="truncated"):
+            read_pickle(source)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
+    assert read_pickle(pickle.dumps(bytearray(b"ab"), 5)) == bytearray(b"ab")
 
 
 def test_names_with_line_breaks_are_said_in_one_line():

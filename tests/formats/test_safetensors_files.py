@@ -113,3 +113,11 @@ def test_ambiguous_or_empty_directory(tmp_path):
         safetensors.numpy.save_file({"x": np.zeros(1)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(AssetError, match="2 safetensors"):
         read_safetensors(tmp_path)
+
+
+def test_an_index_with_half_a_character_is_one_line(tmp_path):
+    """Found by `make fuzz`: UnicodeEncodeError."""
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "s\\ud800.safetensors"}}')
+    with pytest.raises(AssetError, match="holds half a character"):
+        read_safetensors(index)

@@ -365,6 +365,10 @@ READERS: dict[str, Callable[[], Reader]] = {
 }  # fmt: skip
 
 
+class TooLong(BaseException):
+    """No Exception, which a reader might take for a damaged file."""
+
+
 def violations(
     reader: Reader, inputs: Iterator[bytes], folder: pathlib.Path, seconds: float = 5.0
 ) -> Iterator[tuple[bytes, str]]:
@@ -374,29 +378,39 @@ def violations(
     import signal
     import threading
 
-    from v2l_jax.errors import V2LError
-
     def too_long(*_: object) -> None:
-        raise TimeoutError(f"more than {seconds} s")
+        raise TooLong(f"more than {seconds} s")
 
     timed = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGALRM, too_long) if timed else None
     try:
         for content in inputs:
-            if timed:
-                signal.setitimer(signal.ITIMER_REAL, seconds)
+            what = ""
             try:
-                reader.read(content, folder)
-            except V2LError as error:
-                if "\n" in str(error):
-                    yield content, f"more than one line: {str(error)!r}"
-            except BaseException as error:  # a panic of a Rust library is no Exception
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                yield content, f"{type(error).__name__}: {error}"
-            finally:
                 if timed:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    signal.setitimer(signal.ITIMER_REAL, seconds)
+                what = _outcome(reader, content, folder)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except TooLong as error:
+                what = f"TooLong: {error}"
+            if what:
+                yield content, what
     finally:
         if timed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+
+
+def _outcome(reader: Reader, content: bytes, folder: pathlib.Path) -> str:
+    """What went wrong, "" where nothing did."""
+    from v2l_jax.errors import V2LError
+
+    try:
+        reader.read(content, folder)
+    except V2LError as error:
+        return f"more than one line: {str(error)!r}" if "\n" in str(error) else ""
+    except (KeyboardInterrupt, TooLong):
+        raise
+    except BaseException as error:  # a panic of a Rust library is no Exception
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -71,4 +71,4 @@ def test_a_reader_that_fails_otherwise_is_noticed(tmp_path):
     inputs = [b"", b"refuse", b"lines", b"fail", b"hang"]
     found = dict(violations(Reader(inputs, read), iter(inputs), tmp_path, seconds=0.2))
     assert list(found) == [b"lines", b"fail", b"hang"]
-    assert found[b"fail"].startswith("KeyError") and found[b"hang"].startswith("TimeoutError")
+    assert found[b"fail"].startswith("KeyError") and found[b"hang"].startswith("TooLong")

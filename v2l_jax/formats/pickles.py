@@ -143,6 +143,25 @@ def _named_class(module: str, name: str) -> type:
     return _NamedClass(name.replace(".", "_"), (dict,), known)
 
 
+class _BoundedFile:
+    """Refuses to read more bytes than there are, for which a file would make room first."""
+
+    def __init__(self, file: io.BufferedIOBase):
+        self._file, here = file, file.tell()
+        self._end = file.seek(0, io.SEEK_END)
+        file.seek(here)
+        self.readline = file.readline
+
+    def read(self, size: int = -1) -> bytes:
+        """As a file's."""
+        if size > _SMALL and size > self._end - self._file.tell():
+            raise EOFError(f"{size:,} bytes expected")
+        return self._file.read(size)
+
+
+_SMALL = 1 << 20
+
+
 # The pure-Python unpickler: a hostile memo index cannot make it allocate, and its opcodes can be
 # overridden.
 class RestrictedUnpickler(pickle._Unpickler):
@@ -153,7 +172,7 @@ class RestrictedUnpickler(pickle._Unpickler):
     dispatch = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, file: io.BufferedIOBase, name: str, extra: Mapping[tuple[str, str], Any]):
-        super().__init__(file, encoding="latin1")
+        super().__init__(_BoundedFile(file), encoding="latin1")  # pyright: ignore[reportArgumentType]
         self._name = name
         self._known = {**_GLOBALS, **extra}
 
@@ -168,6 +187,13 @@ class RestrictedUnpickler(pickle._Unpickler):
         if (module, name) in _RECORDED or module.split(".")[0] in _RECORDED_PACKAGES:
             return _named_class(module, name)
         raise AssetError(f"{self._name} holds more than arrays; refused: {module}.{name}")
+
+    def load_bytearray8(self) -> None:
+        """Reads before anything is allocated: a hostile length has nothing behind it."""
+        length = struct.unpack("<Q", self.read(8))[0]  # pyright: ignore[reportAttributeAccessIssue]
+        self.append(bytearray(self.read(length)))  # pyright: ignore[reportAttributeAccessIssue]
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def load_build(self) -> None:
         """Sets state on stand-ins only: state given to a class or function would outlive this

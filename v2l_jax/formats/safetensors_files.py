@@ -69,7 +69,7 @@ def _open(path: pathlib.Path) -> dict[str, functools.partial]:
     try:
         handle = safetensors.safe_open(str(path), framework="np")
         return {name: functools.partial(_read, handle, path, name) for name in handle.keys()}
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise AssetError(
             f"{path} is not a readable safetensors file ({error}); download it again"
         ) from error

@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _KINDS = {dict: "an object {…}", list: "a list […]"}
 
 
@@ -87,6 +89,14 @@ def read_json(
         ) from cause
     except (RecursionError, ValueError) as cause:  # nests too deep; a number of too many digits
         raise error(f"{path} is not valid JSON ({type(cause).__name__}); {remedy}") from cause
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as cause:
+            raise error(
+                f"{path} holds half a character (a lone surrogate, such as \\ud83d without its "
+                f"second half); {remedy}"
+            ) from cause
     if kind is not None and not isinstance(value, kind):
         raise error(f"{path} holds {_name(value)}, but must hold {_KINDS[kind]}; {remedy}")
     return value
