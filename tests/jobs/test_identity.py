@@ -192,3 +192,16 @@ def test_each_row_says_what_its_digest_stands_for(config, all_measured):
         whole = known[row.measured_on["identity"]]
         assert whole["section"] == f"evaluate.{row.measured_on['task']}"
         assert whole["options"]["llm"] == "tiny" and whole["commit"] == row.measured_on["commit"]
+
+
+def test_a_released_tokenizer_is_known_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = synthetic_config.get_config()
+    config.model.released, config.model.kind = "v2l.pth", "v2l"
+    seen = set()
+    for content in (b"one", b"two"):
+        (tmp_path / "v2l.pth").write_bytes(content)
+        identity.path_digest.cache_clear()
+        section = "evaluate.reconstruction"
+        seen.add(identity.row_fields(config, section, tmp_path)["identity"])
+    assert len(seen) == 2

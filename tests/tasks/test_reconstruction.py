@@ -1,6 +1,11 @@
 """Table 3: our rows beside the published ones."""
 
+import pytest
+
+from v2l_jax import experiment
+from v2l_jax.errors import AssetError
 from v2l_jax.metrics.results import Result
+from v2l_jax.tasks import tasks
 from v2l_jax.tasks.reconstruction import PUBLISHED, table_3
 
 ON = {"dataset": "pets", "llm": "m", "tokenizer": "v2l", "tokens": 277, "task": "reconstruction"}
@@ -22,3 +27,11 @@ def test_our_row_stands_above_the_published_ones():
 def test_rows_that_do_not_say_their_tokens_make_no_table():
     on = {key: value for key, value in ON.items() if key not in ("tokens", "tokenizer")}
     assert table_3([Result("psnr", 20.0, 40, None, on)]) == []
+
+
+def test_an_inception_that_is_not_there_is_refused_before_anything_runs():
+    config = experiment.default()
+    tasks()["reconstruction"].check(config)
+    config.evaluate.reconstruction.inception = "data/pt_inception.pth"
+    with pytest.raises(AssetError, match="'data/pt_inception.pth' is neither"):
+        tasks()["reconstruction"].check(config)

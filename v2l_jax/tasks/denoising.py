@@ -193,7 +193,7 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 def check(config: ConfigDict) -> None:
     """Raises ConfigError for a grid that has no halves, DataError for more images than are held
-    out.
+    out and prompts that cannot fit, AssetError where there is no such Inception.
     """
     c = config.evaluate.denoising
     side = config.model.image_size // 2 ** (len(config.model.channel_multipliers) - 1)
@@ -204,6 +204,8 @@ def check(config: ConfigDict) -> None:
         )
     available, wanted = len(loading.photos(config).held_out), max(c.images, 2) + config.published
     _check_fits(config, side)
+    if c.inception:
+        loading.locate(c.inception)
     if wanted > available:
         raise DataError(
             f"config.evaluate.denoising.images asks for {wanted} held-out photos, but there are "

@@ -48,8 +48,9 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Everything it needs, other jobs make."""
-    del config
+    """Raises AssetError where there is no such Inception; the rest other jobs make."""
+    if config.evaluate.reconstruction.inception:
+        loading.locate(config.evaluate.reconstruction.inception)
 
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
