@@ -1,10 +1,13 @@
 """Runs the jobs of a config in order, each in its workdir, each once."""
 
 import contextlib
+import errno
 import importlib
 import os
 import pathlib
+import re
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,6 +15,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax import experiment, options
+from v2l_jax.errors import V2LError
 from v2l_jax.jobs import evaluate, sweep
 from v2l_jax.ops import cpu_settings
 from v2l_jax.parallel.processes import barrier, broadcast, is_primary
@@ -67,11 +71,53 @@ def _run_in_order(config: ConfigDict, workdir: pathlib.Path) -> None:
             continue
         logging.info("%s: %s", headline, (job.__doc__ or "").splitlines()[0])
         began = time.monotonic()
-        with workdirs.timed(workdir, name) if is_primary() else contextlib.nullcontext():
+        with (
+            storage_failures(workdir),
+            workdirs.timed(workdir, name) if is_primary() else contextlib.nullcontext(),
+        ):
             if is_primary() or getattr(job, "EVERY_PROCESS", False):
                 job.run(config, workdir)
         barrier(name)
         logging.info("%s: %.0f s", headline, time.monotonic() - began)
+
+
+_NO_STORAGE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EACCES,
+    errno.EPERM,
+)  # fmt: skip
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # numpy's words for a full disk
+
+
+@contextlib.contextmanager
+def storage_failures(workdir: pathlib.Path) -> Iterator[None]:
+    """Says in one line that a disk is full, a quota used up or a folder read-only, whichever
+    library met it. What was written before is whole: files get their names when they are complete.
+
+    Raises:
+      V2LError: storage failed; any other error passes.
+    """
+    try:
+        yield
+    except V2LError:
+        raise
+    except Exception as error:
+        reason = _storage_reason(error)
+        if reason is None:
+            raise
+        where = getattr(error, "filename", None) or workdir
+        raise V2LError(
+            f"cannot write {where}: {reason}; what was there before is whole: make room or choose "
+            "another --workdir, and run again, which goes on where this stopped"
+        ) from error
+
+
+def _storage_reason(error: BaseException) -> str | None:
+    if isinstance(error, OSError) and error.errno in _NO_STORAGE:
+        return error.strerror or str(error)
+    if isinstance(error, OSError) and _SHORT_WRITE.search(str(error)):
+        return os.strerror(errno.ENOSPC)
+    known = map(os.strerror, _NO_STORAGE)
+    return next((words for words in known if words.lower() in str(error).lower()), None)
 
 
 def prepare(workdir: pathlib.Path, config: ConfigDict) -> None:
