@@ -56,6 +56,7 @@ ROWS = (
             "vqgan.entries": 16_384,
         },
     ),
+    Row("TiTok, 64 tokens", {"kind": "titok"}),
     Row("VQ-L2 16,384 × 8", {"kind": "vqgan", "vqgan.quantizer": "vq_l2"}),
     Row("IBQ 16,384 × 256", {"kind": "vqgan", "vqgan.quantizer": "ibq"}),
     Row("FSQ 15,360", {"kind": "vqgan", "vqgan.quantizer": "fsq"}),

@@ -5,7 +5,7 @@ python -m v2l_jax.main --config=configs/frozen_codebooks.py --workdir=runs/froze
 
 Small pictures (32 px to 8 × 8 tokens) and few steps; a row set that is there is not trained again.
 The report has the table (usage, perplexity, dead words, PSNR, with intervals over seeds) and the
-curves. About 20 minutes on 2 cores; docs/RESULTS.md has the outcome.
+curves. About 40 minutes on 2 cores; docs/RESULTS.md has the outcome.
 """
 
 from ml_collections import ConfigDict
