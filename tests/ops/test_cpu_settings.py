@@ -91,7 +91,7 @@ def test_a_running_process_is_told_about_convolutions_and_logs_it(cpu, monkeypat
     monkeypatch.setenv("XLA_FLAGS", "--xla_x=2")
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.delenv("V2L_JAX_CPU_SETTINGS", raising=False)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         cpu_settings.apply()
     assert os.environ["XLA_FLAGS"] == f"--xla_x=2 {EIGEN}"
     assert "GLIBC_TUNABLES" not in os.environ

@@ -109,7 +109,7 @@ def test_greedy_and_constrained_agree_where_names_have_one_token_and_the_table_i
         rule=("greedy", "constrained"), calibrate=False, repetitions=(0, 1), controls=(), episodes=8
     )
     run.config.evaluate.few_shot = ConfigDict(options)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="absl"):
         evaluate.run(run.config, run.workdir)
     rows = {(r.measured_on["rule"], r.measured_on["repetitions"]): r.value for r in _rows(run)}
     assert (

@@ -72,7 +72,7 @@ def test_a_slow_loader_is_named_once_with_both_rates(caplog):
 
 
 def test_reading_behind_the_devices_work_is_no_wait(caplog):
-    with caplog.at_level(python_logging.INFO):
+    with caplog.at_level(python_logging.INFO, logger="absl"):
         pace = run(STEP_SECONDS / 4)
     assert pace.starved < 0.1 * pace.busy
     assert pace.busy == pytest.approx(24 * STEP_SECONDS, rel=0.3)
