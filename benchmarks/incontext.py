@@ -17,9 +17,8 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-os.environ.setdefault(
-    "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
-)  # the peer needs the GPU's memory too
+if __name__ == "__main__":  # the peer needs the GPU's memory too
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp

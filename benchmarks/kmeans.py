@@ -19,13 +19,6 @@ from absl import app, flags
 from benchmarks import machine
 from v2l_jax.codebook.kmeans import KMeans, fit, start
 
-_POINTS = flags.DEFINE_integer("points", 131_072, "Points.")
-_DIM = flags.DEFINE_integer("dim", 384, "Their features.")
-_CLUSTERS = flags.DEFINE_integer("clusters", 512, "Centres.")
-_ITERATIONS = flags.DEFINE_integer("iterations", 10, "Rounds.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Timed repetitions of each; the best counts.")
-_COSTS = flags.DEFINE_bool("costs", False, "Print the computed table of accelerators.")
-
 # TPU v5e, bfloat16: cloud.google.com/tpu/docs/v5e. H100 SXM, dense TF32: NVIDIA's data sheet.
 _PEAKS = {"TPU v5e (bfloat16, six passes)": 197e12 / 6, "H100 (tf32)": 495e12}
 _UTILISATION = 0.4
@@ -130,17 +123,28 @@ def print_costs() -> None:
             print(f"  {count:.0e} points, {clusters:>6,} centres: {work:.1e} operations; {times}")
 
 
+def define_flags() -> None:
+    """The command line's; not at import, where two programs' flags of one name would clash."""
+    flags.DEFINE_integer("points", 131_072, "Points.")
+    flags.DEFINE_integer("dim", 384, "Their features.")
+    flags.DEFINE_integer("clusters", 512, "Centres.")
+    flags.DEFINE_integer("iterations", 10, "Rounds.")
+    flags.DEFINE_integer("repeats", 3, "Timed repetitions of each; the best counts.")
+    flags.DEFINE_bool("costs", False, "Print the computed table of accelerators.")
+
+
 def main(_: list[str]) -> None:
     """Measures and prints, or prints the computed costs."""
-    if _COSTS.value:
+    given = flags.FLAGS
+    if given.costs:
         print_costs()
         return
-    options = KMeans(_CLUSTERS.value, _ITERATIONS.value, most_points=0)
-    points = make_points(_POINTS.value, _DIM.value)
-    rows = measure(points, options, _REPEATS.value)
-    work = (options.iterations + 1) * assignment_flops(len(points), options.clusters, _DIM.value)
+    options = KMeans(given.clusters, given.iterations, most_points=0)
+    points = make_points(given.points, given.dim)
+    rows = measure(points, options, given.repeats)
+    work = (options.iterations + 1) * assignment_flops(len(points), options.clusters, given.dim)
     ours = rows[0]
-    print(f"{len(points):,} × {_DIM.value} points, {options.clusters} centres, "
+    print(f"{len(points):,} × {given.dim} points, {options.clusters} centres, "
           f"{options.iterations} rounds")  # fmt: skip
     for row in rows:
         print(
@@ -151,4 +155,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)
