@@ -2,6 +2,7 @@
 hand from its rules and its vocabulary.
 """
 
+import pathlib
 import types
 
 import numpy as np
@@ -22,6 +23,7 @@ from v2l_jax.tasks.few_shot import Scoring, answering, hits, make_prompts
 from v2l_jax.tasks.harness.prompts import encode
 from v2l_jax.tasks.harness.published_prompts import instruction, name_steps, underscored
 
+ROOT = pathlib.Path(__file__).parents[3]
 # ▁For each of the following input output pairs , ▁output ▁is ▁one ▁of ▁['
 STATED = [1152, 1269, 310, 278, 1494, 1881, 1962, 11000, 29892, 1962, 338, 697, 310, 6024]
 SHARK = [7979, 271, 29918, 10921, 29918, 845, 935]  # gre at _ white _ sh ark, after ['
@@ -133,6 +135,13 @@ def test_every_subword_is_a_word(tokenizer, monkeypatch):
     assert texts[11203] == "dog" and texts[29871] == "" and texts[13] == "\n"
     kept = codebook.subwords(tokenizer, 0, False)
     assert len(kept) < 32_000 and np.isin([0, 1, 2, 13, 29871], kept).sum() == 0
+
+
+def test_its_config_is_the_published_code():
+    config = experiment.load(ROOT / "configs" / "published_words.py")
+    experiment.check(config)
+    assert config.published and not config.codebook.vocabulary_limit
+    assert not config.codebook.expand_limit and not config.codebook.local_limit
 
 
 @pytest.mark.parametrize(
