@@ -11,6 +11,7 @@ from v2l_jax.errors import ConfigError
 from v2l_jax.jobs.report import words_shown
 from v2l_jax.run import building
 from v2l_jax.run.pictures import check_local_words
+from v2l_jax.tasks.reconstruction import tokenizer_name
 
 
 def _trained(kind):
@@ -53,3 +54,20 @@ def test_tasks_of_local_words_refuse_other_tokenizers(kind, fits):
     else:
         with pytest.raises(ConfigError, match="which the tokenizer spae does not write"):
             check_local_words.__wrapped__(run, "denoising")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "name"),
+    [
+        ("vqgan", {}, "vqgan"),
+        ("vqgan", {"quantizer": "fsq"}, "vqgan, fsq"),
+        ("vqgan_star", {"vectors": "llm"}, "vqgan_star, llm"),
+        ("lqae", {"language_model": "minilm-l6-v2"}, "lqae, minilm-l6-v2"),
+        ("spae", {}, "spae"),
+    ],
+)
+def test_rows_of_table_3_say_which_tokenizer(kind, changes, name):
+    config = experiment.default()
+    config.model.kind = kind
+    config.model[kind].update(changes)
+    assert tokenizer_name(config) == name

@@ -66,7 +66,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     sizes = scores.tokens_per_image
     setting = missing[0] | {f"{stream}_tokens": count for stream, count in sizes.items()}
     setting |= {
-        "tokenizer": _tokenizer_name(run.config),
+        "tokenizer": tokenizer_name(run.config),
         "tokens": sum(sizes[stream] for stream in trained.tokenizer.decoded_streams),
     }
     rows = [mean(metric, values, **setting) for metric, values in scores.per_image.items()]
@@ -91,9 +91,13 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     run.record("reconstruction", missing[0], rows)
 
 
-def _tokenizer_name(config: ConfigDict) -> str:
+def tokenizer_name(config: ConfigDict) -> str:
+    """The kind, and what it is made of where that is not the usual."""
+    own = config.model.get(config.model.kind, {})
+    plain = {"quantizer": "codebook", "vectors": "tower", "language_model": ""}
+    chosen = [str(own[key]) for key, usual in plain.items() if own.get(key, usual) != usual]
     released = pathlib.PurePath(config.model.released).name
-    return f"{config.model.kind}, {released}" if released else config.model.kind
+    return ", ".join([config.model.kind, *chosen, *([released] if released else [])])
 
 
 def _inception_rows(run: Run, held_out: Source, setting: Mapping[str, Scalar]) -> list[Result]:
