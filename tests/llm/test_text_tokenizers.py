@@ -299,3 +299,25 @@ def test_prompts_begin_with_bos_only_where_the_model_expects_it(asset):
     assert not smollm2.adds_bos and smollm2.encode_prompt("a dog") == smollm2.encode("a dog")
     llama = dataclasses.replace(smollm2, adds_bos=True, bos_id=1)
     assert llama.encode_prompt("a dog") == [1, *smollm2.encode("a dog")]
+
+
+@pytest.mark.parametrize(
+    "vocabulary, merges",
+    [
+        ({"</s>": 0, "a": 1, "b": 2, "ab": 3}, [["a", "c"]]),
+        ({"</s>": 0, "a": 1, "b": 2, "ab": 3}, [["abcdef", "a"]]),
+        ({"</s>": 0, "a": 1 << 30}, []),
+        ({}, []),
+    ],
+    ids=["unknown merge", "long merge", "huge id", "empty"],
+)
+def test_a_damaged_vocabulary_is_one_line(tmp_path, vocabulary, merges):
+    """Found by `make fuzz`: bare exceptions, panics and a tuple of a thousand million entries."""
+    pipeline = {"version": "1.0", "added_tokens": [], "decoder": {"type": "ByteLevel"}}
+    pipeline["decoder"] |= {"add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    pipeline["model"] = {"type": "BPE", "vocab": vocabulary, "merges": merges}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(pipeline))
+    (tmp_path / "config.json").write_text('{"eos_token_id": 0}')
+    with pytest.raises(AssetError) as caught:
+        text_tokenizers.load_text_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)

@@ -1,19 +1,22 @@
 """LLM tokenizers: a GGUF's own vocabulary, or a Hugging Face directory → one small interface."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
 from absl import logging
 
-from v2l_jax.errors import AssetError
+from v2l_jax.errors import AssetError, V2LError
 from v2l_jax.formats.gguf_files import gguf_in
 from v2l_jax.formats.text_files import read_json
 from v2l_jax.llm import gguf_tokenizers, sentencepiece_files
+
+_MOST_IDS = 1 << 24  # the largest vocabularies have 2^18 tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +213,30 @@ def _from_metadata(path: pathlib.Path, metadata: Mapping[str, Any]) -> TextToken
     return _assemble(path, backend, token_bytes, special_ids, bos, eos, adds_bos, adds_space)
 
 
+@contextlib.contextmanager
+def _library_errors(folder: pathlib.Path) -> Iterator[None]:
+    """What `tokenizers` raises about a damaged file, bare exceptions and panics of its Rust code,
+    as one line.
+    """
+    try:
+        yield
+    except V2LError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise AssetError(
+            f"{folder}: no readable tokenizer ({reason}); it needs tokenizer.json"
+        ) from error
+
+
 def _from_directory(folder: pathlib.Path) -> TextTokenizer:
+    with _library_errors(folder):
+        return _read_directory(folder)
+
+
+def _read_directory(folder: pathlib.Path) -> TextTokenizer:
     backend = _hugging_face_backend(folder)
     backend.no_truncation()
     backend.no_padding()
@@ -227,6 +253,8 @@ def _from_directory(folder: pathlib.Path) -> TextTokenizer:
             f"{folder}: not the tokenizer of an LLM (neither byte-level nor SentencePiece)"
         )
     pieces = {i: piece for piece, i in backend.get_vocab(with_added_tokens=True).items()}
+    if max(pieces, default=0) > _MOST_IDS:
+        raise AssetError(f"{folder}: a token has the id {max(pieces):,}; the vocabulary is damaged")
     token_bytes = tuple(
         added[i]["content"].encode() if i in added else to_bytes(pieces.get(i, ""))
         for i in range(max(pieces) + 1)
@@ -239,19 +267,13 @@ def _from_directory(folder: pathlib.Path) -> TextTokenizer:
 
 
 def _hugging_face_backend(folder: pathlib.Path) -> tokenizers.Tokenizer:
-    try:
-        if (folder / "tokenizer.json").is_file():
-            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        import transformers
+    if (folder / "tokenizer.json").is_file():
+        return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    import transformers
 
-        return transformers.AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        ).backend_tokenizer
-    except Exception as error:  # `tokenizers` raises bare Exception
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise AssetError(
-            f"{folder}: no readable tokenizer ({reason}); it needs tokenizer.json"
-        ) from error
+    return transformers.AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    ).backend_tokenizer
 
 
 def _named_token(folder: pathlib.Path, kind: str, pieces: Mapping[int, str]) -> int | None:
