@@ -2,6 +2,8 @@
 
 import pathlib
 import resource
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -334,3 +336,13 @@ def test_what_cannot_be_read_back_is_said_after_the_save_and_never_renamed(tmp_p
         with pytest.raises(CheckpointError, match="as they were written; nothing was changed"):
             checkpointer.restore(make_state())
     assert (folder / "1").is_dir() and not (folder / "1.corrupt").exists()
+
+
+def test_callbacks_after_a_failed_save_say_nothing_more(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    for _ in range(2):
+        checkpoints._drop_late_callbacks()
+    for words in ("Event loop is closed", "another fault"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(words)))
+    assert [str(one.exc_value) for one in shown] == ["another fault"]

@@ -10,6 +10,7 @@ import logging as standard_logging
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -91,6 +92,7 @@ class Checkpointer:
                 f"keep_last is {keep_last}: at least the newest checkpoint must be kept"
             )
         standard_logging.getLogger("absl").addFilter(_drop_orbax_chatter)
+        _drop_late_callbacks()
         self.directory = pathlib.Path(directory).absolute()
         self._config_digest = config_digest
         self._every_process = every_process
@@ -340,6 +342,22 @@ def _drop_orbax_chatter(record: standard_logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or (
         record.levelno >= standard_logging.ERROR and not record.exc_info
     )
+
+
+def _drop_late_callbacks() -> None:
+    """After a failed save tensorstore tells an event loop that is closed of each write that it gave
+    up, and prints a traceback each time; the CheckpointError has said all.
+    """
+    before = sys.unraisablehook
+    if getattr(before, "drops_late_callbacks", False):
+        return
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    hook.drops_late_callbacks = True  # pyright: ignore[reportFunctionMemberAccess]
+    sys.unraisablehook = hook
 
 
 def check_name(directory: pathlib.Path) -> None:
