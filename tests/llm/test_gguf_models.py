@@ -104,6 +104,7 @@ def test_several_models_in_a_folder_are_named(tmp_path):
         (None, {"general.type": "adapter"}, "no model but a 'adapter'"),
         (SIZES | {"attention.head_count": 0}, {}, "head_count is 0"),
         (SIZES | {"attention.head_count": 3}, {}, "not a multiple of 3 heads"),
+        (SIZES | {"attention.key_length": 1 << 30}, {}, "heads of width 1,073,741,824 cannot be"),
         (SIZES | {"rope.dimension_count": 2}, {}, "part of a head"),
         (None, {"llama.context_length": "16"}, "'llama.context_length' is"),
     ],

@@ -174,6 +174,8 @@ def test_a_damaged_config_is_one_line(content, message, tmp_path):
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, "3 query heads"),
         ({"num_attention_heads": 3, "num_key_value_heads": 3}, "not a multiple of 3 heads"),
+        ({"model_type": {}}, "model_type {} is not of the LLaMA family"),
+        ({"head_dim": 1 << 40}, "heads of width 1,099,511,627,776 cannot be"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
     ],
 )

@@ -146,6 +146,24 @@ def test_openclips_own_config_is_read(quick, activation, folder):
         assert settings.assumed == ()
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"preprocess_cfg": 7}, "preprocess_cfg must be an object"),
+        (
+            {"model_cfg": {"vision_cfg": {"width": 64, "head_width": 0}, "text_cfg": {}}},
+            "head_width",
+        ),
+        ({"preprocess_cfg": {"interpolation": ["bicubic"]}}, "interpolation"),
+    ],
+)
+def test_a_damaged_openclip_config_is_one_line(change, message, folder):
+    """Found by `make fuzz`."""
+    _write(folder, "open_clip_config.json", OPENCLIP | change)
+    with pytest.raises(CheckpointError, match=message):
+        settings_beside(folder)
+
+
 @pytest.mark.parametrize("part, key", [("vision_cfg", "timm_model_name"), ("text_cfg", "pad_id")])
 def test_an_openclip_of_another_kind_is_refused_by_name(part, key, folder):
     model = OPENCLIP["model_cfg"]

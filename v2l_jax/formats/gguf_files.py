@@ -200,3 +200,8 @@ def _dequantize(tensor: gguf.ReaderTensor) -> np.ndarray:
         raise AssetError(
             f"tensor {tensor.name}: GGUF type {tensor.tensor_type.name} cannot be dequantized"
         ) from error
+    except ValueError as error:
+        raise AssetError(
+            f"tensor {tensor.name} of GGUF type {tensor.tensor_type.name} is damaged ({error}); "
+            "download it again"
+        ) from error

@@ -65,6 +65,7 @@ _WITHOUT_EFFECT = {
     "transformers.js_config", "_attn_implementation_autoset", "attn_implementation",
     "quantization_config", "return_dict", "output_attentions", "output_hidden_states",
 }  # fmt: skip
+_WIDEST_HEAD = 1 << 14
 QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Files that quantisers leave beside their weights."""
 
@@ -196,7 +197,7 @@ def config_from_huggingface(config: Mapping[str, Any], where: str = "config.json
         cannot be; file and key are named.
     """
     kind = config.get("model_type")
-    if kind not in _DEFAULTS:
+    if not isinstance(kind, str) or kind not in _DEFAULTS:
         raise ConfigError(
             f"{where}: model_type {kind!r} is not of the LLaMA family; supported: "
             f"{', '.join(_DEFAULTS)}"
@@ -263,6 +264,8 @@ def _check_heads(
             f"{where}: the width {hidden} is not a multiple of {heads} heads, and head_dim is not "
             "given"
         )
+    if head_dim > _WIDEST_HEAD:
+        raise ConfigError(f"{where}: heads of width {head_dim:,} cannot be; the sizes are damaged")
     if head_dim % 2:
         raise ConfigError(
             f"{where}: heads of width {head_dim} have no rotary pairs; it must be even"
@@ -320,7 +323,7 @@ def config_from_gguf(
             f"{where} holds no model but a {kind!r} (general.type); give the model's own GGUF file"
         )
     arch = metadata.get("general.architecture")
-    if arch not in ("llama", "qwen2"):
+    if not isinstance(arch, str) or arch not in ("llama", "qwen2"):
         raise ConfigError(
             f"{where}: GGUF architecture {arch!r} is not of the LLaMA family; supported: llama, "
             "qwen2"

@@ -174,12 +174,13 @@ def _hugging_face_images(given: Mapping[str, Any], path: pathlib.Path) -> Prepro
     for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if given.get(key, True) is False and not (key == "do_center_crop" and _is_square(given)):
             raise CheckpointError(f"{path}: {key}=false is not supported; choose another CLIP")
-    if abs(float(given.get("rescale_factor") or 1 / 255) - 1 / 255) > 1e-6:
+    factor = given.get("rescale_factor") or 1 / 255
+    if not isinstance(factor, (int, float)) or abs(factor - 1 / 255) > 1e-6:
         raise CheckpointError(f"{path}: rescale_factor is not 1/255, which is not supported")
     size = given.get("size", {"shortest_edge": 0})
     short = size.get("shortest_edge", 0) if isinstance(size, Mapping) else size
     resample = given.get("resample", 3)
-    if resample not in _RESAMPLING:
+    if not isinstance(resample, int) or resample not in _RESAMPLING:
         raise CheckpointError(
             f"{path}: resample={resample!r} is not supported, only {sorted(_RESAMPLING)}"
         )
@@ -212,14 +213,17 @@ def _openclip(path: pathlib.Path) -> ClipSettings:
                 )
     activation = {"hidden_act": "quick_gelu" if model.get("quick_gelu") else "gelu"}
     width = entry(vision, "width", int, str(path), CheckpointError)
-    heads = width // entry(
-        {"head_width": 64} | vision, "head_width", int, str(path), CheckpointError
-    )
+    head_width = entry({"head_width": 64} | vision, "head_width", int, str(path), CheckpointError)
+    if head_width < 1:
+        raise CheckpointError(f"{path}: head_width is {head_width}, but must be at least 1")
+    heads = width // head_width
     images = config.get("preprocess_cfg")
+    if images and not isinstance(images, Mapping):
+        raise CheckpointError(f"{path}: preprocess_cfg must be an object")
     assumed = () if images else ("OpenAI's mean and standard deviation (no preprocess_cfg)",)
     images = images or {}
     mode = images.get("resize_mode", "shortest")
-    resample = images.get("interpolation", "bicubic")
+    resample = str(images.get("interpolation", "bicubic"))
     if mode not in ("shortest", "squash") or resample not in _RESAMPLING.values():
         raise CheckpointError(
             f"{path}: resize_mode={mode!r} with interpolation={resample!r} is not supported"

@@ -92,6 +92,7 @@ class Checkpointer:
                 f"keep_last is {keep_last}: at least the newest checkpoint must be kept"
             )
         standard_logging.getLogger("absl").addFilter(_drop_orbax_chatter)
+        standard_logging.getLogger("asyncio").addFilter(_drop_unretrieved)
         _drop_late_callbacks()
         self.directory = pathlib.Path(directory).absolute()
         self._config_digest = config_digest
@@ -342,6 +343,13 @@ def _drop_orbax_chatter(record: standard_logging.LogRecord) -> bool:
     return "orbax" not in record.pathname or (
         record.levelno >= standard_logging.ERROR and not record.exc_info
     )
+
+
+def _drop_unretrieved(record: standard_logging.LogRecord) -> bool:
+    """Drops what asyncio says of the further writes that failed together with one that was
+    reported.
+    """
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _drop_late_callbacks() -> None:
