@@ -335,11 +335,11 @@ def test_rules_that_cannot_hold_are_named(model, rules, message):
         LLMEngine(model, None).generate([[1, 2]], 4, **rules)
 
 
-def test_vectors_stand_in_prompts_where_ids_do(model, params):
+def test_vectors_stand_in_prompts_where_ids_do(engine, model, params):
     """The vectors of ordinary tokens say what the tokens say; others, what the plain forward pass
     says of them as inputs.
     """
-    engine = LLMEngine(model, params, token_budget=256)
+    plain, engine = engine, LLMEngine(model, params, token_budget=256)
     prompts, table = _prompts(5), np.asarray(params["embedding"])
     as_vectors = [
         [*prompt[:4], *engine.slot_ids(table[prompt[4:8]]), *prompt[8:]] for prompt in prompts
@@ -348,7 +348,6 @@ def test_vectors_stand_in_prompts_where_ids_do(model, params):
         len(engine.slot_ids(table[[7, 7]])) == 2 and len(set(engine.slot_ids(table[[7, 7]]))) == 1
     )
     assert min(max(prompt) for prompt in as_vectors) >= CONFIG.vocab_size
-    plain = LLMEngine(model, params, token_budget=256)
     assert engine.generate(as_vectors, 5) == plain.generate(prompts, 5)
     candidates = _candidates(prompts)
     for ours, theirs in zip(
