@@ -121,7 +121,7 @@ def _ones(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
 
 def _gflop(tokenizer: VisualTokenizer, method: str, *arguments: Any) -> float:
     lowered = jax.jit(getattr(tokenizer, method)).lower(*arguments)
-    return lowered.cost_analysis()["flops"] / 1e9
+    return (lowered.cost_analysis() or {})["flops"] / 1e9
 
 
 def _set(config: ConfigDict, path: str, value: Any) -> None:
