@@ -133,10 +133,13 @@ class Captions:
 
 
 def init_map(key: jax.Array, dim: int, slots: int, embedding: Float[Array, "v hidden"]) -> Map:
-    """A linear map whose vectors are spread as the embeddings of tokens are."""
+    """A linear map whose vectors are spread as the embeddings of tokens are; so is its bias, for
+    norms inside the language model have no useful gradient at zero, where the blind control is.
+    """
     spread = jnp.std(embedding.astype(jnp.float32))
     kernel = spread * jax.random.normal(key, (dim, slots * embedding.shape[1]))
-    return {"kernel": kernel, "bias": jnp.zeros(kernel.shape[1])}
+    bias = spread * jax.random.normal(jax.random.fold_in(key, 1), kernel.shape[1:])
+    return {"kernel": kernel, "bias": bias}
 
 
 def frozen_loss(model: Llama, params: Any, learnt: Map, batch: dict[str, Any]) -> Float[Array, ""]:
