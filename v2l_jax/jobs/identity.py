@@ -70,7 +70,7 @@ def _belongs(path: str, section: str, config: ConfigDict) -> bool:
     return parent in everybody or parent in READS.get(section, ())
 
 
-READS = {"evaluate.restoration": ("finetune",), "evaluate.classification": ("finetune",)}
+READS = {f"evaluate.{task}": ("finetune",) for task in ("restoration", "classification", "vqa")}
 """Sections of the config that a section depends on beside the run's own."""
 
 

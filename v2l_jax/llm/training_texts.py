@@ -1,7 +1,9 @@
 """Batches of a task's own texts, which adapters of the language model are trained on."""
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -91,3 +93,55 @@ def padded_texts(
         tokens[row, : len(whole)] = whole
         targets[row, : len(answer)] = np.arange(len(prompt), len(whole))
     return {"tokens": tokens, "targets": targets}
+
+
+class Asked(NamedTuple):
+    """A question about an image with its answer, in token ids."""
+
+    image: int
+    prompt: Sequence[int]
+    answer: Sequence[int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AnswerTexts:
+    """Prompts with their answers, of which the answers' tokens are learnt.
+
+    Attributes:
+      rows: by split.
+      features: [images, slots, dim], what a connector turns into vectors; None without one.
+    """
+
+    rows: Mapping[str, Sequence[Asked]]
+    features: np.ndarray | None = None
+
+    @functools.cached_property
+    def lengths(self) -> tuple[int, int]:
+        """Tokens of the longest text, and of the longest answer."""
+        every = [row for rows in self.rows.values() for row in rows]
+        return max(len(r.prompt) + len(r.answer) for r in every), max(len(r.answer) for r in every)
+
+    def checked(self, context_length: int) -> "AnswerTexts":
+        """Itself; raises DataError where a text does not fit the model's context."""
+        if self.lengths[0] > context_length:
+            raise DataError(
+                f"a text has {self.lengths[0]} tokens, but the language model's context "
+                f"{context_length}; write less of an image, or shorten the question"
+            )
+        return self
+
+    def count(self, split: str) -> int:
+        """Texts of a split."""
+        return len(self.rows[split])
+
+    def texts(
+        self, split: str, images: Int[np.ndarray, " images"], seed: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """See `TrainingTexts`; nothing is drawn."""
+        del seed
+        chosen = [self.rows[split][i] for i in images]
+        batch = padded_texts([(row.prompt, row.answer) for row in chosen], *self.lengths)
+        if self.features is not None:
+            shown = self.features[[row.image for row in chosen]]
+            batch["features"] = np.asarray(shown, np.float32)
+        return batch

@@ -3,7 +3,6 @@ fine-tuned on the training images.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from ml_collections import ConfigDict
 from v2l_jax.errors import DataError
 from v2l_jax.llm.best_names import BestNames, best_names
 from v2l_jax.llm.text_tokenizers import TextTokenizer
-from v2l_jax.llm.training_texts import padded_texts
+from v2l_jax.llm.training_texts import AnswerTexts, Asked
 from v2l_jax.metrics.results import Result, Scalar, mean, proportion
 from v2l_jax.options import CONTROLS, COUNT, FLAG, NAME, POSITIVE, each, entries, one_of, option
 from v2l_jax.report.curves import curves_from_rows
@@ -26,6 +25,7 @@ from v2l_jax.run import adapters, loading
 from v2l_jax.run.run import Run
 from v2l_jax.tasks.harness import loop, tuned
 from v2l_jax.tasks.harness.classes import named_labels
+from v2l_jax.tasks.harness.learning import learnable, trained_how
 from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, encode
 from v2l_jax.training.metric_log import read_metrics
 
@@ -69,15 +69,6 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
         for model in c.models
         for control in ("none", *c.controls)
     ]
-
-
-def trained_how(config: ConfigDict) -> str:
-    """Fine-tuning in a line of a table."""
-    f = config.finetune
-    return (
-        f"rank {f.rank}, alpha {f.alpha:g}, {' '.join(f.targets)}; {f.steps} steps of "
-        f"{f.batch_size}, rate {f.learning_rate:g}, seed {config.seed}"
-    )
 
 
 def check(config: ConfigDict) -> None:
@@ -177,73 +168,22 @@ def visual_tokens(image: Segments) -> int:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ClassTexts:
-    """What is learnt: prompts with the name of the image's class.
-
-    Attributes:
-      rows: by split, the token ids of each image's prompt and of its answer.
-      features: by split, what a connector turns into vectors; None without one.
-    """
-
-    rows: dict[str, list[tuple[list[int], tuple[int, ...]]]]
-    features: dict[str, np.ndarray] | None = None
-
-    @functools.cached_property
-    def length(self) -> int:
-        """Tokens of the longest text."""
-        return max(len(p) + len(a) for rows in self.rows.values() for p, a in rows)
-
-    @functools.cached_property
-    def answers(self) -> int:
-        """Tokens of the longest answer."""
-        return max(len(a) for rows in self.rows.values() for _, a in rows)
-
-    def count(self, split: str) -> int:
-        """Images of a split."""
-        return len(self.rows[split])
-
-    def texts(
-        self, split: str, images: Int[np.ndarray, " images"], seed: tuple[int, ...]
-    ) -> dict[str, np.ndarray]:
-        """See `llm.training_texts.TrainingTexts`; nothing is drawn."""
-        del seed
-        batch = padded_texts([self.rows[split][i] for i in images], self.length, self.answers)
-        if self.features is not None:
-            batch["features"] = np.asarray(self.features[split][images], np.float32)
-        return batch
-
-
-def training_texts(run: Run) -> ClassTexts:
-    """The labelled images of the run.
+def training_texts(run: Run) -> AnswerTexts:
+    """The labelled images of the run, each asked for its name.
 
     Raises:
       DataError: a text does not fit the model's context.
     """
     c, tokenizer = run.config.evaluate.classification, run.llm.tokenizer
     labels, names = named_labels(run.photos, dict(c.class_names))
-    ids = name_ids(tokenizer, names)
-    images, shown = ImageSet.own(run), representation(run.config)
-    features = shown.features(run, images)
-    if features is None:
-        written = loop.Writer(run, images)("none", c.tokens)
-    else:  # the connector's vectors, wherever the ids after the vocabulary's last stand
-        first = run.llm.model.config.vocab_size
-        written = [(Ids(tuple(range(first, first + features.shape[1]))),)] * len(images)
-    rows: dict[str, list] = {"train": [], "held_out": []}
-    numbers: dict[str, list[int]] = {"train": [], "held_out": []}
+    ids, images = name_ids(tokenizer, names), ImageSet.own(run)
+    written, features = learnable(run, images, c.tokens)
+    rows: dict[str, list[Asked]] = {"train": [], "held_out": []}
     for i in map(int, np.flatnonzero(labels >= 0)):
         split = "train" if i < len(run.photos.train) else "held_out"
-        rows[split].append((encode(tokenizer, prompt(written[i], c.question)), ids[labels[i]]))
-        numbers[split].append(i)
-    seen = None if features is None else {s: features[some] for s, some in numbers.items()}
-    texts, limit = ClassTexts(rows, seen), run.llm.model.config.context_length
-    if texts.length > limit:
-        raise DataError(
-            f"a text has {texts.length} tokens, but the language model's context {limit}; lower "
-            "config.evaluate.classification.tokens"
-        )
-    return texts
+        rows[split].append(Asked(i, encode(tokenizer, prompt(written[i], c.question)),
+                                 ids[labels[i]]))  # fmt: skip
+    return AnswerTexts(rows, features).checked(run.llm.model.config.context_length)
 
 
 TABLE = TableSpec(

@@ -20,9 +20,10 @@ from v2l_jax.data.questions import (
     sample_questions,
 )
 from v2l_jax.errors import DataError
+from v2l_jax.llm.training_texts import TrainingTexts
 from v2l_jax.metrics.results import Result, Scalar
 from v2l_jax.metrics.vqa import accuracy_by_type, score_answer, vqa_accuracy
-from v2l_jax.options import CONTROLS, COUNT, NAME, POSITIVE, TEXT, each, one_of, option
+from v2l_jax.options import CONTROLS, COUNT, FLAG, NAME, POSITIVE, TEXT, each, one_of, option
 from v2l_jax.report.data import TaskSection
 from v2l_jax.report.tables import Number, TableSpec, render
 from v2l_jax.representations import fingerprint
@@ -39,7 +40,9 @@ from v2l_jax.tasks.harness.examples import (
     words_of,
 )
 from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
+from v2l_jax.tasks.harness.learning import trained_how
 from v2l_jax.tasks.harness.prompts import Prompt, answer_text
+from v2l_jax.tasks.harness.tuned import tuned, untrained
 
 POSITION = 60
 """Where its section stands on the page."""
@@ -79,6 +82,9 @@ class Options:
     )
     controls: tuple[str, ...] = option(
         ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS, in_row=True
+    )
+    tuned: bool = option(
+        False, "ask the language model that the finetune job tuned on the shown questions", FLAG
     )
     pictures: int = option(8, "images kept for the report", COUNT, changes_results=False)
 
@@ -150,6 +156,8 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
         )
     }
     fixed |= fingerprint(config)
+    if c.tuned:
+        fixed["adapters"] = trained_how(config)
     return [
         {"dataset": c[name].name, "answering": answering, "control": control, **fixed}
         for name in c.sets
@@ -352,8 +360,16 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     first is answered.
     """
     c = run.config.evaluate.vqa
+    run = tuned(run) if c.tuned else untrained(run)
     sets = {c[name].name: Asking(run, name) for name in c.sets if _wanted(c[name].name, missing)}
     loop.measure(run, "vqa", missing, lambda setting: sets[setting["dataset"]].questions(setting))
+
+
+def training_texts(run: Run) -> TrainingTexts:
+    """The shown questions with their answers; see `vqa_training`."""
+    from v2l_jax.tasks import vqa_training
+
+    return vqa_training.training_texts(run)
 
 
 def _wanted(dataset: str, missing: Sequence[dict[str, Scalar]]) -> bool:
@@ -454,6 +470,11 @@ TABLE = TableSpec(
     counts_in_head=True,
     numbers={"vqa_accuracy": Number(2)},
 )
+TUNED_TABLE = dataclasses.replace(
+    TABLE,
+    caption=f"{TABLE.caption}; fine-tuned: {{adapters}}",
+    tables=(*(TABLE.tables or ()), "adapters"),
+)
 
 
 def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
@@ -468,11 +489,14 @@ def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
         for way in ("open", "closed")
     ]
     found = [pair for pair in kept if pair]
+    rows = loop.with_representation(results)
+    adapted = [row for row in rows if "adapters" in row.measured_on]
+    plain = [row for row in rows if "adapters" not in row.measured_on]
     return TaskSection(
         "vqa",
         "Questions about pictures",
         _LEAD + (_DRAWN_SHAPES if blind else ""),
-        render(loop.with_representation(results), TABLE),
+        render(plain, TABLE) + render(adapted, TUNED_TABLE),
         galleries=[gallery for gallery, _ in found],
         examples=[prompt for _, prompt in found[:1]],
     )

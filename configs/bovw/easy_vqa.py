@@ -1,0 +1,26 @@
+"""Questions about drawn shapes: the pictures of easy-VQA become visual words, and SmolLM2 learns to
+answer from them.
+
+python -m v2l_jax.main --config=configs/bovw/easy_vqa.py --workdir=runs/bovw-easy-vqa
+
+Its own split: 4,000 pictures to learn from, 1,000 to ask about. `--config.representation.kind=none`
+in another workdir is the blind bound.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.bovw import quickstart
+
+
+def get_config() -> ConfigDict:
+    config = quickstart.get_config()
+    config.data.update({"name": "easy-VQA", "labelled": ("easy-vqa/train",), "held_out": 0.01})
+    config.data.rename_classes = {}
+    words = {"image_size": 112, "words": 256, "most_points": 256}
+    config.representation.visual_words.update(words)
+    config.finetune.update({"task": "vqa", "steps": 600, "batch_size": 32, "warmup_steps": 20})
+    config.evaluate.tasks = ("vqa",)
+    config.evaluate.vqa.sets = ("easy_vqa",)
+    config.evaluate.vqa.update({"tuned": True, "shots": 0, "shown_questions": 0, "tokens": 16})
+    config.evaluate.vqa.update({"questions": 500, "answering": ("closed",)})
+    return config
