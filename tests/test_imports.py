@@ -18,6 +18,7 @@ ROOMS = (
     "tasks",
     "representations",
     "experiment",
+    "sections",
     "run",
     "tokenizers",
     "codebook",

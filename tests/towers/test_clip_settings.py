@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from v2l_jax.errors import CheckpointError
-from v2l_jax.experiment import TowerOptions
+from v2l_jax.sections import TowerOptions
 from v2l_jax.towers import clip, clip_weights
 from v2l_jax.towers.clip_settings import changed, read_settings, settings_beside
 
