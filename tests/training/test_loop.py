@@ -73,10 +73,6 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(
     for step in steps:
         with pytest.raises((Killed, SystemExit)) as raised:
             toy.train(tmp_path, loader=toy.Loader({step: interruption}))
-            assert (
-                step == toy.NUM_STEPS and interruption is terminate
-            )  # too late to stop: it finishes instead
-            raise Killed
         if raised.type is SystemExit:
             assert raised.value.code == PREEMPTED_EXIT_CODE == 143
             assert saved_steps(tmp_path)[-1] == step
@@ -90,6 +86,20 @@ def test_terminated_twice_before_the_evaluation_that_is_due(tmp_path, uninterrup
             toy.train(tmp_path, loader=toy.Loader({step: terminate}))
     assert_same(toy.train(tmp_path), uninterrupted[0])
     assert (tmp_path / "metrics.jsonl").read_bytes() == uninterrupted[1]
+
+
+def test_terminated_while_the_last_step_is_evaluated(tmp_path, uninterrupted):
+    """The run is whole, but what would follow it is not begun."""
+
+    def evaluate(state):
+        terminate()
+        return toy.evaluate(state)
+
+    with pytest.raises(SystemExit) as raised:
+        toy.train(tmp_path, evaluate=evaluate, eval_every=toy.NUM_STEPS)
+    assert raised.value.code == PREEMPTED_EXIT_CODE
+    assert saved_steps(tmp_path)[-1] == toy.NUM_STEPS
+    assert_same(toy.train(tmp_path, step_fn=lambda *_: kill()), uninterrupted[0])
 
 
 def test_finished_run_returns_at_once(tmp_path, uninterrupted):

@@ -169,7 +169,7 @@ def fit(
             if step % log_every == 0:
                 pace.check()
                 bar.set_postfix_str(recorder.postfix(show), refresh=False)
-            stopping = stop_asked(step) and step < num_steps
+            stopping = stop_asked(step)
             evaluating, found = evaluate is not None and due(step, eval_every), {}
             if stopping or evaluating or due(step, checkpoint_every):
                 recorder.settle()
@@ -297,6 +297,8 @@ def _sigterm() -> Iterator[Callable[[int], bool]]:
         yield lambda step: asked.is_set()
     finally:
         signal.signal(signal.SIGTERM, previous)
+    if asked.is_set():  # while the last step was evaluated and saved: what follows is not begun
+        raise SystemExit(PREEMPTED_EXIT_CODE)
 
 
 @contextlib.contextmanager
