@@ -66,10 +66,18 @@ _SETTINGS = _settings()
 
 @pytest.fixture(scope="module", autouse=True)
 def environment_kept():
-    """Fails where an import or a test left a setting behind for all later tests of the process."""
-    assert _settings() == _SETTINGS, "an import changed the environment"
+    """Each file begins with the settings of before; fails where an import changed them."""
+    found = _settings()
+    _restore_settings()
+    assert found == _SETTINGS, "an import changed the environment"
     yield
-    assert _settings() == _SETTINGS, "a test changed the environment"
+    _restore_settings()
+
+
+def _restore_settings() -> None:
+    for name in _settings().keys() - _SETTINGS.keys():
+        del os.environ[name]
+    os.environ.update(_SETTINGS)
 
 
 _MOST_BYTES = 2_500_000_000  # of a worker, between two files
