@@ -115,7 +115,7 @@ def test_settings_of_earlier_versions_named_no_task(config, workdir, tmp_path):
     run_adapters.claim(config, tmp_path)
     other = config.copy_and_resolve_references()
     other.finetune.task = "vqa"
-    with pytest.raises(ConfigError, match="differs at task"):
+    with pytest.raises(ConfigError, match=r"differs at .*\btask\b"):
         run_adapters.claim(other, tmp_path)
 
 
