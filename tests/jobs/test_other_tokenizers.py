@@ -48,7 +48,7 @@ def test_spaes_layers_follow_one_another():
 @pytest.mark.parametrize(("kind", "fits"), [("v2l", True), ("vqgan_star", True), ("spae", False)])
 def test_tasks_of_local_words_refuse_other_tokenizers(kind, fits):
     config, trained = _trained(kind)
-    run = types.SimpleNamespace(config=config, trained=trained)
+    run = types.SimpleNamespace(config=config, tokenizer=trained.tokenizer)
     if fits:
         check_local_words.__wrapped__(run, "denoising")
     else:

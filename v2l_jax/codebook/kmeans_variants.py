@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from v2l_jax.codebook.kmeans import Centres, KMeans, Points, add_rows, fit, start
 from v2l_jax.codebook.nearest_centres import assign, chunks
 from v2l_jax.errors import DataError
+from v2l_jax.ops.unit_vectors import unit_vectors
 
 _REASSIGN_BELOW = 0.01  # of the largest centre's share, as scikit-learn has it
 _REASSIGN_AFTER = 10  # points a centre
@@ -60,7 +61,7 @@ def fit_in_batches(
                 since = 0
                 _reassign(centres, counts, batch, rng)
             if options.spherical:
-                centres /= np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
+                centres = unit_vectors(centres, 1e-12)
     found = centres.astype(np.float32)
     nearest, objective = assign(points, found, nothing, mesh)
     return Centres(found, np.bincount(nearest, minlength=len(found)), (objective,))
@@ -128,7 +129,7 @@ def fit_nested(
 
 def descend(
     points: Points,
-    levels: Sequence[Float[np.ndarray, "clusters dim"]],
+    levels: Sequence[Float[np.ndarray, "_ dim"]],
     mean: Float[np.ndarray, " dim"],
     mesh: Mesh | None = None,
 ) -> Int[np.ndarray, " points"]:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.codebook.nearest_centres import assign
 from v2l_jax.errors import CheckpointError, ConfigError
+from v2l_jax.ops.unit_vectors import unit_vectors
 
 _FORMAT = "v2l_jax visual vocabulary 1"
 
@@ -112,7 +113,7 @@ def prepared(
     """Centred, projected and, if so asked, of length one."""
     x = (np.asarray(features, np.float32) - mean) @ projection
     if unit:
-        x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        x = unit_vectors(x, 1e-12)
     return x.astype(np.float32)
 
 

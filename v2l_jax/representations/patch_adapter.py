@@ -10,41 +10,21 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from v2l_jax.data.transforms import FITS
 from v2l_jax.llm.connector import connect, init_connector
-from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, Rule, one_of, option
-from v2l_jax.representations.base import ImageSet, Representation, Segments, Slots, Written
+from v2l_jax.options import one_of, option
+from v2l_jax.representations.base import ImageSet, Segments, Slots, Written
+from v2l_jax.representations.patch_options import PatchOptions
 from v2l_jax.run import adapters
-from v2l_jax.run.patches import PatchFeatures
 from v2l_jax.run.run import Run
-
-_INTEGER = Rule("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Representation):
+class Options(PatchOptions):
     """Options of patch features as vectors; the finetune job trains the map. The budget is not
     looked at.
     """
 
-    tower: str = option(
-        "hf://facebook/dinov2-with-registers-large",
-        "the frozen vision transformer: a registered asset ('dinov2-s'), hf:// address or path",
-        NAME,
-    )
-    layer: int = option(-2, "blocks before the features; -2 is one block before the last", _INTEGER)
-    norm: bool = option(False, "whether the tower's final LayerNorm follows", FLAG)
-    image_size: int = option(224, "side of the square that the tower sees, pixels", POSITIVE)
-    fit: str = option("crop", "how an image becomes a square", one_of(*FITS))
-    pool: int = option(0, "side of the grid that patches are averaged to; 0 keeps all", COUNT)
     layers: int = option(2, "1: a linear map; 2: an MLP with GELU", one_of(1, 2))
-
-    @property
-    def patches(self) -> PatchFeatures:
-        """Which features."""
-        return PatchFeatures(
-            self.tower, self.layer, self.norm, self.image_size, self.fit, self.pool
-        )
 
     def features(self, run: Run, images: ImageSet) -> Float[np.ndarray, "images slots dim"]:
         """The patches of every image."""

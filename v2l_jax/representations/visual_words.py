@@ -18,37 +18,24 @@ from v2l_jax.codebook.kmeans import Centres, KMeans, fit
 from v2l_jax.codebook.kmeans_variants import class_weights, explained_variance, fit_per_class
 from v2l_jax.codebook.nearest_centres import assign
 from v2l_jax.codebook.visual_vocabulary import VisualVocabulary, inliers, preparation, prepared
-from v2l_jax.data.transforms import FITS
 from v2l_jax.errors import ConfigError
 from v2l_jax.llm import new_rows
 from v2l_jax.metrics.codebook_usage import summarise
 from v2l_jax.metrics.results import Scalar
-from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, Rule, number, one_of, option
+from v2l_jax.ops.unit_vectors import unit_vectors
+from v2l_jax.options import COUNT, FLAG, POSITIVE, number, one_of, option
 from v2l_jax.report.data import Gallery
 from v2l_jax.representations import visual_words_page, word_sequences
-from v2l_jax.representations.base import Ids, ImageSet, Representation, Segments, Written
+from v2l_jax.representations.base import Ids, ImageSet, Segments, Written
+from v2l_jax.representations.patch_options import PATCH_OPTIONS, PatchOptions
 from v2l_jax.representations.word_sequences import Sequence_
-from v2l_jax.run.patches import PatchFeatures
 from v2l_jax.run.run import Run
-
-_INTEGER = Rule("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
-_NAMED = ("tower", "layer", "norm", "image_size", "fit", "pool")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(Representation):
+class Options(PatchOptions):
     """Options of visual words. The budget counts words."""
 
-    tower: str = option(
-        "hf://facebook/dinov2-with-registers-large",
-        "the frozen vision transformer: a registered asset ('dinov2-s'), hf:// address or path",
-        NAME,
-    )
-    layer: int = option(-2, "blocks before the features; -2 is one block before the last", _INTEGER)
-    norm: bool = option(False, "whether the tower's final LayerNorm follows", FLAG)
-    image_size: int = option(224, "side of the square that the tower sees, pixels", POSITIVE)
-    fit: str = option("crop", "how an image becomes a square", one_of(*FITS))
-    pool: int = option(0, "side of the grid that patches are averaged to; 0 keeps all", COUNT)
     words: int = option(1024, "k-means centres", number(2, integer=True))
     start: str = option("k-means++", "of k-means", one_of("random", "k-means++"))
     iterations: int = option(25, "of k-means", POSITIVE)
@@ -81,11 +68,6 @@ class Options(Representation):
         "projected", "where the new rows of the embedding start", one_of(*new_rows.STARTS)
     )
 
-    @property
-    def patches(self) -> PatchFeatures:
-        """Which features."""
-        return PatchFeatures(*(getattr(self, name) for name in _NAMED))
-
     def fingerprint(self) -> dict[str, Scalar]:
         """The options that are not their default, after the tower, layer and size."""
         always = ("tower", "layer", "image_size", "pool", "words", "sequence")
@@ -107,7 +89,15 @@ class Options(Representation):
 
     def made_with(self, run: Run) -> dict[str, Any]:
         """What the vocabulary depends on."""
-        names = (*_NAMED, "words", "start", "iterations", "restarts", "spherical", "most_points")
+        names = (
+            *PATCH_OPTIONS,
+            "words",
+            "start",
+            "iterations",
+            "restarts",
+            "spherical",
+            "most_points",
+        )
         names += ("components", "whiten", "outliers", "supervision")
         values = {name: getattr(self, name) for name in names}
         return values | {"seed": run.config.seed, "data": run.config.data.name}
@@ -228,8 +218,7 @@ class Options(Representation):
         features = self.patches.of(run, "train", run.photos.train)
         near, place = nearest_patches(vocabulary, features, 64)
         del near
-        of_words = vectors[place].mean(1)
-        of_words /= np.maximum(np.linalg.norm(of_words, axis=1, keepdims=True), 1e-12)
+        of_words = unit_vectors(vectors[place].mean(1), 1e-12)
         rows = np.stack([own[list(ids)].mean(0) for ids in book.token_ids])
         return new_rows.aligned(own, of_words, np.asarray(book.embeddings), rows)
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from v2l_jax.data.images import decode_image
 from v2l_jax.data.sources import path_of
 from v2l_jax.data.transforms import fit_square, resize
+from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.report.data import Gallery, Picture
 from v2l_jax.representations.word_sequences import Sequence_, boxes
 from v2l_jax.run import adapters
@@ -112,8 +113,7 @@ def nearest_texts(
     """
     own = np.asarray(run.llm.params["embedding"], np.float32)
     mean = own.mean(0)
-    own, rows = own - mean, rows - mean
-    own /= np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-12)
+    own, rows = unit_vectors(own - mean, 1e-12), rows - mean
     best = np.argsort(-rows @ own.T, axis=1, kind="stable")[:, :count]
     return [[repr(run.llm.tokenizer.decode([int(i)]))[1:-1] for i in row] for row in best]
 

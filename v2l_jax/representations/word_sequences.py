@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from v2l_jax.ops.unit_vectors import unit_vectors
+
 Sequence_ = list[tuple[int, tuple[int, ...]]]
 """Words in the order they are written, each with the numbers, in raster order, of its patches."""
 
@@ -45,7 +47,7 @@ def clusters(
       threshold: θ, between -1 and 1.
       nearest: features → words.
     """
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    unit = unit_vectors(features, 1e-12)
     similarity = unit @ unit.T
     centres = _centres(similarity > threshold)
     owner = similarity[:, centres].argmax(1)

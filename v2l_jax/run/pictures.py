@@ -60,7 +60,7 @@ def check_local_words(run: Run, task: str) -> None:
     Raises:
       ConfigError: the run's tokenizer writes no stream "local" of the local codebook's words.
     """
-    if run.trained.tokenizer.word_streams.get("local") != "local":
+    if run.tokenizer.word_streams.get("local") != "local":
         raise ConfigError(
             f"the task {task} wants one map of local words an image, which the tokenizer "
             f"{run.config.model.kind} does not write; take it out of config.evaluate.tasks"

@@ -26,7 +26,7 @@ from v2l_jax.ops.batches import in_batches
 from v2l_jax.ops.nearest import nearest_rows
 from v2l_jax.run import building, features, loading, paths
 from v2l_jax.run.tokens import SPLITS, read_tokens
-from v2l_jax.tokenizers.base import TokenStreams
+from v2l_jax.tokenizers.base import TokenStreams, VisualTokenizer
 from v2l_jax.towers.image_text import ImageTextTower
 
 _IMAGES_A_BATCH = 256
@@ -102,6 +102,12 @@ class Run:
     def candidates(self) -> Codebook:
         """The words that the global codebook was chosen from, checked like it."""
         return self._codebook(paths.candidates_path(self.workdir))
+
+    @functools.cached_property
+    def tokenizer(self) -> VisualTokenizer:
+        """The config's tokenizer over the run's codebooks; its weights are in `trained`."""
+        books = building.codebooks(self.config, self.workdir)
+        return building.tokenizer(self.config, building.vectors(books))
 
     @functools.cached_property
     def trained(self) -> building.TrainedTokenizer:

@@ -279,16 +279,11 @@ def training_texts(run: Run) -> RestorationTexts:
     """The texts of the run's own images.
 
     Raises:
-      ConfigError: the run's tokens have no stream "local".
+      ConfigError: the tokenizer writes no stream of local words.
       DataError: a text does not fit the model's context.
     """
-    tokens = {split: run.tokens(split) for split in ("train", "held_out")}
-    if "local" not in tokens["train"]:  # the weights need not be there, so the tokens are asked
-        raise ConfigError(
-            f"restoration wants one map of local words an image, which the tokenizer "
-            f"{run.config.model.kind} does not write"
-        )
-    ids = {split: _flat(streams["local"]) for split, streams in tokens.items()}
+    check_local_words(run, "restoration")
+    ids = {split: _flat(run.tokens(split)["local"]) for split in ("train", "held_out")}
     prompt = _prompt(run)
     prompt.check_length(ids["train"].shape[1], run.llm.model.config.context_length)
     return RestorationTexts(prompt, ids, run.config.finetune.masked)

@@ -1,0 +1,33 @@
+"""The options of representations that are made of patch features."""
+
+import dataclasses
+
+from v2l_jax.data.transforms import FITS
+from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, Rule, one_of, option
+from v2l_jax.representations.base import Representation
+from v2l_jax.run.patches import PatchFeatures
+
+_INTEGER = Rule("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
+PATCH_OPTIONS = tuple(field.name for field in dataclasses.fields(PatchFeatures))
+"""Their names: the fields of `PatchFeatures`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchOptions(Representation):
+    """Which features of an image's patches; see `run.patches.PatchFeatures`."""
+
+    tower: str = option(
+        "hf://facebook/dinov2-with-registers-large",
+        "the frozen vision transformer: a registered asset ('dinov2-s'), hf:// address or path",
+        NAME,
+    )
+    layer: int = option(-2, "blocks before the features; -2 is one block before the last", _INTEGER)
+    norm: bool = option(False, "whether the tower's final LayerNorm follows", FLAG)
+    image_size: int = option(224, "side of the square that the tower sees, pixels", POSITIVE)
+    fit: str = option("crop", "how an image becomes a square", one_of(*FITS))
+    pool: int = option(0, "side of the grid that patches are averaged to; 0 keeps all", COUNT)
+
+    @property
+    def patches(self) -> PatchFeatures:
+        """Which features."""
+        return PatchFeatures(*(getattr(self, name) for name in PATCH_OPTIONS))
