@@ -37,7 +37,7 @@ class _Run(Run):
         return np.zeros((7, 4), "f")
 
 
-def _streams(run, name, source):
+def _streams(config, trained, source, mesh, description):
     _streams.calls += 1
     numbers = np.arange(7)[:, None, None]
     return {
@@ -49,7 +49,7 @@ def _streams(run, name, source):
 
 def test_layers_follow_one_another_up_to_the_budget(run, monkeypatch):
     _streams.calls = 0
-    monkeypatch.setattr(tokens, "_encoded", _streams)
+    monkeypatch.setattr(tokens, "encoded", _streams)
     images, shown = ImageSet(("train", run.photos.train)), representation(run.config)
     shown.prepare(run, images, 5)
     texts = [shown_text(s, str) for s in shown.segments(run, images, 5)]

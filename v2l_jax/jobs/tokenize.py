@@ -2,17 +2,14 @@
 
 import pathlib
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from v2l_jax.atomic_write import atomic_write
 from v2l_jax.jobs import train
-from v2l_jax.progress import progress_bar
 from v2l_jax.run import building, loading
 from v2l_jax.run.paths import tokens_path
-from v2l_jax.run.reconstruction import full_batches
-from v2l_jax.run.tokens import SPLITS, TOKENS_SUFFIX
+from v2l_jax.run.reconstruction import encoded
+from v2l_jax.run.tokens import SPLITS, write_tokens
 from v2l_jax.run.workdir import is_from_this_training, note_training
 
 
@@ -34,21 +31,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     note_training(workdir / "tokens", workdir)
     mesh, photos = loading.mesh(config), loading.photos(config)
     trained = building.trained_tokenizer(config, workdir, len(photos.train), mesh)
-    encode = jax.jit(trained.tokenizer.encode)
     for split, source in train.images(config, workdir, trained.tokenizer).items():
-        if tokens_path(workdir, split).exists():
-            continue
-        parts = []
-        batches = progress_bar(
-            full_batches(config, trained.tokenizer, source, mesh),
-            f"tokenizing {split}",
-            "batch",
-            -(-len(source) // config.evaluate.batch_size),
-        )
-        for batch, count in batches:
-            tokens = encode(trained.variables, batch)
-            parts.append(jax.tree.map(lambda x: np.asarray(x)[:count], tokens))
-        tokens = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-        arrays = {f"{stream}{TOKENS_SUFFIX}": ids for stream, ids in tokens.items()}
-        with atomic_write(tokens_path(workdir, split)) as draft:
-            np.savez(draft, **arrays, labels=np.asarray(source.labels))
+        if not tokens_path(workdir, split).exists():
+            tokens = encoded(config, trained, source, mesh, f"tokenizing {split}")
+            write_tokens(workdir, split, tokens, labels=np.asarray(source.labels))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from v2l_jax.llm.connector import connect
 from v2l_jax.llm.llama import Llama
@@ -108,6 +108,26 @@ def tuned_params(params: Any, adapters: Mapping[str, Any] | None, scale: float) 
     return {**params, **more}
 
 
+def with_vectors(
+    params: Any,
+    ids: Int[Array, "batch length"],
+    vectors: Float[Array, "batch slots hidden"],
+    vocab_size: int,
+) -> tuple[dict[str, Any], Int[Array, "batch length"]]:
+    """Parameters and token ids that let each text read vectors of its own.
+
+    Args:
+      params: as `Llama` takes them.
+      ids: the ids `vocab_size` + 0, 1, … stand for the text's own vectors, in order.
+      vectors: in the place of word embeddings.
+      vocab_size: of the language model.
+    """
+    rows, slots, hidden = vectors.shape
+    first = slots * jnp.arange(rows, dtype=ids.dtype)[:, None]
+    table = vectors.reshape(rows * slots, hidden)
+    return {**params, "slots": table}, jnp.where(ids >= vocab_size, ids + first, ids)
+
+
 def adapter_loss(
     model: Llama,
     params: Any,
@@ -133,10 +153,7 @@ def adapter_loss(
     tuned, ids = tuned_params(params, adapters, scale), jnp.maximum(tokens, 0)
     if adapters is not None and CONNECTOR in adapters:
         vectors = connect(adapters[CONNECTOR], batch["features"])
-        rows, slots, hidden = vectors.shape
-        tuned = {**tuned, "slots": vectors.reshape(rows * slots, hidden)}
-        of_row = slots * jnp.arange(rows, dtype=ids.dtype)[:, None]
-        ids = jnp.where(ids >= model.config.vocab_size, ids + of_row, ids)
+        tuned, ids = with_vectors(tuned, ids, vectors, model.config.vocab_size)
     variables = {"params": tuned}
     hidden, _ = model.apply(variables, ids, positions)
     return target_loss(
@@ -145,19 +162,31 @@ def adapter_loss(
 
 
 def make_adapter_step(model: Llama, lora: Lora, tx: optax.GradientTransformation) -> AdapterStep:
+    """Returns the compiled step of `adapter_loss`; see `make_step`."""
+    return make_step(
+        lambda params, adapters, batch: adapter_loss(model, params, adapters, lora.scale, batch), tx
+    )
+
+
+def make_step(
+    loss_of: Callable[[Any, Any, Batch], Array], tx: optax.GradientTransformation
+) -> AdapterStep:
     """Returns the compiled step `(state, batch, params) -> (state, metrics)`; the given state is
     donated.
 
-    Metrics are float32 scalars: loss, and gradient_norm before clipping. Batches are as in
-    `adapter_loss`; `params` are the frozen parameters of `model`.
+    Metrics are float32 scalars: loss, and gradient_norm before clipping.
+
+    Args:
+      loss_of: the loss of frozen parameters, of what trains beside them, and of a batch.
+      tx: the optimizer.
     """
 
     def step(
         state: AdapterState, batch: Batch, params: Any
     ) -> tuple[AdapterState, dict[str, Array]]:
-        loss, grads = jax.value_and_grad(
-            lambda adapters: adapter_loss(model, params, adapters, lora.scale, batch)
-        )(state.adapters)
+        loss, grads = jax.value_and_grad(lambda adapters: loss_of(params, adapters, batch))(
+            state.adapters
+        )
         updates, opt_state = tx.update(grads, state.opt_state, state.adapters)
         adapters = optax.apply_updates(state.adapters, updates)
         metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads)}

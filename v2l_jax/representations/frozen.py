@@ -8,6 +8,7 @@ labelled training images. What is learnt stays in the folder frozen/ of the work
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float, Int
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import DataError
 from v2l_jax.formats.safetensors_files import read_safetensors
-from v2l_jax.llm.adapter_step import AdapterState, AdapterStep, adapter_loss
+from v2l_jax.llm.adapter_step import AdapterState, adapter_loss, make_step, with_vectors
 from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.training_texts import TextBatches
 from v2l_jax.metrics.results import Scalar
@@ -152,27 +153,12 @@ def frozen_loss(model: Llama, params: Any, learnt: Map, batch: dict[str, Any]) -
         on stand for an image's vectors in order; "vectors" float32 [batch, dim], the tower's.
     """
     vectors = batch["vectors"] @ learnt["kernel"] + learnt["bias"]
-    table, size = vectors.reshape(-1, model.config.hidden_size), model.config.vocab_size
-    tokens = jnp.asarray(batch["tokens"])
-    first = jnp.arange(len(tokens))[:, None] * (len(table) // len(tokens))
-    given = {"tokens": jnp.where(tokens >= size, tokens + first, tokens)}
-    given["targets"] = batch["targets"]
-    return adapter_loss(model, {**params, "slots": table}, None, 1.0, given)
-
-
-def make_step(model: Llama, tx: optax.GradientTransformation) -> AdapterStep:
-    """Returns the compiled step `(state, batch, params) -> (state, metrics)`."""
-
-    def step(state: AdapterState, batch: Any, params: Any) -> tuple[AdapterState, dict[str, Array]]:
-        loss, grads = jax.value_and_grad(lambda m: frozen_loss(model, params, m, batch))(
-            state.adapters
-        )
-        updates, opt_state = tx.update(grads, state.opt_state, state.adapters)
-        learnt = optax.apply_updates(state.adapters, updates)
-        metrics = {"loss": loss, "gradient_norm": optax.global_norm(grads)}
-        return AdapterState(state.step + 1, learnt, opt_state), metrics
-
-    return jax.jit(step, donate_argnums=0)
+    vectors = vectors.reshape(len(vectors), -1, model.config.hidden_size)
+    own, tokens = with_vectors(
+        params, jnp.asarray(batch["tokens"]), vectors, model.config.vocab_size
+    )
+    given = {"tokens": tokens, "targets": batch["targets"]}
+    return adapter_loss(model, own, None, 1.0, given)
 
 
 def _trained(options: Options, run: Run, folder: pathlib.Path) -> Map:
@@ -187,7 +173,7 @@ def _trained(options: Options, run: Run, folder: pathlib.Path) -> Map:
     with Checkpointer(folder / "checkpoints") as checkpoints:
         state = fit(
             state,
-            make_step(model, tx),
+            make_step(functools.partial(frozen_loss, model), tx),
             TextBatches(texts, options.batch_size, run.config.seed, rows),
             params,
             num_steps=options.steps,

@@ -10,11 +10,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-import jax
 import numpy as np
-from jaxtyping import Int
 
-from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.sources import Source
 from v2l_jax.errors import ConfigError
 from v2l_jax.metrics.results import Scalar
@@ -23,9 +20,9 @@ from v2l_jax.representations.base import ImageSet, Representation, Segments, Tex
 from v2l_jax.representations.v2l_words import word_texts
 from v2l_jax.run import building
 from v2l_jax.run.paths import tokens_path, training_path
-from v2l_jax.run.reconstruction import full_batches
+from v2l_jax.run.reconstruction import encoded
 from v2l_jax.run.run import Run
-from v2l_jax.run.tokens import TOKENS_SUFFIX, read_tokens
+from v2l_jax.run.tokens import read_tokens, write_tokens
 from v2l_jax.run.workdir import read_json
 from v2l_jax.tokenizers.base import TokenStreams
 
@@ -106,18 +103,9 @@ def _tokens(run: Run, name: str, source: Source) -> TokenStreams:
     digest = hashlib.sha256(training.encode()).hexdigest()[:8]  # another training, other tokens
     kept = f"own-{run.file_name(name, source)}-{digest}"
     if not tokens_path(run.workdir, kept).exists():
-        arrays = {f"{s}{TOKENS_SUFFIX}": ids for s, ids in _encoded(run, name, source).items()}
-        with atomic_write(tokens_path(run.workdir, kept)) as draft:
-            np.savez(draft, **arrays)
+        trained = run.trained
+        whole = building.with_inputs(trained.tokenizer, source, lambda: run.features(name, source))
+        description = f"tokenizing the {name} photos"
+        tokens = encoded(run.config, trained, whole, run.mesh, description)
+        write_tokens(run.workdir, kept, tokens)
     return read_tokens(run.workdir, kept)
-
-
-def _encoded(run: Run, name: str, source: Source) -> dict[str, Int[np.ndarray, "images ..."]]:
-    trained = run.trained
-    encode = jax.jit(trained.tokenizer.encode)
-    whole = building.with_inputs(trained.tokenizer, source, lambda: run.features(name, source))
-    parts = [
-        jax.tree.map(lambda x, n=count: np.asarray(x)[:n], encode(trained.variables, batch))
-        for batch, count in full_batches(run.config, trained.tokenizer, whole, run.mesh)
-    ]
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)

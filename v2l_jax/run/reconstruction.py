@@ -20,6 +20,7 @@ from v2l_jax.metrics.image_quality import psnr, ssim
 from v2l_jax.ops.batches import divisible, fill
 from v2l_jax.parallel.mesh import shard_batch
 from v2l_jax.parallel.processes import sum_over_processes, whole_on_own_devices
+from v2l_jax.progress import progress_bar
 from v2l_jax.run import building, loading
 from v2l_jax.tokenizers.base import TokenStreams, VisualTokenizer
 from v2l_jax.towers import vgg
@@ -103,6 +104,28 @@ def full_batches(
     ):
         filled, count = fill({name: batch[name] for name in names}, size)
         yield shard_batch(filled, mesh), count
+
+
+def encoded(
+    config: ConfigDict,
+    trained: building.TrainedTokenizer,
+    source: Source,
+    mesh: Mesh,
+    description: str,
+) -> TokenStreams:
+    """The token ids of all images of a source, which holds what the tokenizer takes."""
+    encode = jax.jit(trained.tokenizer.encode)
+    batches = progress_bar(
+        full_batches(config, trained.tokenizer, source, mesh),
+        description,
+        "batch",
+        -(-len(source) // config.evaluate.batch_size),
+    )
+    parts = [
+        jax.tree.map(lambda x, n=count: np.asarray(x)[:n], encode(trained.variables, batch))
+        for batch, count in batches
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
 def _counts(tokenizer: VisualTokenizer, tokens: TokenStreams) -> Int[Any, " words"]:
