@@ -85,6 +85,7 @@ def run(asset, tmp_path_factory):
         mesh=jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("data",)),
         local_words=book,
         global_words=book,
+        tokenizer=model,
         trained=building.TrainedTokenizer(model, variables, book, book),
         llm=loading.LanguageModel("tiny", llm, params, tokenizer),
         engine=LLMEngine(llm, params),
