@@ -3,6 +3,7 @@ is refused before anything is trained.
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from v2l_jax.data.sources import SyntheticSource
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.jobs import finetune, runner, vocabulary
 from v2l_jax.llm.peft_files import load_new_rows
+from v2l_jax.llm.training_texts import TextBatches
 from v2l_jax.metrics.results import read_results
 from v2l_jax.representations import representation
 from v2l_jax.representations.base import ImageSet
@@ -62,6 +64,10 @@ def test_colours_are_learnt_and_read_off_the_words(workdir):
         assert _value(workdir, "top1_accuracy", "tuned", control) <= 0.67
     assert _value(workdir, "visual_tokens", "tuned", "none") == 4 + 2
     assert _value(workdir, "visual_tokens", "tuned", "no_tokens") == 0
+    # 9 rows of 16; in 2 layers at rank 2 from 16 to 16 and to 8
+    assert _value(workdir, "trained_parameters", "tuned", "none") == 9 * 16 + 2 * 2 * (32 + 24)
+    assert _value(workdir, "training_flops", "tuned", "none") > 0
+    assert _value(workdir, "tokenize_seconds", "tuned", "none") > 0
     page = (workdir / "report.html").read_text()
     assert "Naming by likelihood" in page and "fine-tuned" in page
     assert "Patches coloured by visual word" in page
@@ -113,6 +119,27 @@ def test_trained_rows_are_kept_and_used(config, workdir):
     np.testing.assert_array_equal(tuned.untrained(run).llm.params["slots"], start)
 
 
+def test_a_killed_job_ends_with_the_same_new_rows(changed, workdir, tmp_path, monkeypatch):
+    for name in ("patches", "vocabulary", "words"):
+        shutil.copytree(workdir / name, tmp_path / name)
+    changed.finetune.checkpoint_every = 10
+    next_batch = TextBatches.__next__
+
+    def killed(batches):
+        if batches.get_state() == 17:
+            raise KeyboardInterrupt
+        return next_batch(batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextBatches, "__next__", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finetune.run(changed, tmp_path)
+    assert not finetune.is_done(changed, tmp_path)
+    finetune.run(changed, tmp_path)
+    name = "finetune/adapters/adapter_model.safetensors"
+    assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
+
+
 def test_finished_jobs_are_not_run_again(config, workdir):
     assert vocabulary.is_done(config, workdir) and finetune.is_done(config, workdir)
     there = (workdir / "results.json").read_text()
@@ -154,6 +181,13 @@ def test_words_of_other_options_are_refused(changed, workdir, changes, why):
     changed.representation.visual_words.update(changes)
     with pytest.raises(ConfigError, match=why):
         vocabulary.is_done(changed, workdir)
+
+
+def test_adapters_for_another_question_are_refused(changed, workdir):
+    changed.evaluate.classification.question = "\nWhich colour is it? A"
+    assert not finetune.is_done(changed, workdir)
+    with pytest.raises(ConfigError, match="adapters of other settings.*texts"):
+        tuned.tuned(Run(changed, workdir))
 
 
 def test_adapters_for_another_vocabulary_are_refused(changed, workdir):

@@ -13,6 +13,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax.errors import ConfigError
+from v2l_jax.formats.text_files import read_json
 from v2l_jax.llm.adapter_step import (
     CONNECTOR,
     NEW_ROWS,
@@ -22,13 +23,14 @@ from v2l_jax.llm.adapter_step import (
     make_adapter_step,
 )
 from v2l_jax.llm.connector import save_connector
-from v2l_jax.llm.lora import PROJECTIONS
+from v2l_jax.llm.lora import PROJECTIONS, Lora
+from v2l_jax.llm.merged import write_merged
 from v2l_jax.llm.peft_files import save_adapters
 from v2l_jax.llm.training_texts import TextBatches, TrainingTexts
-from v2l_jax.options import COUNT, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of, option
+from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of, option
 from v2l_jax.parallel.mesh import local_rows, replicate, shard_batch
 from v2l_jax.representations import representation
-from v2l_jax.run import adapters
+from v2l_jax.run import adapters, loading
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import tasks
 from v2l_jax.training.checkpoints import Checkpointer
@@ -69,16 +71,23 @@ class Options:
         16, "held-out images of the loss that is logged", POSITIVE, changes_results=False
     )
     checkpoint_every: int = option(20, "steps between checkpoints", POSITIVE, changes_results=False)
+    merged: bool = option(
+        False,
+        "also write the tuned model as a plain Hugging Face checkpoint, new words as tokens",
+        FLAG,
+        changes_results=False,
+    )
 
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
-    """Whether adapters of these settings are there."""
-    return adapters.are_there(config, workdir)
+    """Whether adapters of these settings are there, and the merged model where it is asked for."""
+    whole = not config.finetune.merged or (_merged(workdir) / "config.json").exists()
+    return whole and adapters.are_there(config, workdir)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Trains on the task's texts of the training images, from the newest checkpoint; writes
-    finetune/: checkpoints/, metrics.jsonl, adapters/.
+    finetune/: checkpoints/, metrics.jsonl, adapters/, and merged/ where it is asked for.
 
     Raises:
       ConfigError: the folder holds adapters that were trained with other settings, or the task has
@@ -129,7 +138,12 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             show=("loss",),
             description="training adapters",
         )
-    trained = dict(state.adapters)
+    _save(context, dict(state.adapters), lora)
+
+
+def _save(context: Run, trained: dict[str, Any], lora: Lora) -> None:
+    """Writes what was trained."""
+    config, workdir, llm = context.config, context.workdir, context.llm
     new = trained.pop(NEW_ROWS, {}).get("rows")
     between = trained.pop(CONNECTOR, None)
     if between is not None:
@@ -142,6 +156,28 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         new,
         llm.model.config.vocab_size,
     )
+    if config.finetune.merged:
+        if between is not None:
+            raise ConfigError(
+                "a merged checkpoint has no connector, which the representation "
+                f"{config.representation.kind!r} needs; set config.finetune.merged=False"
+            )
+        source = loading.locate(config.llm) / "config.json"
+        write_merged(
+            _merged(workdir),
+            read_json(source, ConfigError) if source.is_file() else None,
+            llm.model.config,
+            llm.params,
+            lora,
+            trained,
+            new,
+            llm.tokenizer,
+            representation(config).row_names(),
+        )
+
+
+def _merged(workdir: pathlib.Path) -> pathlib.Path:
+    return adapters.folder(workdir) / "merged"
 
 
 def training_texts(context: Run) -> TrainingTexts:

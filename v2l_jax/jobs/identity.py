@@ -70,7 +70,10 @@ def _belongs(path: str, section: str, config: ConfigDict) -> bool:
     return parent in everybody or parent in READS.get(section, ())
 
 
-READS = {f"evaluate.{task}": ("finetune",) for task in ("restoration", "classification", "vqa")}
+READS = {
+    f"evaluate.{task}": ("finetune",)
+    for task in ("restoration", "classification", "detection", "vqa")
+}
 """Sections of the config that a section depends on beside the run's own."""
 
 

@@ -145,7 +145,8 @@ def adapter_loss(
       scale: `Lora.scale`.
       batch: {"tokens": int32 [batch, length], -1 pads on the right; "targets": int32 [batch,
         targets], positions of the tokens that count, -1 for none; with a connector also "features":
-        [batch, slots, dim], which stand where the ids are `vocab_size` + 0, 1, …}.
+        [batch, slots, dim], which stand where the ids are `vocab_size` + 0, 1, …; "labels", where
+        other tokens shall be predicted than stand at the targets, these}.
       chunk: target tokens whose logits are held at once.
     """
     tokens, targets = jnp.asarray(batch["tokens"]), jnp.asarray(batch["targets"])
@@ -157,7 +158,12 @@ def adapter_loss(
     variables = {"params": tuned}
     hidden, _ = model.apply(variables, ids, positions)
     return target_loss(
-        lambda x: model.apply(variables, x, method="logits"), hidden, ids, targets, chunk
+        lambda x: model.apply(variables, x, method="logits"),
+        hidden,
+        ids,
+        targets,
+        chunk,
+        batch.get("labels"),
     )
 
 

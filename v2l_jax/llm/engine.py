@@ -18,12 +18,14 @@ from v2l_jax.llm import token_trie
 from v2l_jax.llm.engine_steps import (
     NOT_FINITE,
     choose_by_trie,
+    follow_grammar,
     generate,
     joined,
     prefill_prefixes,
     score_candidates,
 )
 from v2l_jax.llm.generation_rules import AllowedTokens, RowRules, shared_rules
+from v2l_jax.llm.grammar import Grammar
 from v2l_jax.llm.llama import KVCache, Llama
 from v2l_jax.llm.llama_sharding import place_params
 from v2l_jax.llm.prompt_batches import (
@@ -80,6 +82,7 @@ class LLMEngine:
         self._score = self._counted(score_candidates)
         self._choose = self._counted(choose_by_trie, "steps")
         self._generate = self._counted(generate, "max_new_tokens")
+        self._follow = self._counted(follow_grammar, "max_new_tokens")
 
     def slot_ids(self, vectors: Float[Any, "slots hidden"]) -> tuple[int, ...]:
         """Ids that stand for vectors in prompts; equal vectors have equal ids.
@@ -280,6 +283,45 @@ class LLMEngine:
         )
         return [stop_strings.text_before(ids) for ids in answers]
 
+    def follow(
+        self,
+        prompts: Sequence[TokenIds],
+        grammar: Grammar,
+        max_new_tokens: int,
+        description: str = "writing",
+    ) -> list[tuple[list[int], Float[np.ndarray, " new"]]]:
+        """Continues every prompt greedily by what a grammar permits.
+
+        Args:
+          prompts: token ids, at least one each.
+          grammar: what may be written.
+          max_new_tokens: where an answer is cut that has not ended.
+          description: for the progress bar.
+
+        Returns:
+          For each prompt the tokens, what ends it included, and the log-likelihood of each among
+          all tokens of the vocabulary, in nats.
+
+        Raises:
+          DataError: a prompt is empty or too long for the model's context, or the model's logits
+            are not finite.
+        """
+        shared = self._checked(prompts, [max_new_tokens] * len(prompts))
+        placed = replicate(grammar, self.mesh) if self.mesh else jax.device_put(grammar)
+        answers: list[Any] = [None] * len(prompts)
+        for index, (ids, found) in self._run(
+            self._follow,
+            shared,
+            lambda rows: (),
+            description,
+            constants=(placed,),
+            max_new_tokens=max_new_tokens,
+        ):
+            _require_finite(NOT_FINITE not in ids, index)
+            count = int(np.sum(ids >= 0))
+            answers[index] = ids[:count].tolist(), found[:count]
+        return answers
+
     def cache_prefixes(self, prefixes: Sequence[TokenIds]) -> PrefixCache:
         """Computes prefixes whose prompts `generate` will be asked to finish, in as many batches as
         the token budget wants.
@@ -392,14 +434,14 @@ class LLMEngine:
         constants: tuple = (),
         prefix_cache: PrefixCache | None = None,
         **static: Hashable,
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    ) -> Iterator[tuple[int, Any]]:
         """Runs a batched function over all prompts; yields (prompt index, its row of the
         result).
         """
         waves = plan_batches(
             prompts, self.token_budget, batch_shards(self.mesh) if self.mesh else 1, extra_tokens
         )
-        waiting: tuple[Batch, jax.Array] | None = None
+        waiting: tuple[Batch, Any] | None = None
         for wave, batch in progress_bar(
             [(w, b) for w in waves for b in w.batches], description, "batch"
         ):
@@ -458,10 +500,12 @@ def _require_finite(finite: bool | np.bool_, index: int) -> None:
         )
 
 
-def _collect(batch: Batch, result: jax.Array) -> Iterator[tuple[int, np.ndarray]]:
-    for index, row in zip(batch.rows, np.asarray(result)):
+def _collect(batch: Batch, result: Any) -> Iterator[tuple[int, Any]]:
+    """The prompts of a batch with their row of the result, or of each of its arrays."""
+    arrays = jax.tree.map(np.asarray, result)
+    for row, index in enumerate(batch.rows):
         if index >= 0:
-            yield int(index), row
+            yield int(index), jax.tree.map(lambda array, row=row: array[row], arrays)
 
 
 def _padded_tokens(

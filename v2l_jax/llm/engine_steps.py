@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from v2l_jax.llm.generation_rules import RowRules, SharedRules
+from v2l_jax.llm.grammar import Grammar
 from v2l_jax.llm.llama import KVCache, Llama, with_room
 from v2l_jax.llm.llama_sharding import cache_spec
 from v2l_jax.llm.token_trie import TokenTrie
@@ -193,6 +194,59 @@ def generate(
     return new
 
 
+def follow_grammar(
+    model: Llama,
+    mesh: Mesh | None,
+    params: Any,
+    contexts: tuple[KVCache, ...],
+    chosen: Int[Array, " chosen"],
+    tokens: Int[Array, "batch length"],
+    lengths: Int[Array, " batch"],
+    starts: Int[Array, " batch"],
+    grammar: Grammar,
+    *,
+    max_new_tokens: int,
+) -> tuple[Int[Array, "batch new"], Float[Array, "batch new"]]:
+    """The likeliest permitted token of each row and step, -1 after a row's end, NOT_FINITE where
+    its logits are not; and the log-likelihood of each among all tokens.
+
+    Args:
+      model, mesh, params, contexts, chosen, tokens, lengths, starts: as for `score_candidates`.
+      grammar: the same for all rows.
+      max_new_tokens: the most tokens of a row.
+    """
+    at = jnp.arange(tokens.shape[0])
+
+    def pick(state, logits, step):
+        node, found = state
+        allowed = grammar.tokens[node]
+        scores = jnp.where(
+            allowed >= 0, jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=1), -jnp.inf
+        )
+        best = scores.argmax(-1)
+        token, broken = _checked(allowed[at, best], scores)
+        found = found.at[:, step].set(scores[at, best] - jax.nn.logsumexp(logits, axis=-1))
+        node = grammar.following[node, best]
+        return token, (node, found), broken | (grammar.tokens[node, 0] < 0)
+
+    contexts = _select(contexts, chosen, mesh)
+    state = jnp.zeros_like(starts), jnp.zeros((tokens.shape[0], max_new_tokens))
+    (_, found), new = _decode(
+        model,
+        mesh,
+        params,
+        contexts,
+        tokens,
+        lengths,
+        starts,
+        pick,
+        state,
+        max_new_tokens - 1,
+        jnp.zeros_like(at, bool),
+    )
+    return new, found
+
+
 def _checked(
     token: Int[Array, " batch"], logits: Float[Array, "batch choices"]
 ) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
@@ -227,7 +281,7 @@ def _decode(
 
     def advance(step, logits, state, done, new):
         token, following, ended = pick(state, logits, step)
-        keep = lambda old, fresh: jnp.where(done, old, fresh)
+        keep = lambda old, fresh: jnp.where(done.reshape(-1, *[1] * (old.ndim - 1)), old, fresh)
         new = new.at[:, step].set(jnp.where(done, -1, token))
         return jax.tree.map(keep, state, following), done | ended, new
 

@@ -13,6 +13,7 @@ def target_loss(
     tokens: Int[Array, "batch length"],
     targets: Int[Array, "batch targets"],
     chunk: int = 256,
+    labels: Int[Array, "batch targets"] | None = None,
 ) -> Float[Array, ""]:
     """Mean over the target tokens of -log p(token | tokens before it), in nats, float32.
 
@@ -26,11 +27,13 @@ def target_loss(
       targets: positions along the length, at least 1, of the tokens that count; -1 for none. The
         mean is 0 where there are none.
       chunk: target tokens whose logits are held at once.
+      labels: what shall be predicted there in place of the tokens that stand there; None: these.
     """
     real = targets >= 1
     at = jnp.where(real, targets, 1)
     states = jnp.take_along_axis(hidden, (at - 1)[..., None], axis=1).reshape(-1, hidden.shape[-1])
-    labels = jnp.where(real, jnp.take_along_axis(tokens, at, axis=1), 0).reshape(-1)
+    wanted = jnp.take_along_axis(tokens, at, axis=1) if labels is None else labels
+    labels = jnp.where(real, wanted, 0).reshape(-1)
     weights = real.reshape(-1).astype(jnp.float32)
     pad = -len(labels) % chunk
     chunks = jax.tree.map(

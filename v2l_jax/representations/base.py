@@ -144,6 +144,15 @@ class Representation:
         del run
         return None
 
+    def row_names(self) -> Sequence[str]:
+        """What the rows of `new_rows` are called as tokens, in order."""
+        return ()
+
+    def tokenize_seconds(self, run: Run, images: ImageSet) -> float | None:
+        """What writing a thousand of these images took, in seconds; None where it is not known."""
+        del run, images
+        return None
+
     def galleries(self, run: Run) -> list[Gallery]:
         """Pictures for the page of how images are written; none by default."""
         del run

@@ -4,8 +4,9 @@ import dataclasses
 
 from v2l_jax.data.transforms import FITS
 from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, Rule, one_of, option
-from v2l_jax.representations.base import Representation
+from v2l_jax.representations.base import ImageSet, Representation
 from v2l_jax.run.patches import PatchFeatures
+from v2l_jax.run.run import Run
 
 _INTEGER = Rule("an integer", lambda v: isinstance(v, int) and not isinstance(v, bool))
 PATCH_OPTIONS = tuple(field.name for field in dataclasses.fields(PatchFeatures))
@@ -26,6 +27,14 @@ class PatchOptions(Representation):
     image_size: int = option(224, "side of the square that the tower sees, pixels", POSITIVE)
     fit: str = option("crop", "how an image becomes a square", one_of(*FITS))
     pool: int = option(0, "side of the grid that patches are averaged to; 0 keeps all", COUNT)
+
+    def tokenize_seconds(self, run: Run, images: ImageSet) -> float | None:
+        """The mean over the images' parts, by their number: the tower's work, nearly all of it."""
+        spent = [(self.patches.seconds(run, name, part), len(part)) for name, part in images.parts]
+        if any(seconds is None for seconds, _ in spent):
+            return None
+        count = sum(images for _, images in spent)
+        return sum((seconds or 0.0) * images for seconds, images in spent) / count
 
     @property
     def patches(self) -> PatchFeatures:

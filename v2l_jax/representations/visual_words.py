@@ -143,6 +143,10 @@ class Options(PatchOptions):
         special = {self.words: "<img>", self.words + 1: "</img>", self.words + 2: "<row>"}
         return special.get(word, f"<{word}>")
 
+    def row_names(self) -> list[str]:
+        """<visual_0> and so on, then the marks about an image."""
+        return [*(f"<visual_{i}>" for i in range(self.words)), "<img>", "</img>", "<row>"]
+
     def sequences(self, run: Run, name: str, part: Any) -> dict[str, Any]:
         """What `prepare` wrote of a part: "grid", rows and columns of patches, and "images", for
         each its words with the numbers of their patches.

@@ -15,8 +15,15 @@ from v2l_jax.llm.peft_files import CONFIG_FILE, load_adapters, load_new_rows
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json, write_json
 
-_MAY_DIFFER = ("log_every", "eval_every", "eval_images", "checkpoint_every")
+_MAY_DIFFER = ("log_every", "eval_every", "eval_images", "checkpoint_every", "merged")
 OF_LOCAL_WORDS = ("restoration",)  # tasks that no representation writes
+_TEXTS = {
+    "classification": ("question", "tokens", "class_names"),
+    "detection": ("shown", "question", "tokens", "bins", "objects", "noise"),
+    "vqa": ("sets", "tokens", "shown_questions", "coco_qa", "easy_vqa", "vqa_v2"),
+}
+"""Options of a task, `config.evaluate.<task>.*`, that the texts to learn from depend on."""
+
 _EARLIER = {
     "task": "restoration",
     "rows_learning_rate": 2e-3,
@@ -42,7 +49,7 @@ def lora(config: ConfigDict) -> Lora:
 def are_there(config: ConfigDict, workdir: pathlib.Path) -> bool:
     """Whether adapters of these settings are there."""
     written = (adapters_folder(workdir) / CONFIG_FILE).exists()
-    return written and settings(config) == _noted(workdir)
+    return written and _noted(workdir) is not None and not _differing(config, workdir)
 
 
 def trained_adapters(run: Run) -> Adapters:
@@ -82,6 +89,11 @@ def trained_connector(run: Run) -> dict[str, Any]:
     return dict(load_connector(connector_path(run.workdir)))
 
 
+def connector_of(run: Run) -> dict[str, Any]:
+    """What the finetune job left of that network; nothing where there is none."""
+    return trained_connector(run) if connector_path(run.workdir).exists() else {}
+
+
 def settings(config: ConfigDict) -> dict[str, Any]:
     """What the adapters depend on, as JSON gives it back."""
     chosen = json.loads(config.finetune.to_json_best_effort())
@@ -90,9 +102,12 @@ def settings(config: ConfigDict) -> dict[str, Any]:
     }
     if config.finetune.task in OF_LOCAL_WORDS:
         return known
-    kind = config.representation.kind
+    kind, task = config.representation.kind, config.finetune.task
     written = json.loads(config.representation.get(kind, ConfigDict()).to_json_best_effort())
-    return known | {"representation": {"kind": kind} | written, "data": config.data.name}
+    options = json.loads(config.evaluate.get(task, ConfigDict()).to_json_best_effort())
+    texts = {name: options[name] for name in _TEXTS.get(task, ()) if name in options}
+    known |= {"representation": {"kind": kind} | written, "data": config.data.name}
+    return known | {"texts": texts}
 
 
 def claim(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -112,13 +127,18 @@ def _noted(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _check_same(config: ConfigDict, workdir: pathlib.Path) -> None:
-    asked, there = settings(config), _noted(workdir)
-    if there is None:
-        return
-    keys = asked.keys() | there.keys()
-    differing = sorted(key for key in keys if asked.get(key) != there.get(key))
-    if differing:
+    if differing := _differing(config, workdir):
         raise ConfigError(
             f"{folder(workdir)} holds adapters of other settings (differs at "
             f"{', '.join(differing[:5])}); delete that folder, or name another --workdir"
         )
+
+
+def _differing(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """The settings that are others than those noted in the folder, if it notes any."""
+    asked, there = settings(config), _noted(workdir)
+    if there is None:
+        return []
+    if "texts" not in there:  # folders of earlier versions do not say
+        asked.pop("texts", None)
+    return sorted(k for k in asked.keys() | there.keys() if asked.get(k) != there.get(k))

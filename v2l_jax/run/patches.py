@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,7 @@ from v2l_jax.ops.batches import fill
 from v2l_jax.progress import progress_bar
 from v2l_jax.run import loading
 from v2l_jax.run.run import Run
+from v2l_jax.run.workdir import read_json, write_json
 from v2l_jax.towers.vit import PatchTower, cached_vit
 
 _BATCH = 16
@@ -75,16 +78,31 @@ class PatchFeatures:
           name: as for `Run.features`.
           source: the images.
         """
-        known = json.dumps(self.describe() | {"dtype": run.config.tower_options.dtype})
-        digest = hashlib.sha256(known.encode()).hexdigest()[:12]
-        path = run.workdir / "patches" / f"{run.file_name(name, source)}-{digest}.npy"
+        path = self._path(run, name, source)
         if not path.exists():
             tower = self.open_tower(run.config.tower_options.dtype)
-            with atomic_write(path) as draft, draft.open("wb") as file:
-                np.save(file, self._computed(tower, source, name))
+            with atomic_write(path) as draft:
+                seconds = self._write(draft, tower, source, name)
+            write_json(path.with_suffix(".json"), {"seconds_per_thousand": seconds})
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
-    def _computed(self, tower: PatchTower, source: Source, name: str) -> np.ndarray:
+    def seconds(self, run: Run, name: str, source: Source) -> float | None:
+        """What `of` took for a thousand images, in seconds, reading them included and compiling
+        not; None where it was not noted.
+        """
+        noted = read_json(self._path(run, name, source).with_suffix(".json"), {})
+        return noted.get("seconds_per_thousand")
+
+    def _path(self, run: Run, name: str, source: Source) -> pathlib.Path:
+        known = json.dumps(self.describe() | {"dtype": run.config.tower_options.dtype})
+        digest = hashlib.sha256(known.encode()).hexdigest()[:12]
+        return run.workdir / "patches" / f"{run.file_name(name, source)}-{digest}.npy"
+
+    def _write(self, path: pathlib.Path, tower: PatchTower, source: Source, name: str) -> float:
+        """Writes the features a batch at a time, so that they need not fit in memory; returns the
+        seconds that a thousand images took.
+        """
+
         @jax.jit
         def encode(params: Any, images: jax.Array) -> jax.Array:
             _, patches = tower.features(params, images, self.layer, self.norm)
@@ -100,12 +118,21 @@ class PatchFeatures:
             num_epochs=1,
             drop_remainder=False,
         )
-        rows, total = [], -(-len(source) // size)
+        done, total, stored = 0, -(-len(source) // size), None
         shown = progress_bar(batches, f"patch features, {name}", "batch", total=total)
+        began, compiled = time.monotonic(), 0.0
         for batch in shown:
             images, count = fill(batch["image"], size)
-            rows.append(np.asarray(encode(tower.params, images))[:count])
-        return np.concatenate(rows)
+            features = np.asarray(encode(tower.params, images))[:count]
+            if stored is None:
+                shape, compiled = (len(source), *features.shape[1:]), time.monotonic()
+                stored = np.lib.format.open_memmap(path, "w+", features.dtype, shape)
+            stored[done : done + count] = features
+            done += count
+        if stored is not None:
+            stored.flush()
+        after = done - size  # the first batch compiles
+        return 1000 * (time.monotonic() - (compiled if after else began)) / (after or size)
 
 
 def pooled(patches: jax.Array, side: int) -> jax.Array:

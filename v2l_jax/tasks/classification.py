@@ -13,18 +13,19 @@ from v2l_jax.errors import DataError
 from v2l_jax.llm.best_names import BestNames, best_names
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.llm.training_texts import AnswerTexts, Asked
-from v2l_jax.metrics.results import Result, Scalar, mean, proportion
+from v2l_jax.metrics.results import Result, Scalar, proportion
 from v2l_jax.options import CONTROLS, COUNT, FLAG, NAME, POSITIVE, each, entries, one_of, option
 from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import TaskSection
 from v2l_jax.report.plots import Line, curve_plot
 from v2l_jax.report.tables import Number, TableSpec, render
 from v2l_jax.representations import fingerprint, representation
-from v2l_jax.representations.base import Ids, ImageSet, Segments, Slots, Text
+from v2l_jax.representations.base import ImageSet, Segments, Text
 from v2l_jax.run import adapters, loading
 from v2l_jax.run.run import Run
-from v2l_jax.tasks.harness import loop, tuned
+from v2l_jax.tasks.harness import costs, loop, tuned
 from v2l_jax.tasks.harness.classes import named_labels
+from v2l_jax.tasks.harness.costs import cost_rows
 from v2l_jax.tasks.harness.learning import learnable, trained_how
 from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, encode
 from v2l_jax.training.metric_log import read_metrics
@@ -123,14 +124,16 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     indices, labels, names = chosen(run.config, run.photos)
     for state in dict.fromkeys(str(setting["llm_state"]) for setting in missing):
         changed = tuned.tuned(run) if state == "tuned" else tuned.untrained(run)
-        write = loop.Writer(changed, ImageSet.own(changed))
+        own = ImageSet.own(changed)
+        write = loop.Writer(changed, own)
         for setting in missing:
             if setting["llm_state"] == state:
                 written = write(str(setting["control"]), int(setting["tokens"]))
                 shown = [written[int(i)] for i in indices]
                 found = answered(changed, shown, names)
                 rows = scored(found.names, labels, len(names))
-                rows.append(mean("visual_tokens", [float(visual_tokens(x)) for x in shown]))
+                lengths = text_lengths(changed, shown, labels, names)
+                rows += cost_rows(run, own, shown, lengths, state == "tuned")
                 run.record("classification", setting, rows)
 
 
@@ -146,6 +149,19 @@ def answered(run: Run, shown: Sequence[Segments], names: Sequence[str]) -> BestN
     return best_names(run.engine, prompts, ids, 5, prior, c.per_token, "naming")
 
 
+def text_lengths(
+    run: Run, shown: Sequence[Segments], labels: Int[np.ndarray, " images"], names: Sequence[str]
+) -> list[tuple[int, int]]:
+    """Tokens of each image's text with its true name, and of that name."""
+    question, tokenizer = run.config.evaluate.classification.question, run.llm.tokenizer
+    ids = name_ids(tokenizer, names)
+    lengths = []
+    for image, label in zip(shown, labels, strict=True):
+        whole = len(encode(tokenizer, prompt(image, question), run.engine))
+        lengths.append((whole + len(ids[label]), len(ids[label])))
+    return lengths
+
+
 def scored(
     best: Int[np.ndarray, "images five"], labels: Int[np.ndarray, " images"], classes: int
 ) -> list[Result]:
@@ -158,14 +174,6 @@ def scored(
         rows.append(proportion("top5_accuracy", among, len(labels), classes=classes))
     mean_class = Result("mean_class_accuracy", float(np.mean(by_class)), len(labels))
     return [*rows, dataclasses.replace(mean_class, measured_on={"classes": classes})]
-
-
-def visual_tokens(image: Segments) -> int:
-    """Tokens that an image takes, where it is written in ids or vectors."""
-    return sum(
-        len(s.ids) if isinstance(s, Ids) else len(s.vectors) if isinstance(s, Slots) else 0
-        for s in image
-    )
 
 
 def training_texts(run: Run) -> AnswerTexts:
@@ -206,14 +214,14 @@ TABLE = TableSpec(
             "top1_accuracy": "Top-1",
             "top5_accuracy": "Top-5",
             "mean_class_accuracy": "Mean of classes",
-            "visual_tokens": "Visual tokens",
+            **costs.LABELS,
         },
     },
     numbers={
         "top1_accuracy": Number(1, scale=100.0),
         "top5_accuracy": Number(1, scale=100.0),
         "mean_class_accuracy": Number(1, scale=100.0),
-        "visual_tokens": Number(1),
+        **costs.NUMBERS,
     },
 )  # fmt: skip
 

@@ -1,0 +1,75 @@
+"""What an answer costs beside how good it is: rows that stand in the same table as the accuracy."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from v2l_jax.llm.costs import adapter_parameters, training_flops
+from v2l_jax.metrics.results import Result, mean
+from v2l_jax.report.tables import Number
+from v2l_jax.representations import representation
+from v2l_jax.representations.base import Ids, ImageSet, Segments, Slots
+from v2l_jax.run import adapters
+from v2l_jax.run.run import Run
+
+LABELS = {
+    "visual_tokens": "Visual tokens",
+    "trained_parameters": "Trained parameters, M",
+    "training_flops": "Training, TFLOP",
+    "tokenize_seconds": "Tokenizing 1,000 images, s",
+}
+NUMBERS = {
+    "visual_tokens": Number(1),
+    "trained_parameters": Number(2, scale=1e-6),
+    "training_flops": Number(1, scale=1e-12),
+    "tokenize_seconds": Number(1),
+}
+
+
+def visual_tokens(image: Segments) -> int:
+    """Tokens that an image takes, where it is written in ids or vectors."""
+    return sum(
+        len(s.ids) if isinstance(s, Ids) else len(s.vectors) if isinstance(s, Slots) else 0
+        for s in image
+    )
+
+
+def cost_rows(
+    run: Run,
+    images: ImageSet,
+    shown: Sequence[Segments],
+    texts: Sequence[tuple[int, int]],
+    tuned: bool,
+) -> list[Result]:
+    """Rows of what a setting costs.
+
+    Args:
+      run: the run.
+      images: what the segments are of.
+      shown: the images' segments.
+      texts: for questions like those that are learnt, tokens of the whole text and of its answer.
+      tuned: whether the language model is fine-tuned; else nothing was trained.
+
+    Returns:
+      The metrics of `LABELS`: training_flops are those of all steps together, in the formulas of
+      `llm.costs`; tokenize_seconds is measured while the images' features are made, and missing
+      where that was not noted.
+    """
+    rows = [mean("visual_tokens", [float(visual_tokens(x)) for x in shown])]
+    if tuned:
+        c, lora, config = run.config.finetune, adapters.lora(run.config), run.llm.model.config
+        length, answer = np.mean(np.asarray(texts, np.float64).reshape(-1, 2), axis=0)
+        parameters = adapter_parameters(config, lora)
+        new, connector = adapters.trained_rows(run), adapters.connector_of(run)
+        parameters += 0 if new is None else new.size
+        parameters += sum(x.size for x in jax.tree.leaves(connector))
+        sizes = [x.shape for x in jax.tree.leaves(connector) if x.ndim == 2]
+        slots = visual_tokens(shown[0]) if sizes else 0
+        one = training_flops(config, lora, length, answer, sizes, slots)
+        rows += [
+            Result("trained_parameters", float(parameters), 1),
+            Result("training_flops", one * c.steps * c.batch_size, 1),
+        ]
+    seconds = representation(run.config).tokenize_seconds(run, images)
+    return rows if seconds is None else [*rows, Result("tokenize_seconds", seconds, len(images))]
