@@ -22,7 +22,8 @@ SMALL = {
     "finetune.steps": "2", "finetune.batch_size": "8", "finetune.eval_images": "8",
     "finetune.rank": "2", "representation.visual_words.image_size": "16",
     "representation.visual_words.pool": "2", "representation.visual_words.words": "4",
-    "representation.visual_words.layer": "-1",
+    "representation.visual_words.layer": "-1", "evaluate.classification.models": "tuned,",
+    "evaluate.classification.controls": "()", "evaluate.vqa.controls": "()",
 }  # fmt: skip
 
 
@@ -39,14 +40,32 @@ def _instances(data, split, images):
     (data / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 
+def _questions(folder, split):
+    """Eight questions about each of three images, in VQA v2's files."""
+    asked = [
+        {"question_id": i, "image_id": i % 3 + 1, "question": f"is it {i}?"} for i in range(24)
+    ]
+    answered = [
+        {"question_id": i, "image_id": i % 3 + 1, "answer_type": "yes/no", "question_type": "is",
+         "answers": [{"answer": "yes" if i % 2 else "no"}] * 10}
+        for i in range(24)
+    ]  # fmt: skip
+    name = f"v2_OpenEnded_mscoco_{split}_questions.json"
+    (folder / name).write_text(json.dumps({"data_subtype": split, "questions": asked}))
+    name = f"v2_mscoco_{split}_annotations.json"
+    (folder / name).write_text(json.dumps({"annotations": answered}))
+
+
 @pytest.fixture(scope="module")
 def files(asset, tmp_path_factory):
     """A folder with data/ as the official archives unpack, and the two models."""
     home, rng = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
-    synsets = asset("imagenet-synsets").read_text().split()
+    synsets = asset("imagenet-synsets").read_text().split()[:6]
     with pytest.MonkeyPatch.context() as monkeypatch:
         _write_imagenet(home / "tfds", synsets, rng, monkeypatch)
     _write_coco(home / "data", rng)
+    for split in ("val2014", "train2014"):
+        _questions(home / "data" / "vqa", split)
     coco = home / "data" / "coco"
     for i in range(1, 25):
         source = coco / "val2017" / f"{i % 6 + 1:012d}.jpg"
@@ -68,6 +87,8 @@ def test_configs_at_full_size_run_on_tiny_files(files, tmp_path, monkeypatch, na
         "representation.visual_words.tower": str(files / "dinov2"),
         "data.tfds_dir": str(files / "tfds"),
     }
+    if name != "imagenet":  # whose page shows images that are no files
+        here["jobs"] = "vocabulary,finetune,evaluate"
     if name == "coco_detection":
         small = {"bins": "10", "objects": "3", "controls": "()", "scores": "class,constant"}
         here |= {f"evaluate.detection.{key}": value for key, value in small.items()}
@@ -78,7 +99,7 @@ def test_configs_at_full_size_run_on_tiny_files(files, tmp_path, monkeypatch, na
     wanted = {"imagenet": "top1_accuracy", "vqa_v2": "vqa_accuracy", "coco_detection": "mAP"}[name]
     assert 0 <= rows[wanted].value <= 1
     assert rows[wanted].measured_on["adapters"].endswith("2 steps of 8, rate 0.0002, seed 0")
-    counts = {"imagenet": 8, "vqa_v2": 3, "coco_detection": 6}
+    counts = {"imagenet": 8, "vqa_v2": 24, "coco_detection": 6}
     assert rows[wanted].count == counts[name]
     if name == "coco_detection":
         written = json.loads((tmp_path / "evaluate/detection/tuned-none-class.json").read_text())

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from v2l_jax.data.images import decode_image
-from v2l_jax.data.sources import path_of
 from v2l_jax.data.transforms import fit_square, resize
 from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.report.data import Gallery, Picture
@@ -42,7 +40,7 @@ def galleries(options: "Options", run: Run, images: int = 6, words: int = 10) ->
     order = np.random.default_rng(run.config.seed).permutation(len(source))[:images]
     rows = []
     for i in map(int, order):
-        square = fit_square(decode_image(path_of(source, i)), _SIDE, options.fit)
+        square = fit_square(source[i]["image"], _SIDE, options.fit)
         sequence = written["images"][i]
         text = " ".join(str(word) for word, _ in sequence)
         rows.append(
@@ -88,7 +86,7 @@ def _sheets(options: "Options", run: Run, chosen: list[int]) -> list[list[Pictur
     for word, texts in zip(chosen, near):
         row = []
         for place, (cell, image) in enumerate(zip(cells[word], of[word])):
-            square = fit_square(decode_image(path_of(source, int(image))), _SIDE, options.fit)
+            square = fit_square(source[int(image)]["image"], _SIDE, options.fit)
             (box,) = boxes((int(cell),), grid)
             left, top, right, bottom = (round(_SIDE * x) for x in box)
             patch = resize(square[top:bottom, left:right], _PATCH, _PATCH, "nearest")
