@@ -122,5 +122,7 @@ def test_settings_of_earlier_versions_named_no_task(config, workdir, tmp_path):
 def test_a_task_without_texts_to_learn_is_refused(config, tmp_path):
     other = config.copy_and_resolve_references()
     other.finetune.task = "reconstruction"
-    with pytest.raises(ConfigError, match="must be one of classification, vqa, restoration"):
+    with pytest.raises(
+        ConfigError, match="must be one of classification, detection, vqa, restoration"
+    ):
         finetune.run(other, tmp_path)

@@ -21,7 +21,8 @@ SPEED_LOGGING_PICTURES = """
     evaluate.captioning.pictures evaluate.denoising.pictures evaluate.restoration.pictures
     evaluate.restoration.batch_size evaluate.semantic_quality.rings
     evaluate.semantic_quality.ring_words evaluate.vqa.pictures finetune.log_every
-    finetune.eval_every finetune.eval_images finetune.checkpoint_every release.name sweep.title
+    finetune.eval_every finetune.eval_images finetune.checkpoint_every
+    finetune.merged release.name sweep.title
 """.split()
 """Whoever declares another option that changes no result adds it here, and says why in its
 meaning.
@@ -50,6 +51,7 @@ OTHER_VALUES += (
     "bfloat16",
     "float32",
     ("x", "y", "z"),
+    ("x", "y"),
     (),
 )
 
