@@ -4,6 +4,7 @@
 # make test         make lint, then the tests (those that compare with PyTorch skip where it is missing)
 # make test-parity  installs CPU PyTorch and runs the comparisons with it
 # make fuzz         damaged files for every reader, 100,000 each (READERS='gguf csv' INPUTS=1000: fewer); half an hour
+# make fuzz-guided  the same, guided by the branches that are reached (atheris, Linux; READERS='gguf csv' SECONDS=60)
 # make test-processes  several processes as one job: wants the machine for itself
 # make test-tpu     brings the TPU compiler (no TPU needed) and compiles for one; SELECT='-k four_chips': one quick test
 PYTHON ?= python3.11
@@ -15,7 +16,7 @@ PARITY := $(VENV)/.installed-parity
 TPU_COMPILER := .venv-tpu
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: quickstart bovw lint test test-parity fuzz test-processes test-tpu tpu-compiler clean
+.PHONY: quickstart bovw lint test test-parity fuzz fuzz-guided test-processes test-tpu tpu-compiler clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +51,10 @@ test-parity: $(PARITY)
 
 fuzz: $(PARITY)
 	$(BIN)/python -W ignore -m tests.fuzz $(READERS) --inputs $(or $(INPUTS),100000)
+
+fuzz-guided: $(PARITY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint,parity,fuzz]'
+	set -e; for reader in $(or $(READERS),$$($(BIN)/python -W ignore -c 'from tests.fuzz.readers import READERS; print(*READERS)')); do $(BIN)/python -W ignore -m tests.fuzz.guided $$reader --seconds $(or $(SECONDS),60); done
 
 test-processes: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m processes tests

@@ -145,7 +145,8 @@ def known_path(path: str, known: Mapping[str, Option]) -> str:
         return path
     if parent in known and isinstance(known[parent].default, Mapping):
         return parent
-    nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+    long = len(path) > 2 * max(map(len, known))
+    nearest = [] if long else difflib.get_close_matches(path, known, n=1, cutoff=0.6)
     hint = f"; did you mean config.{nearest[0]}?" if nearest else "; --help lists all"
     raise ConfigError(f"unknown key config.{path}{hint}")
 

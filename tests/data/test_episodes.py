@@ -247,3 +247,24 @@ def test_another_encoding_is_named(tmp_path):
     (tmp_path / "latin.csv").write_bytes("warm/0.png,café/1.png,café/2.png".encode("latin-1"))
     with pytest.raises(DataError, match="latin.csv, line 1: byte 0xe9 is not UTF-8"):
         read_episode_csv(tmp_path / "latin.csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("a/1,b/2,./a/1", "the query './a/1' is one of the shots"),
+        ("a/1,b/2,a//1", "one of the shots"),
+        ("a/1,a/1,b/2,b/3,a/4", "shows 'a/1' twice"),
+        ("a/1;b/2;a/3", "columns are parted by commas"),
+        ("../1,b/2,b/3", "not of the form class/file"),
+    ],
+)
+def test_images_are_the_same_however_their_path_is_written(line, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        _file(tmp_path, "any.csv", line)
+
+
+def test_accents_of_classes_are_composed(tmp_path):
+    file = _file(tmp_path, "any.csv", "cafe\u0301/1,tea/2,caf\u00e9/3")
+    assert file.episodes[0].class_names == ("caf\u00e9", "tea")
+    assert file.paths[0] == str(tmp_path / "cafe\u0301/1")

@@ -200,3 +200,54 @@ def test_bands_give_what_the_whole_image_gives(mode, monkeypatch):
     monkeypatch.setattr(images, "_BAND", 20)
     np.testing.assert_array_equal(decode_image(buffer.getvalue()), whole)
     assert whole.std() > 10
+
+
+def test_accents_are_one_class_however_they_are_written(tmp_path):
+    """Archives made on a Mac take accents apart."""
+    _photo(tmp_path / "mac/cafe\u0301/a.png", 1)
+    _photo(tmp_path / "linux/caf\u00e9/b.png", 2)
+    folder = ImageFolder([tmp_path / "mac", tmp_path / "linux"], classes=["cafe\u0301"])
+    assert folder.class_names == ("caf\u00e9",) and folder.labels.tolist() == [0, 0]
+
+
+def test_splits_are_not_taken_for_classes(tmp_path):
+    for value, name in enumerate(("train/cat/a.png", "val/cat/b.png", "val/dog/c.png")):
+        _photo(tmp_path / name, value)
+    with pytest.raises(DataError, match=r"\(train, val\) are splits that hold the classes"):
+        ImageFolder(tmp_path)
+    assert ImageFolder(tmp_path / "val").class_names == ("cat", "dog")
+    _photo(tmp_path / "vehicles/train/a.png", 5)
+    _photo(tmp_path / "vehicles/car/b.png", 6)
+    assert ImageFolder(tmp_path / "vehicles").class_names == ("car", "train")
+
+
+def test_a_folder_that_cannot_be_opened_is_counted(tmp_path, caplog, monkeypatch):
+    for value, name in enumerate(("cat/a.png", "cat/locked/b.png", "dog/c.png")):
+        _photo(tmp_path / name, value)
+    scandir = os.scandir
+
+    def guarded(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    folder = _scan(tmp_path, caplog)
+    assert len(folder) == 2 and "1 folders that cannot be opened" in folder.left_out
+    with pytest.raises(DataError, match="locked cannot be opened .Permission denied."):
+        read_stamps(tmp_path)
+
+
+@pytest.mark.parametrize("ratio", [1, 3])
+def test_pixels_that_the_file_cannot_hold_are_refused_at_once(ratio):
+    """A blank page of 17 million pixels is decoded; one that claims more than its bytes is not."""
+    buffer = io.BytesIO()
+    Image.new("1", (2480, 7016), 1).save(buffer, "TIFF", compression="group4")
+    content = bytearray(buffer.getvalue())
+    if ratio == 1:
+        assert decode_image(bytes(content)).shape == (7016, 2480, 3)
+        return
+    width = content.index(struct.pack("<HHII", 256, 3, 1, 2480))
+    struct.pack_into("<HHII", content, width, 256, 3, 1, 14000)
+    with pytest.raises(CorruptImageError, match="14000 × 7016 pixels cannot stand in .* bytes"):
+        decode_image(bytes(content))

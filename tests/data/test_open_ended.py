@@ -14,7 +14,7 @@ RECORD = {
     "image_1": "a/1.jpg",
     "caption_1": "This is a dax.",
     "question": "This is a ",
-    "question_image": "a/1.jpg",
+    "question_image": "d/4.jpg",
     "answer": "dax",
 }
 
@@ -25,17 +25,24 @@ def test_examples_in_order_and_each_image_once(tmp_path):
     read = read_open_ended(path)
     shown = ((0, "This is a dax."), (1, "This is a blicket."))
     first, second = read.questions
-    assert first == OpenQuestion(shown, 0, "This is a", "dax")
-    assert second.image == 2 and second.question == ""
-    assert read.paths == tuple(str(tmp_path / p) for p in ("a/1.jpg", "b/2.jpg", "c.jpg"))
+    assert first == OpenQuestion(shown, 2, "This is a", "dax")
+    assert second.image == 3 and second.question == ""
+    paths = ("a/1.jpg", "b/2.jpg", "d/4.jpg", "c.jpg")
+    assert read.paths == tuple(str(tmp_path / p) for p in paths)
+    assert len(read_open_ended(path, shown=2).questions) == 2
+    with pytest.raises(DataError, match="record 0 shows 2 images, but 10 are asked for"):
+        read_open_ended(path, shown=10)
     assert read_open_ended(path, "/images").paths[0] == "/images/a/1.jpg"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not a JSON file"),
-        ("[]", "holds no list of questions"),
+        ("{", "not valid JSON"),
+        ("[" * 5000, "not valid JSON"),
+        ("{}", "must hold a list"),
+        ("[]", "holds no questions"),
+        (json.dumps([RECORD | {"question_image": "b/2.jpg"}]), "asks about 'b/2.jpg', which it sh"),
         ("[3]", "record 0 is no object"),
         (json.dumps([RECORD | {"answer": ""}]), "record 0 has no text 'answer'"),
         (json.dumps([RECORD | {"caption_2": 4}]), "record 0 has no text 'caption_2'"),

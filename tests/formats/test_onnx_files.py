@@ -3,37 +3,13 @@
 import numpy as np
 import pytest
 
+from tests.tiny_onnx import content as _bytes
+from tests.tiny_onnx import model as _model
+from tests.tiny_onnx import number as _number
+from tests.tiny_onnx import tensor as _tensor
+from tests.tiny_onnx import varint as _varint
 from v2l_jax.errors import CheckpointError
 from v2l_jax.formats.onnx_files import read_onnx
-
-
-def _varint(value):
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _number(field, value):
-    return _varint(field << 3) + _varint(value)
-
-
-def _bytes(field, content):
-    content = content.encode() if isinstance(content, str) else content
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-def _tensor(name, array, kind, where=9):
-    packed = _bytes(1, b"".join(map(_varint, array.shape)))
-    return packed + _number(2, kind) + _bytes(8, name) + _bytes(where, array.tobytes())
-
-
-def _model(*graph):
-    producer = _number(1, 8) + _bytes(2, "test")
-    return producer + _bytes(7, b"".join(graph))
-
 
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
 HALF = np.asarray([1.5, -2], np.float16)
@@ -69,7 +45,7 @@ def test_tensors_and_operations(tmp_path):
         (b"hello, this is text", "not a readable"),
         (_number(1, 8), "no graph"),
         (_model(_bytes(5, _tensor("w", WEIGHT, 1)))[:-3], "cut off"),
-        (_model(_bytes(5, _tensor("w", WEIGHT, 16))), "type 16"),
+        (_model(_bytes(5, _tensor("w", WEIGHT, 20))), "type 20"),
         (_model(_bytes(5, _tensor("w", WEIGHT, 11))), "its shape is"),
         (_model(_bytes(5, _tensor("w", WEIGHT, 1) + _number(14, 1))), "'w' lies in another file"),
     ],
@@ -77,4 +53,34 @@ def test_tensors_and_operations(tmp_path):
 def test_other_files_are_refused_in_a_line(tmp_path, content, why):
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(CheckpointError, match=why):
+        read_onnx(tmp_path / "m.onnx")
+
+
+def test_half_types_in_a_list_of_integers_are_bit_patterns(tmp_path):
+    """onnx.proto, int32_data: float16 values are stored as the uint16 of their bits."""
+    bits = b"".join(_varint(int(v)) for v in HALF.view(np.uint16))
+    packed = _bytes(1, _varint(2)) + _number(2, 10) + _bytes(8, "half") + _bytes(5, bits)
+    one_by_one = _bytes(1, _varint(2)) + _number(2, 16) + _bytes(8, "bf16")
+    one_by_one += _number(5, 0x3F80) + _number(5, 0xC000)
+    (tmp_path / "m.onnx").write_bytes(_model(_bytes(5, packed), _bytes(5, one_by_one)))
+    read = read_onnx(tmp_path / "m.onnx").tensors
+    np.testing.assert_array_equal(read["half"], HALF)
+    np.testing.assert_array_equal(read["bf16"].astype(np.float32), [1.0, -2.0])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _varint(7 << 3 | 2) + _varint(-5),
+        b"\x80" * 100_000,
+        _model(_number(5, 1 << 40)),
+        _model(_bytes(5, _number(9, 1 << 40) + _number(2, 1))),
+        _model(_bytes(5, _number(2, 77) + _bytes(5, b"\1"))),
+        _model(_bytes(5, _tensor("w", WEIGHT, 1) + _number(1, -1) + _number(1, -1))),
+    ],
+    ids=["length below 0", "endless number", "tensor", "content", "unknown type", "shape below 0"],
+)
+def test_hostile_numbers_end_in_a_line(tmp_path, content):
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a readable ONNX model"):
         read_onnx(tmp_path / "m.onnx")

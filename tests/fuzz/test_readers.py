@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.fuzz.harness import Reader, violations
 from tests.fuzz.mutations import damaged
-from tests.fuzz.readers import READERS, violations
+from tests.fuzz.readers import READERS
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,6 @@ def test_a_reader_that_fails_otherwise_is_noticed(tmp_path):
     """The harness itself: a traceback, a hang and a message of two lines are faults."""
     import time
 
-    from tests.fuzz.readers import Reader
     from v2l_jax.errors import DataError
 
     class TwoLines(DataError):

@@ -10,6 +10,7 @@ from tests.llm import llama_folder
 from v2l_jax.errors import AssetError, ConfigError, V2LError
 from v2l_jax.formats.gguf_files import read_gguf
 from v2l_jax.llm.llama import load_llama
+from v2l_jax.llm.llama_config import config_from_gguf
 from v2l_jax.llm.llama_weights import GGUF_NAMES, HUGGINGFACE_NAMES
 from v2l_jax.llm.text_tokenizers import load_text_tokenizer
 
@@ -190,3 +191,12 @@ def test_what_is_no_tokenizer_model_is_one_line(content, tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(AssetError, match="tokenizer.model is not a .*SentencePiece model"):
         load_text_tokenizer(tmp_path)
+
+
+def test_linear_scaling_by_its_older_name(tmp_path):
+    """llama.cpp reads %s.rope.scale_linear where rope.scaling.factor is missing."""
+    metadata = {f"llama.{key}": value for key, value in SIZES.items()}
+    metadata |= {"general.architecture": "llama", "llama.attention.layer_norm_rms_epsilon": 1e-5}
+    plain = config_from_gguf(metadata, _tensors()).inverse_frequencies
+    scaled = config_from_gguf(metadata | {"llama.rope.scale_linear": 4.0}, _tensors())
+    np.testing.assert_allclose(scaled.inverse_frequencies, np.asarray(plain) / 4, rtol=1e-6)

@@ -177,8 +177,22 @@ def test_a_damaged_config_is_one_line(content, message, tmp_path):
         ({"model_type": {}}, "model_type {} is not of the LLaMA family"),
         ({"head_dim": 1 << 40}, "heads of width 1,099,511,627,776 cannot be"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ({"rms_norm_eps": float("nan")}, "finite"),
+        ({"rope_theta": float("inf")}, "finite"),
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0 is not known"),
+        ({"embedding_multiplier": 12}, "embedding_multiplier=12 is not known"),
+        ({"use_qk_norm": True}, "use_qk_norm=True is not known"),
+        ({"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "layer_types": 3}, "'layer_types'"),
     ],
 )
 def test_values_that_cannot_be_are_named_with_their_key(change, message):
     with pytest.raises(ConfigError, match=f"^config.json: .*{message}"):
         config_from_huggingface(llama_folder.CONFIG | change)
+
+
+def test_settings_that_change_nothing_are_passed_over():
+    more = {"unsloth_version": "2026.1", "logits_scaling": 1.0, "num_experts": 0, "qk_norm": False}
+    assert config_from_huggingface(llama_folder.CONFIG | more) == config_from_huggingface(
+        llama_folder.CONFIG
+    )

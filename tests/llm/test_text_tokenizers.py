@@ -7,6 +7,7 @@ import gguf
 import numpy as np
 import pytest
 import regex
+import tokenizers
 
 from v2l_jax.errors import AssetError
 from v2l_jax.formats.gguf_files import read_gguf
@@ -179,8 +180,6 @@ def write_vocabulary(path, model, tokens, types, **fields):
 
 def byte_level_vocabulary(corpus, count):
     """A small byte-level vocabulary in which real words merge."""
-    import tokenizers
-
     trained = tokenizers.ByteLevelBPETokenizer()
     trained.train_from_iterator([corpus], vocab_size=count, min_frequency=1)
     state = json.loads(trained.to_str())["model"]
@@ -192,6 +191,9 @@ def byte_level_vocabulary(corpus, count):
 
 WORDS = {
     "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "dbrx": r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     "llama-bpe": r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
     r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -264,7 +266,12 @@ def test_sentencepiece_vocabulary(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model, pre, message", [("t5", "default", "t5"), ("gpt2", "unheard-of", "unheard-of")]
+    "model, pre, message",
+    [
+        ("t5", "default", "t5"),
+        ("gpt2", "unheard-of", "unheard-of"),
+        ("gpt2", "default", "tokenizer.ggml.pre is missing or 'default'"),
+    ],
 )
 def test_unknown_tokenizers_are_named(tmp_path, model, pre, message):
     path = write_vocabulary(
@@ -321,3 +328,20 @@ def test_a_damaged_vocabulary_is_one_line(tmp_path, vocabulary, merges):
     with pytest.raises(AssetError) as caught:
         text_tokenizers.load_text_tokenizer(tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("pre, adds", [("llama-v3", True), ("llama3", True), ("qwen2", False)])
+def test_a_begin_token_where_llama_cpp_adds_one_though_the_file_is_silent(tmp_path, pre, adds):
+    vocabulary = (["a", "b", "ab", "</s>"], [1, 1, 1, 3])
+    path = write_vocabulary(tmp_path / "t.gguf", "gpt2", *vocabulary, merges=["a b"], pre=pre)
+    assert text_tokenizers.load_text_tokenizer(path).adds_bos == adds
+
+
+@pytest.mark.parametrize("end", [7, -1, "0", True, 1.0], ids=str)
+def test_an_end_token_outside_the_vocabulary_is_one_line(tmp_path, end):
+    pipeline = tokenizers.Tokenizer(tokenizers.models.BPE({"</s>": 0, "a": 1}, []))
+    pipeline.decoder = tokenizers.decoders.ByteLevel()
+    pipeline.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    with pytest.raises(AssetError, match="the end-of-sequence token has the id"):
+        text_tokenizers.load_text_tokenizer(tmp_path)

@@ -4,10 +4,13 @@ import json
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 
 from v2l_jax.errors import ConfigError, V2LError
 from v2l_jax.jobs.runner import may_differ
+from v2l_jax.run.paths import tokens_path
+from v2l_jax.run.tokens import read_tokens, write_tokens
 from v2l_jax.run.workdir import code_version, environments, locked, prepare, timed
 
 
@@ -51,7 +54,7 @@ def test_only_what_may_differ_differs(tmp_path):
 
 @pytest.mark.parametrize(
     "content, message",
-    [("", "is empty"), ('{"seed": 1', "not valid JSON"), ("[1]", "does not hold an object")],
+    [("", "is empty"), ('{"seed": 1', "not valid JSON"), ("[1]", "holds a list")],
 )
 def test_a_damaged_config_in_the_folder_is_one_line(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)
@@ -80,3 +83,33 @@ def test_a_second_run_in_the_folder_is_refused_while_the_first_goes_on(tmp_path)
                 raise AssertionError("both runs write")
     with locked(folder):
         pass
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("timings.json", "[3]"),
+        ("timings.json", '{"train": "long"}'),
+        ("environment.json", "7"),
+        ("environment.json", "[7]"),
+        ("environment.json", "[" * 5000),
+    ],
+)
+def test_damaged_notes_of_a_run_are_one_line(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(V2LError, match=f"{name}.*delete it, or name another --workdir"):
+        with timed(tmp_path, "train"):
+            pass
+
+
+def test_damaged_token_files_are_one_line(tmp_path):
+    write_tokens(tmp_path, "train", {"local": np.arange(8).reshape(2, 2, 2)}, more=np.ones(3))
+    np.testing.assert_array_equal(
+        read_tokens(tmp_path, "train")["local"], np.arange(8).reshape(2, 2, 2)
+    )
+    path = tokens_path(tmp_path, "train")
+    whole = path.read_bytes()
+    for damaged in (whole[:-30], whole[:200] + b"x" * 50 + whole[250:], b"", b"PK"):
+        path.write_bytes(damaged)
+        with pytest.raises(V2LError, match="train.npz .*--config.jobs=tokenize"):
+            read_tokens(tmp_path, "train")

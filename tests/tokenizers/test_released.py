@@ -214,8 +214,9 @@ def test_configs_that_are_none(folder):
     path = folder / "config.json"
     described = json.loads(path.read_text())
     for text, says in (
-        ("{", "cannot be read"),
-        ("[]", "does not describe a tokenizer"),
+        ("{", "not valid JSON.*; give the folder"),
+        ("[" * 5000, "not valid JSON"),
+        ("[]", "holds a list"),
         (
             json.dumps(described | {"format": "v2l_jax tokenizer 9"}),
             "does not describe a tokenizer of this version",
@@ -224,7 +225,18 @@ def test_configs_that_are_none(folder):
             json.dumps(described | {"sha256": {"../../etc/passwd": "0"}}),
             "does not name the three files",
         ),
-        (json.dumps(described | {"model": {}}), "not a tokenizer of this version: 'channels'"),
+        (json.dumps(described | {"model": {}}), "'channels' is None"),
+        (json.dumps(described | {"model": 3}), "'model' must be an object"),
+        (json.dumps(described | {"image_size": "16"}), "'image_size' is \"16\""),
+        (json.dumps(described | {"sha256": list(described["sha256"])}), "the three files"),
+        (
+            json.dumps(described | {"model": described["model"] | {"num_res_blocks": 1 << 30}}),
+            "asks for 1073741824 blocks a level",
+        ),
+        (
+            json.dumps(described | {"model": described["model"] | {"channels": 0}}),
+            "not a tokenizer of this version",
+        ),
         (json.dumps(described | {"llm": "other"}), "not those of its config.json"),
         (
             json.dumps(described | {"model": described["model"] | {"num_local_words": 41}}),

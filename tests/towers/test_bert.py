@@ -5,7 +5,9 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from tests.fuzz.model_readers import bert_shapes
 from v2l_jax.errors import CheckpointError
 from v2l_jax.towers import bert
 from v2l_jax.towers.text_batches import encode_in_buckets
@@ -117,3 +119,34 @@ def test_other_directories_are_refused(tmp_path, config, message):
         (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=message):
         bert.load_bert(tmp_path)
+
+
+SIZES = {
+    "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 30,
+    "intermediate_size": 8, "max_position_embeddings": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings, tensors, message",
+    [
+        (
+            {},
+            {"encoder.layer.0.output.adapter.weight": (4, 4)},
+            "1 of .* tensors belong to nothing",
+        ),
+        ({}, {"encoder.layer.1.output.dense.weight": (4, 8)}, "belong to nothing.*layer.1"),
+        ({"vocab_size": 31}, {}, "token_embedding has shape .30, 4., but config.json says .31, 4."),
+        ({"intermediate_size": 6}, {}, "intermediate has shape"),
+        ({"layer_norm_eps": float("nan")}, {}, "finite"),
+        ({}, {"embeddings.word_embeddings.weight": None}, "no tensor 'embeddings.word_embeddings"),
+        ({}, {"encoder.layer.0.output.dense.bias": (3, 4)}, ""),
+    ],
+)
+def test_what_a_bert_does_not_have_is_refused(tmp_path, settings, tensors, message):
+    shapes = {k: v for k, v in (bert_shapes(SIZES) | tensors).items() if v is not None}
+    save_file({k: np.ones(v, "f4") for k, v in shapes.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"} | SIZES | settings))
+    if message:
+        with pytest.raises(CheckpointError, match=message):
+            bert.load_bert(tmp_path)

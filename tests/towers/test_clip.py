@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiny_models import write_clip
 from v2l_jax.errors import CheckpointError
 from v2l_jax.towers import clip, clip_weights
 
@@ -287,6 +288,32 @@ def test_resnet_clip_missing_tokenizer_and_unknown_activation_are_refused(tmp_pa
         clip.load_text_tokenizer(tmp_path, 77)
     with pytest.raises(CheckpointError, match="activation 'relu' is not supported"):
         clip_weights.image_side(_reference_vit(np.load(GOLDEN)), {"hidden_act": "relu"})
+
+
+def test_texts_whose_tokens_have_no_row_are_refused(tmp_path):
+    folder = write_clip(tmp_path / "clip")
+    assert clip.load_clip(folder).dim == 12
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps(vocabulary | {"ca": len(vocabulary)}))
+    with pytest.raises(CheckpointError, match="1 tokens, such as 'ca', have none"):
+        clip.load_clip(folder)
+    (folder / "vocab.json").write_text('{"a": "b"}')
+    with pytest.raises(CheckpointError, match="no readable tokenizer"):
+        clip.load_clip(folder)
+
+
+@pytest.mark.parametrize("name, shape", [("k_proj.weight", None), ("k_proj.bias", (3, 3))])
+def test_tensors_that_do_not_fit_are_one_line(tmp_path, name, shape):
+    from safetensors.numpy import load_file, save_file
+
+    file = write_clip(tmp_path / "clip") / "model.safetensors"
+    tensors = load_file(file)
+    full = f"text_model.encoder.layers.0.self_attn.{name}"
+    del tensors[full]
+    save_file(tensors | ({full: np.zeros(shape, "f4")} if shape else {}), file)
+    with pytest.raises(CheckpointError, match="not a CLIP with a ViT image tower: it") as caught:
+        clip.load_clip(file.parent)
+    assert "\n" not in str(caught.value)
 
 
 def test_older_config_layout_wins_as_in_transformers(tmp_path):

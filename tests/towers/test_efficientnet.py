@@ -169,3 +169,20 @@ def test_other_checkpoints_are_refused(monkeypatch):
         CheckpointError, match="no EfficientNet-Lite has 3 blocks and 24 final channels"
     ):
         efficientnet.load_efficientnet("odd.pth")
+
+
+def test_networks_that_have_more_are_not_taken_for_a_lite(monkeypatch):
+    """EfficientNet-B0 has Lite0's sizes and names, and gates (squeeze-and-excitation) besides."""
+    blocks = efficientnet.block_table(1.0, 1.0)
+    lite = _random_checkpoint(np.random.default_rng(0), blocks)
+    counters = {"_bn0.num_batches_tracked": np.asarray(3)}
+    gates = {"_blocks.0._se_reduce.weight": np.zeros((8, 32, 1, 1), np.float32)}
+    monkeypatch.setattr(efficientnet, "read_torch", lambda path: lite | counters)
+    assert efficientnet.load_efficientnet("lite0.pth")[2] == 224
+    monkeypatch.setattr(efficientnet, "read_torch", lambda path: lite | counters | gates)
+    with pytest.raises(CheckpointError, match="1 of .* belong to nothing.*_se_reduce"):
+        efficientnet.load_efficientnet("b0.pth")
+    quantised = lite | {"_fc.weight": np.zeros((7, 1280), np.int8)}
+    monkeypatch.setattr(efficientnet, "read_torch", lambda path: quantised)
+    with pytest.raises(CheckpointError, match="quantised"):
+        efficientnet.load_efficientnet("int8.pth")

@@ -2,6 +2,7 @@
 refused.
 """
 
+import json
 import re
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tiny_onnx import dinov2
 from tests.tiny_vit import write_dinov2
 from v2l_jax.assets import fetch
 from v2l_jax.assets.registry import ASSETS
@@ -186,3 +188,48 @@ def test_other_models_are_refused_in_a_line(tmp_path, changes, why):
 def test_a_folder_without_a_config(tmp_path):
     with pytest.raises(CheckpointError, match="no config.json"):
         load_vit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "processor, why",
+    [
+        ({"do_normalize": False}, "do_normalize=false is not supported"),
+        ({"do_rescale": False}, "do_rescale=false"),
+        ({"rescale_factor": 1 / 127.5}, "rescale_factor=0.0078"),
+        ({"image_mean": 0.5}, "image_mean is 0.5, but must be three numbers"),
+        ({"image_std": [0.5, 0.5, float("nan")]}, "image_std"),
+    ],
+)
+def test_preprocessing_that_the_tower_does_not_do_is_refused(tmp_path, processor, why):
+    write_dinov2(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(CheckpointError, match=why):
+        load_vit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({"num_attention_heads": 3}, "cannot have 3 heads"),
+        ({"num_attention_heads": "2"}, "must be of type int"),
+        ({"layer_norm_eps": float("inf")}, "finite"),
+        ({"tensors": {"embeddings.position_embeddings": np.zeros((1, 4, 4), "f4")}}, "no square"),
+        ({"tensors": {"encoder.layer.0.mlp.fc1.bias": np.zeros(3, "f4")}}, "mlp_in.bias has shape"),
+        ({"tensors": {"encoder.layer.0.mlp.fc1.weight": np.zeros((8, 4), "i1")}}, "quantised"),
+    ],
+)
+def test_settings_and_tensors_that_do_not_fit_are_one_line(tmp_path, changes, why):
+    write_dinov2(tmp_path, **changes)
+    with pytest.raises(CheckpointError, match=why):
+        load_vit(tmp_path)
+
+
+def test_an_onnx_export_is_the_same_tower(tmp_path):
+    made = write_dinov2(tmp_path)
+    (tmp_path / "m.onnx").write_bytes(dinov2(made))
+    theirs = vit_weights.read_vit(tmp_path)
+    ours = vit_weights.read_vit(tmp_path / "m.onnx")
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    (tmp_path / "m.onnx").write_bytes(dinov2({k: x for k, x in made.items() if "norm2" not in k}))
+    with pytest.raises(CheckpointError, match="no tensor '0:norm_2.weight'"):
+        vit_weights.read_vit(tmp_path / "m.onnx")

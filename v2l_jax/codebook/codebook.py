@@ -100,17 +100,22 @@ class Codebook:
                 embeddings, ids, offsets = (
                     file.get_tensor(k) for k in ("embeddings", "token_ids", "token_offsets")
                 )
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise CheckpointError(
                 f"cannot read the codebook {path}: {error}; run the codebook job again"
             ) from error
-        token_ids = tuple(
-            tuple(int(i) for i in ids[a:b]) for a, b in zip(offsets[:-1], offsets[1:], strict=True)
-        )
-        return cls(
-            embeddings.astype(np.float32),
-            tuple(json.loads(metadata["texts"])),
-            token_ids,
-            metadata["tower"],
-            metadata["llm"],
-        )
+        try:
+            token_ids = tuple(
+                tuple(int(i) for i in ids[a:b])
+                for a, b in zip(offsets[:-1], offsets[1:], strict=True)
+            )
+            texts = tuple(json.loads(metadata["texts"]))
+            if not len(texts) == len(token_ids) == len(embeddings) or embeddings.ndim != 2:
+                raise ValueError(f"{len(texts)} texts, {embeddings.shape} numbers")
+            return cls(
+                embeddings.astype(np.float32), texts, token_ids, metadata["tower"], metadata["llm"]
+            )
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"the codebook {path} is damaged ({error!r:.120}); run the codebook job again"
+            ) from error

@@ -19,7 +19,8 @@ from jaxtyping import Float, Int
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.codebook.nearest_centres import CentredPoints, chunks
-from v2l_jax.errors import DataError
+from v2l_jax.errors import DataError, V2LError
+from v2l_jax.formats.numpy_files import read_npz
 from v2l_jax.parallel.processes import is_primary
 from v2l_jax.progress import progress_bar
 
@@ -261,11 +262,14 @@ class _Run:
     @classmethod
     def read(cls, path: pathlib.Path) -> "_Run":
         """What `write` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            found: dict[str, Any] = {name: arrays[name] for name in arrays.files}
-        found |= {"rounds": int(found["rounds"]), "made_for": str(found["made_for"])}
-        found |= {n: tuple(map(float, found[n])) for n in ("objectives", "best_objectives")}
-        return cls(**found)
+        remedy = "delete it, and k-means begins anew"
+        found: dict[str, Any] = read_npz(path, remedy=remedy)
+        try:
+            found |= {"rounds": int(found["rounds"]), "made_for": str(found["made_for"])}
+            found |= {n: tuple(map(float, found[n])) for n in ("objectives", "best_objectives")}
+            return cls(**found)
+        except (KeyError, TypeError, ValueError) as error:
+            raise V2LError(f"{path} is damaged ({error!r}); {remedy}") from error
 
 
 def _assigned(run: _Run, points: CentredPoints, count: int) -> _Run:

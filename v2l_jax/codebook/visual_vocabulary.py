@@ -95,13 +95,23 @@ class VisualVocabulary:
                 if about.get("format") != _FORMAT:
                     raise CheckpointError(f"{path} is not a visual vocabulary of this version")
                 arrays = [file.get_tensor(name) for name in ("centres", "mean", "projection")]
-        except (OSError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise CheckpointError(
                 f"cannot read the visual words {path}: {error}; run the vocabulary job first: "
                 "--config.jobs=vocabulary"
             ) from error
-        rest = (json.loads(about[key]) for key in ("unit", "made_with", "health"))
-        return cls(*arrays, *rest)
+        try:
+            rest = [json.loads(about[key]) for key in ("unit", "made_with", "health")]
+            centres, mean, projection = arrays
+            fits = projection.shape == (len(mean), centres.shape[1]) and mean.ndim == 1
+            if not fits or not all(isinstance(part, dict) for part in rest[1:]):
+                raise ValueError(f"{centres.shape}, {mean.shape}, {projection.shape}")
+            return cls(*arrays, *rest)
+        except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+            raise CheckpointError(
+                f"the visual words {path} are damaged ({error!r:.120}); run the vocabulary job "
+                "again: --config.jobs=vocabulary"
+            ) from error
 
 
 def prepared(

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from v2l_jax.data.image_files import composed
 from v2l_jax.data.images import decode_image
 from v2l_jax.errors import DataError
 from v2l_jax.formats.text_files import read_text
@@ -204,13 +206,23 @@ def read_episode_csv(
 def _parse_line(images: list[str], position: dict[str, int], where: str) -> Episode:
     examples = []
     for image in images:
-        folder, slash, file = image.replace("\\", "/").rpartition("/")
-        class_name = folder.rpartition("/")[2]
-        if not (class_name and slash and file):
-            raise DataError(f"{where}: {image!r} is not of the form class/file")
-        place = f"{folder}/{file}"
+        place = posixpath.normpath(image.replace("\\", "/"))  # "./a/b" and "a//b" are "a/b"
+        folder, _, file = place.rpartition("/")
+        class_name = composed(folder.rpartition("/")[2])
+        if not (class_name.strip(".") and file):
+            hint = "; columns are parted by commas" if ";" in image or "\t" in image else ""
+            raise DataError(f"{where}: {image!r} is not of the form class/file{hint}")
         examples.append(Example(position.setdefault(place, len(position)), class_name))
     *shots, query = examples
+    indices = [shot.index for shot in shots]
+    if len(set(indices)) < len(indices):
+        twice = next(i for i in indices if indices.count(i) > 1)
+        raise DataError(
+            f"{where} shows {images[indices.index(twice)]!r} twice, which is one shot less; take "
+            "one of them out"
+        )
+    if any(";" in image for image in images) and len(images) < 2:
+        raise DataError(f"{where}: one image alone; columns are parted by commas")
     if query.class_name not in {shot.class_name for shot in shots}:
         raise DataError(f"{where}: no shot shows the query's class {query.class_name}")
     if query.index in {shot.index for shot in shots}:
@@ -315,4 +327,4 @@ def read_class_names(path: str | os.PathLike) -> dict[str, str]:
     """The first name of each WordNet id in a file of lines "id<tab>name, name, …"."""
     lines = read_text(path, DataError).splitlines()
     pairs = (line.split("\t", 1) for line in lines if "\t" in line)
-    return {wnid.strip(): names.split(",")[0].strip() for wnid, names in pairs}
+    return {composed(wnid.strip()): names.split(",")[0].strip() for wnid, names in pairs}

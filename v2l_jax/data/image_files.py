@@ -4,7 +4,8 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from v2l_jax.data.images import EXTENSIONS
 from v2l_jax.errors import DataError
@@ -21,6 +22,9 @@ OTHERS = "no images"
 LOOSE = "loose images beside class folders"
 EMPTY = "class folders without images"
 BROKEN_LINKS = "links that lead nowhere"
+UNREADABLE = "folders that cannot be opened"
+
+_SPLITS = frozenset("train training val valid validation test testing".split())
 
 
 @dataclasses.dataclass
@@ -38,15 +42,33 @@ class Found:
     )
 
 
-def walk(folder: str | os.PathLike[str], seen: Iterable[str] = ()) -> Iterator[pathlib.Path]:
+def walk(
+    folder: str | os.PathLike[str],
+    seen: Iterable[str] = (),
+    unreadable: Callable[[str], None] | None = None,
+) -> Iterator[pathlib.Path]:
     """Every file below a folder, hidden ones too; links to folders are followed, each folder once.
 
     Args:
       folder: where to begin.
       seen: real paths of folders that are not entered.
+      unreadable: is told of each folder that cannot be opened.
+
+    Raises:
+      DataError: a folder cannot be opened, and there is no `unreadable`.
     """
+
+    def failed(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return
+        if unreadable is None:
+            raise DataError(
+                f"{error.filename} cannot be opened ({error.strerror}); change its permissions"
+            ) from error
+        unreadable(str(error.filename))
+
     visited = {*seen, os.path.realpath(folder)}
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=failed):
         entered = []
         for name in sorted(folders):
             real = os.path.realpath(os.path.join(root, name))
@@ -66,26 +88,35 @@ def find_images(root: pathlib.Path, rename: Mapping[str, str], labelled: bool) -
       labelled: False: sub-folders mean nothing.
 
     Raises:
-      DataError: there is no such folder, or the name of a class folder is no text.
+      DataError: there is no such folder, it cannot be opened, the name of a class folder is no
+        text, or the folders are splits and no classes.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"no folder {root}; give a folder of images, or of one sub-folder a class")
     found = Found()
+    unreadable = found.left_out[UNREADABLE].append
     if not labelled:
-        _sort_in(root, "", walk(root), found)
+        _sort_in(root, "", walk(root, unreadable=unreadable), found)
         return found
-    entries = sorted(root.iterdir())
-    folders = [entry for entry in entries if entry.is_dir() and not _is_hidden(entry.name)]
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"{root} cannot be opened ({error.strerror}); change its permissions"
+        ) from error
+    folders = [entry for entry in entries if os.path.isdir(entry) and not _is_hidden(entry.name)]
+    _check_no_splits(root, folders)
     for folder in folders:
-        name = rename.get(folder.name, folder.name)
+        plain = composed(folder.name)
+        name = composed(rename.get(folder.name) or rename.get(plain) or plain)
         before = len(found.images)
-        _sort_in(folder, name, walk(folder, {os.path.realpath(root)}), found)
+        _sort_in(folder, name, walk(folder, {os.path.realpath(root)}, unreadable), found)
         if len(found.images) == before:
             found.left_out[EMPTY].append(str(folder))
         else:
             _check_name(folder, name)
     loose = Found()
-    _sort_in(root, "", (entry for entry in entries if not entry.is_dir()), loose)
+    _sort_in(root, "", (entry for entry in entries if not os.path.isdir(entry)), loose)
     for reason, paths in loose.left_out.items():
         found.left_out[reason] += paths
     if not found.images:
@@ -94,6 +125,39 @@ def find_images(root: pathlib.Path, rename: Mapping[str, str], labelled: bool) -
     elif loose.images:
         found.left_out[LOOSE] += [str(path) for path, _ in loose.images]
     return found
+
+
+def composed(name: str) -> str:
+    """A name with its accents as they are typed: archives made on a Mac take them apart, and the
+    two would be different classes.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def _check_no_splits(root: pathlib.Path, folders: Iterable[pathlib.Path]) -> None:
+    """Raises DataError where all folders are named as splits are and hold folders themselves: the
+    classes lie one level below.
+    """
+    folders = list(folders)
+    splits = [folder for folder in folders if folder.name.lower() in _SPLITS]
+    if not splits or len(splits) < len(folders):
+        return
+    inside = (entry for folder in folders for entry in _entries(folder))
+    if any(entry.is_dir() for entry in inside):
+        names = ", ".join(folder.name for folder in folders)
+        raise DataError(
+            f"the folders of {root} ({names}) are splits that hold the classes; give one of them, "
+            f"such as {folders[0]}, or several"
+        )
+
+
+def _entries(folder: pathlib.Path) -> list[os.DirEntry]:
+    """What a folder holds; nothing where it cannot be opened."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not _is_hidden(entry.name)]
+    except OSError:
+        return []
 
 
 def _check_name(folder: pathlib.Path, name: str) -> None:
@@ -115,7 +179,7 @@ def _sort_in(folder: pathlib.Path, name: str, files: Iterable[pathlib.Path], fou
         suffix = path.suffix.lower()
         if any(map(_is_hidden, parts)):
             found.left_out[HIDDEN].append(str(path))
-        elif suffix in EXTENSIONS and path.is_file():
+        elif suffix in EXTENSIONS and os.path.isfile(path):
             images.append(path)
         elif suffix in EXTENSIONS:
             found.left_out[BROKEN_LINKS].append(str(path))

@@ -26,6 +26,8 @@ EXTENSIONS = frozenset(
 _SAMPLE_FORMAT = 339  # the tag of a TIFF that tells signed integers (2) from unsigned (1)
 
 _MOST_PIXELS = 1 << 27  # 940 MB while it is decoded
+_ALWAYS_DECODED = 1 << 24  # pixels
+_MOST_PIXELS_A_BYTE = 1 << 14  # of a larger one; a blank page has 130 as JPEG, 12,000 as a fax
 _BAND = 1 << 22  # pixels converted at a time
 
 # Sound PNGs carry larger texts and colour profiles than Pillow allows by default, 1 MB.
@@ -79,14 +81,22 @@ def decode_image(
     name = name or ("<bytes>" if isinstance(source, bytes) else os.fspath(source))
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(
-                    f"{image.width} × {image.height} pixels, more than {_MOST_PIXELS:,}"
-                )
+            size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
+            _check_pixels(image.width, image.height, size)
             image.load()
             return _to_array(_upright(image), image)
     except _DECODER_ERRORS as error:
         raise CorruptImageError(name, _reason(error)) from error
+
+
+def _check_pixels(width: int, height: int, size: int) -> None:
+    """Raises ValueError for an image too large to decode, or that a file of `size` bytes can only
+    claim to hold.
+    """
+    if width * height > _MOST_PIXELS:
+        raise ValueError(f"{width} × {height} pixels, more than {_MOST_PIXELS:,}")
+    if width * height > max(_ALWAYS_DECODED, _MOST_PIXELS_A_BYTE * size):
+        raise ValueError(f"{width} × {height} pixels cannot stand in {size:,} bytes")
 
 
 def _reason(error: Exception) -> str:
@@ -116,21 +126,28 @@ def _to_array(image: Image.Image, opened: Image.Image) -> UInt8[np.ndarray, "hei
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
-        result[top : box[3]] = np.asarray(_to_rgb(image.crop(box), levels))
+        band = image.crop(box)
+        result[top : box[3]] = (
+            np.asarray(_to_rgb(band)) if levels is None else _grey(band, *levels)[..., None]
+        )
     return result
 
 
-def _to_rgb(image: Image.Image, levels: tuple[int, int] | None) -> Image.Image:
+def _grey(image: Image.Image, mask: int, white: int) -> UInt8[np.ndarray, "height width"]:
+    """Levels of more than 8 bits as 8 bits."""
+    levels = np.asarray(image)
+    if white > 65535:
+        wide = np.clip(levels.astype(np.int64) & mask, 0, white)
+        return np.round(wide * (255 / white)).astype(np.uint8)
+    table = np.round(np.arange(white + 1) * (255 / white)).astype(np.uint8)
+    if levels.dtype != np.uint16:  # otherwise each level has its place in the table
+        levels = np.clip(levels, 0, white)
+    return np.take(table, levels)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined range")
-    if levels is not None:
-        mask, white = levels
-        values = np.clip(np.asarray(image).astype(np.int64) & mask, 0, white)
-        if white <= 65535:  # a table is faster
-            table = np.round(np.arange(white + 1) * (255 / white)).astype(np.uint8)
-            return Image.fromarray(table[values]).convert("RGB")
-        eight_bits = np.round(values * (255 / white)).astype(np.uint8)
-        return Image.fromarray(eight_bits).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

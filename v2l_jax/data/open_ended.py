@@ -7,7 +7,6 @@ their folder.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import re
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from v2l_jax.errors import DataError
+from v2l_jax.formats.text_files import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,31 +48,33 @@ class OpenQuestions:
 
 
 def read_open_ended(
-    path: str | os.PathLike, root: str | os.PathLike | None = None
+    path: str | os.PathLike, root: str | os.PathLike | None = None, shown: int | None = None
 ) -> OpenQuestions:
     """Reads a file of questions.
 
     Args:
       path: the JSON file.
       root: what image paths are relative to; the file's folder if not given.
+      shown: how many examples each question has; None takes any number.
 
     Raises:
       DataError: the file is missing or no such list; a record lacks a field, names no image, or its
-        images are not numbered from 1 on.
+        images are not numbered from 1 on, are not as many as `shown`, or hold the one asked about.
     """
     path = pathlib.Path(path)
-    try:
-        records = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"no file of questions {path} ({error.strerror})") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not a JSON file ({error})") from error
-    if not isinstance(records, list) or not records:
-        raise DataError(f"{path} holds no list of questions")
+    records = read_json(path, DataError, list)
+    if not records:
+        raise DataError(f"{path} holds no questions")
     places: dict[str, int] = {}
     questions = [
         _parse(record, places, f"{path}, record {number}") for number, record in enumerate(records)
     ]
+    for number, question in enumerate(questions):
+        if shown is not None and len(question.shown) != shown:
+            raise DataError(
+                f"{path}, record {number} shows {len(question.shown)} images, but {shown} are "
+                "asked for (ways times shots); give the file of that many"
+            )
     folder = pathlib.Path(root) if root else path.parent
     return OpenQuestions(tuple(questions), tuple(str(folder / image) for image in places))
 
@@ -94,7 +96,10 @@ def _parse(record: Any, places: dict[str, int], where: str) -> OpenQuestion:
     if numbers != list(range(1, len(numbers) + 1)):
         raise DataError(f"{where} has images {numbers}, which are not numbered from 1 on")
     shown = tuple((image(f"image_{n}"), text(f"caption_{n}")) for n in numbers)
-    return OpenQuestion(shown, image("question_image"), text("question"), text("answer"))
+    asked = OpenQuestion(shown, image("question_image"), text("question"), text("answer"))
+    if asked.image in [i for i, _ in shown]:
+        raise DataError(f"{where} asks about {text('question_image')!r}, which it shows")
+    return asked
 
 
 def _numbers(record: dict[str, Any]) -> Sequence[int]:

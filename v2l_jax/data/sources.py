@@ -21,7 +21,9 @@ from v2l_jax.data.image_files import (
     EMPTY,
     LOOSE,
     NOT_READ,
+    UNREADABLE,
     Found,
+    composed,
     find_images,
     in_words,
 )
@@ -104,8 +106,9 @@ class ImageFolder:
         scans = [find_images(root, rename or {}, labelled) for root in self._roots]
         found = [pair for scan in scans for pair in scan.images]
         if classes is not None:
-            found = [(path, name) for path, name in found if name in classes]
-            if missing := sorted(set(classes) - {name for _, name in found}):
+            wanted = set(map(composed, classes))
+            found = [(path, name) for path, name in found if name in wanted]
+            if missing := sorted(wanted - {name for _, name in found}):
                 raise DataError(
                     f"no images of class {', '.join(missing)} in {self._where()}; check the "
                     "folder names"
@@ -206,7 +209,7 @@ class ImageFolder:
 
 COPIES = "copies of images that are there already"
 CONFLICTS = "copies of images of another class"
-WORTH_A_WARNING = (NOT_READ, LOOSE, EMPTY, BROKEN_LINKS, CONFLICTS)
+WORTH_A_WARNING = (NOT_READ, LOOSE, EMPTY, BROKEN_LINKS, UNREADABLE, CONFLICTS)
 
 
 def _check(path: pathlib.Path) -> tuple[str, str | None]:

@@ -2,6 +2,7 @@
 in silence, and quantised weights are never taken for plain numbers.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -109,6 +110,50 @@ class CheckedTensors(Mapping[str, np.ndarray]):
                 f"that this network has ({named}); it is another kind of model, which is not "
                 "supported: choose another checkpoint"
             )
+
+
+@contextlib.contextmanager
+def fitting_together(
+    where: str, what: str, error: Callable[[str], V2LError] = CheckpointError
+) -> Iterator[None]:
+    """Says in one line that a checkpoint's arrays do not make the network that they should.
+
+    Args:
+      where: what to call the file in an error.
+      what: the network, such as "a CLIP".
+      error: makes the error to raise.
+
+    Raises:
+      V2LError: what `error` makes: a tensor is missing, or has a shape that fits nothing.
+    """
+    try:
+        yield
+    except KeyError as cause:
+        raise error(f"{where} is not {what}: it has no tensor {cause}") from cause
+    except (
+        ValueError, TypeError, AttributeError, IndexError, ArithmeticError, MemoryError,
+        RecursionError,
+    ) as cause:  # fmt: skip
+        reason = " ".join(str(cause).split())[:160] or type(cause).__name__
+        raise error(f"{where} is not {what}: its arrays do not fit together ({reason})") from cause
+
+
+def arrays_by_name(
+    tree: Any, where: str, error: Callable[[str], V2LError] = CheckpointError
+) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint that is a dictionary; other values, such as a step, are left out.
+
+    Raises:
+      V2LError: what `error` makes: it is no dictionary, or holds no array.
+    """
+    found = {
+        str(name): x
+        for name, x in (tree.items() if isinstance(tree, Mapping) else ())
+        if isinstance(x, (np.ndarray, np.generic))
+    }
+    if not found:
+        raise error(f"{where} holds no arrays by name, but {type(tree).__name__}; is it a model?")
+    return found
 
 
 def refuse_quantised_config(

@@ -4,6 +4,7 @@ be read is said in one line.
 
 import codecs
 import json
+import math
 import os
 import pathlib
 import re
@@ -128,6 +129,8 @@ def entry(
     value = values[key]
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise error(f"{where}: {key!r} is {_name(value)}, but must be of type {wanted}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise error(f"{where}: {key!r} is {value}, but must be a finite number")
     return value
 
 

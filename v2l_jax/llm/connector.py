@@ -67,11 +67,16 @@ def load_connector(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     try:
         params = safetensors.numpy.load_file(pathlib.Path(path))
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"cannot read the connector {path}: {error}; run the finetune job first: "
             "--config.jobs=finetune"
         ) from error
-    if not {"kernel", "bias"} <= params.keys():
+    inner = {"kernel_in", "bias_in"} & params.keys()
+    fits = {"kernel", "bias"} <= params.keys() and len(inner) in (0, 2)
+    for kernel, bias in (("kernel", "bias"), ("kernel_in", "bias_in"))[: 1 + bool(inner)]:
+        shape = params[kernel].shape if fits else ()
+        fits = fits and len(shape) == 2 and params[bias].shape == shape[1:]
+    if not fits:
         raise CheckpointError(f"{path} holds no connector; run the finetune job again")
     return params

@@ -37,9 +37,12 @@ _WORDS = (
 )
 _LLAMA3_WORDS = _CONTRACTION + _WORDS.format(digits="{1,3}")
 _QWEN2_WORDS = _CONTRACTION + _WORDS.format(digits="")
-_GPT2 = ("gpt-2", "gpt2", "olmo", "dbrx", "default")
+_GPT2 = ("gpt-2", "gpt2", "olmo")
 _SINGLE_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone")
-_LLAMA3 = ("llama3", "llama-v3", "llama-bpe", "falcon3")
+LLAMA3 = ("llama3", "llama-v3", "llama-bpe", "falcon3")
+"""Word splitters of models whose texts begin with a begin token where the file says nothing."""
+
+_LLAMA3_WORDS_MERGED = ("dbrx", "smaug-bpe")
 _QWEN2 = ("qwen2", "deepseek-r1-qwen")
 
 
@@ -67,11 +70,11 @@ def build(
     model = metadata["tokenizer.ggml.model"]
     if model == "gpt2":
         to_bytes, adds_space = byte_level_bytes, False
-        if "tokenizer.ggml.pre" not in metadata:
+        if metadata.get("tokenizer.ggml.pre", "default") == "default":
             raise AssetError(
-                "it does not say how text is cut into words (tokenizer.ggml.pre is missing, as in "
-                "files of before May 2024); take a newer file, or name the tokenizer: "
-                "--config.llm_options.tokenizer=DIRECTORY"
+                "it does not say how text is cut into words (tokenizer.ggml.pre is missing or "
+                "'default', as in files of before May 2024); take a newer file, or name the "
+                "tokenizer: --config.llm_options.tokenizer=DIRECTORY"
             )
         pipeline = _byte_level(
             tokens, metadata["tokenizer.ggml.merges"], metadata["tokenizer.ggml.pre"]
@@ -122,7 +125,7 @@ def sentencepiece_bytes(piece: str) -> bytes:
 def _byte_level(tokens: Sequence[str], merges: Sequence[str], pre: str) -> tokenizers.Tokenizer:
     pairs = [tuple(merge.split(" ")) for merge in merges]
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    whole_words = pre in _LLAMA3  # their tokenizer.json sets ignore_merges
+    whole_words = pre in LLAMA3  # their tokenizer.json sets ignore_merges
     pipeline = tokenizers.Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=whole_words))
     byte_level = functools.partial(pre_tokenizers.ByteLevel, add_prefix_space=False)
     if pre in _GPT2:
@@ -130,14 +133,14 @@ def _byte_level(tokens: Sequence[str], merges: Sequence[str], pre: str) -> token
     elif pre in _SINGLE_DIGITS:
         splitter = pre_tokenizers.Digits(individual_digits=True)
         pipeline.pre_tokenizer = pre_tokenizers.Sequence([splitter, byte_level(use_regex=True)])
-    elif pre in _LLAMA3 or pre in _QWEN2:
-        words = tokenizers.Regex(_LLAMA3_WORDS if pre in _LLAMA3 else _QWEN2_WORDS)
+    elif pre in (*LLAMA3, *_LLAMA3_WORDS_MERGED, *_QWEN2):
+        words = tokenizers.Regex(_QWEN2_WORDS if pre in _QWEN2 else _LLAMA3_WORDS)
         splitter = pre_tokenizers.Split(words, behavior="isolated")
         pipeline.pre_tokenizer = pre_tokenizers.Sequence([splitter, byte_level(use_regex=False)])
         if pre in _QWEN2:
             pipeline.normalizer = normalizers.NFC()
     else:
-        known = ", ".join((*_GPT2, *_SINGLE_DIGITS, *_LLAMA3, *_QWEN2))
+        known = ", ".join((*_GPT2, *_SINGLE_DIGITS, *LLAMA3, *_LLAMA3_WORDS_MERGED, *_QWEN2))
         raise AssetError(
             f"word splitter '{pre}' is not known here ({known} are); load the Hugging Face "
             "directory"

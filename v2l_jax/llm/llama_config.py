@@ -5,6 +5,7 @@ metadata.
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,6 +66,12 @@ _WITHOUT_EFFECT = {
     "transformers.js_config", "_attn_implementation_autoset", "attn_implementation",
     "quantization_config", "return_dict", "output_attentions", "output_hidden_states",
 }  # fmt: skip
+_CHANGES_THE_NETWORK = re.compile(
+    r"scale|scaling|multiplier|softcap|logit|qk|norm|expert|moe|no_rope|alibi|pattern|window"
+    r"|sliding|chunk|sink|gate|residual|parallel_|mup|position_embedding|interleave"
+)
+"""In the name of a setting that is not known: what it says may change the network."""
+
 _WIDEST_HEAD = 1 << 14
 QUANTISED_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 """Files that quantisers leave beside their weights."""
@@ -208,7 +215,7 @@ def config_from_huggingface(config: Mapping[str, Any], where: str = "config.json
                 f"{where}: {key}={config[key]!r} is not supported, only {expected!r}; choose "
                 "another checkpoint"
             )
-    _warn_of_unread(config, where)
+    _check_unread(config, where)
     said = _DEFAULTS[kind] | {
         k: v for k, v in config.items() if v is not None or k == "sliding_window"
     }
@@ -272,8 +279,19 @@ def _check_heads(
         )
 
 
-def _warn_of_unread(config: Mapping[str, Any], where: str) -> None:
+def _check_unread(config: Mapping[str, Any], where: str) -> None:
+    """Refuses settings that are not known and by their names may change the network, unless they
+    are off; warns of the others.
+    """
     unread = sorted(key for key in config if key not in _WITHOUT_EFFECT | _ONLY.keys() | _READ)
+    for key in unread:
+        value = config[key]
+        off = value in (None, False, 0, 1, "", [], {}) and value is not True
+        if _CHANGES_THE_NETWORK.search(key) and not off:
+            raise ConfigError(
+                f"{where}: {key}={value!r} is not known here and may change what the network "
+                "computes; choose another checkpoint, or take the setting out if it does not"
+            )
     if unread:
         logging.warning(
             "%s: %d settings are not known here and have no effect: %s",
@@ -292,6 +310,8 @@ def _window(said: Mapping[str, Any], kind: str, where: str) -> tuple[int | None,
     if kind == "mistral":
         return window, 0
     layers = said.get("layer_types")
+    if layers is not None:
+        entry(said, "layer_types", list, where, ConfigError)
     if layers is None:
         return window, entry(said, "max_window_layers", int, where, ConfigError)
     first = next((i for i, layer in enumerate(layers) if layer != "full_attention"), len(layers))
@@ -374,10 +394,11 @@ def _gguf_frequencies(
     head_dim: int,
     where: str,
 ) -> tuple[float, ...]:
-    kind = metadata.get(f"{arch}.rope.scaling.type", "default")
+    older = metadata.get(f"{arch}.rope.scale_linear", 0.0)  # llama.cpp's name for it in 2023
+    kind = metadata.get(f"{arch}.rope.scaling.type", "linear" if older else "default")
     scaling = {
         "rope_type": "default" if kind == "none" else kind,
-        "factor": metadata.get(f"{arch}.rope.scaling.factor", 1.0),
+        "factor": metadata.get(f"{arch}.rope.scaling.factor", older or 1.0),
     }
     key = f"{arch}.rope.freq_base"
     theta = entry({key: 10000.0} | dict(metadata), key, (int, float), where, ConfigError)

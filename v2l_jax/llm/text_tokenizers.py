@@ -1,19 +1,19 @@
 """LLM tokenizers: a GGUF's own vocabulary, or a Hugging Face directory → one small interface."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
 from absl import logging
 
-from v2l_jax.errors import AssetError, V2LError
+from v2l_jax.errors import AssetError
 from v2l_jax.formats.gguf_files import gguf_in
 from v2l_jax.formats.text_files import read_json
+from v2l_jax.formats.tokenizer_files import tokenizer_errors
 from v2l_jax.llm import gguf_tokenizers, sentencepiece_files
 
 _MOST_IDS = 1 << 24  # the largest vocabularies have 2^18 tokens
@@ -205,7 +205,7 @@ def _from_metadata(path: pathlib.Path, metadata: Mapping[str, Any]) -> TextToken
     )
     begins_by_default = (
         metadata["tokenizer.ggml.model"] == "llama"
-        or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+        or metadata.get("tokenizer.ggml.pre") in gguf_tokenizers.LLAMA3
     )
     adds_bos = bos is not None and bool(
         metadata.get("tokenizer.ggml.add_bos_token", begins_by_default)
@@ -213,26 +213,8 @@ def _from_metadata(path: pathlib.Path, metadata: Mapping[str, Any]) -> TextToken
     return _assemble(path, backend, token_bytes, special_ids, bos, eos, adds_bos, adds_space)
 
 
-@contextlib.contextmanager
-def _library_errors(folder: pathlib.Path) -> Iterator[None]:
-    """What `tokenizers` raises about a damaged file, bare exceptions and panics of its Rust code,
-    as one line.
-    """
-    try:
-        yield
-    except V2LError:
-        raise
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise AssetError(
-            f"{folder}: no readable tokenizer ({reason}); it needs tokenizer.json"
-        ) from error
-
-
 def _from_directory(folder: pathlib.Path) -> TextTokenizer:
-    with _library_errors(folder):
+    with tokenizer_errors(folder, AssetError):
         return _read_directory(folder)
 
 
@@ -276,18 +258,22 @@ def _hugging_face_backend(folder: pathlib.Path) -> tokenizers.Tokenizer:
     ).backend_tokenizer
 
 
-def _named_token(folder: pathlib.Path, kind: str, pieces: Mapping[int, str]) -> int | None:
-    """The id of "bos_token" or "eos_token", from whichever of the directory's files names it."""
+def _named_token(folder: pathlib.Path, kind: str, pieces: Mapping[int, str]) -> Any:
+    """The id of "bos_token" or "eos_token", from whichever of the directory's files names it; of any
+    type, where a file is wrong.
+    """
     ids = {piece: i for i, piece in pieces.items()}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         token = _json(folder / name).get(kind)
         content = token.get("content") if isinstance(token, dict) else token
-        if content in ids:
+        if isinstance(content, str) and content in ids:
             return ids[content]
     for name in ("generation_config.json", "config.json"):
         token_id = _json(folder / name).get(f"{kind}_id")
+        if isinstance(token_id, list):
+            token_id = token_id[0] if token_id else None
         if token_id is not None:
-            return token_id[0] if isinstance(token_id, list) else token_id
+            return token_id
     return None
 
 
@@ -300,13 +286,20 @@ def _assemble(
     backend: tokenizers.Tokenizer,
     token_bytes: tuple[bytes, ...],
     special_ids: frozenset[int],
-    bos_id: int | None,
-    eos_id: int | None,
+    bos_id: Any,
+    eos_id: Any,
     adds_bos: bool,
     adds_space: bool,
 ) -> TextTokenizer:
     if eos_id is None:
         raise AssetError(f"{path}: the tokenizer names no end-of-sequence token")
+    for kind, token_id in (("begin", bos_id), ("end", eos_id)):
+        known = type(token_id) is int and 0 <= token_id < len(token_bytes)
+        if token_id is not None and not known:
+            raise AssetError(
+                f"{path}: the {kind}-of-sequence token has the id {token_id!r}, but the vocabulary "
+                f"has the ids 0 to {len(token_bytes) - 1}; give the files of one model"
+            )
     digest = hashlib.sha256()
     for token in token_bytes:
         digest.update(len(token).to_bytes(4, "little") + token)

@@ -20,6 +20,7 @@ Scalar = str | int | float | bool | None | np.generic
 Interval = tuple[float, float]
 
 _OWN_KEYS = ("metric", "value", "count", "ci95")
+_REMEDY = "delete it: rows are measured again"
 _Z95 = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
@@ -126,7 +127,12 @@ def write_results(path: str | os.PathLike, results: Iterable[Result]) -> None:
 
 def read_results(path: str | os.PathLike) -> list[Result]:
     """Reads what `write_results` or `merge_results` wrote; an absent file is an empty list."""
-    return [Result.from_json(row) for row in _read_rows(pathlib.Path(path))]
+    try:
+        return [Result.from_json(row) for row in _read_rows(pathlib.Path(path))]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{os.fspath(path)} is damaged ({error!r:.80} in a row); {_REMEDY}"
+        ) from error
 
 
 def merge_results(path: str | os.PathLike, results: Iterable[Result], job: str) -> None:
@@ -142,7 +148,10 @@ def merge_results(path: str | os.PathLike, results: Iterable[Result], job: str) 
 def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return read_json(path, DataError, list, "delete it: rows are measured again")
+    rows = read_json(path, DataError, list, _REMEDY)
+    if not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} is damaged: a row is no object; {_REMEDY}")
+    return rows
 
 
 def _write_rows(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:

@@ -18,7 +18,8 @@ from v2l_jax.codebook.kmeans import Centres, KMeans, fit
 from v2l_jax.codebook.kmeans_variants import class_weights, explained_variance, fit_per_class
 from v2l_jax.codebook.nearest_centres import assign
 from v2l_jax.codebook.visual_vocabulary import VisualVocabulary, inliers, preparation, prepared
-from v2l_jax.errors import ConfigError
+from v2l_jax.errors import ConfigError, V2LError
+from v2l_jax.formats.text_files import read_json
 from v2l_jax.llm import new_rows
 from v2l_jax.metrics.codebook_usage import summarise
 from v2l_jax.metrics.results import Scalar
@@ -151,9 +152,15 @@ class Options(PatchOptions):
         """What `prepare` wrote of a part: "grid", rows and columns of patches, and "images", for
         each its words with the numbers of their patches.
         """
-        found = json.loads(self.path_of_words(run, name, part).read_text(encoding="utf-8"))
-        images = [[(word, tuple(cells)) for word, cells in one] for one in found["images"]]
-        return {"grid": tuple(found["grid"]), "images": images}
+        path = self.path_of_words(run, name, part)
+        found = read_json(path, V2LError, dict, "delete it, and it is made again")
+        try:
+            images = [[(word, tuple(cells)) for word, cells in one] for one in found["images"]]
+            return {"grid": tuple(found["grid"]), "images": images}
+        except (KeyError, TypeError, ValueError) as error:
+            raise V2LError(
+                f"{path} is damaged ({error!r:.80}); delete it, and it is made again"
+            ) from error
 
     def sequence_of(
         self, vocabulary: VisualVocabulary, features: Float[np.ndarray, "rows columns dim"]

@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.sources import Source
+from v2l_jax.errors import V2LError
+from v2l_jax.formats.numpy_files import read_npy
 from v2l_jax.run import loading
 from v2l_jax.run.paths import assumed_path
 from v2l_jax.run.workdir import write_json
@@ -23,7 +25,13 @@ def cached(
     """
     path = workdir / "features" / f"{name}.npy"
     if path.exists():
-        return np.load(path, allow_pickle=False)
+        vectors = read_npy(path)
+        if vectors.ndim != 2 or len(vectors) != len(source):
+            raise V2LError(
+                f"{path} has shape {vectors.shape}, but there are {len(source)} images; delete it, "
+                "and it is made again"
+            )
+        return vectors
     tower = loading.image_text_tower(config)
     vectors = loading.encode_images(
         tower,

@@ -16,7 +16,8 @@ from v2l_jax.atomic_write import atomic_write
 from v2l_jax.data.loader import make_loader
 from v2l_jax.data.sources import Source
 from v2l_jax.data.transforms import fit_square, normalise
-from v2l_jax.errors import ConfigError
+from v2l_jax.errors import ConfigError, V2LError
+from v2l_jax.formats.numpy_files import read_npy
 from v2l_jax.metrics.results import Scalar
 from v2l_jax.ops.batches import fill
 from v2l_jax.progress import progress_bar
@@ -84,7 +85,13 @@ class PatchFeatures:
             with atomic_write(path) as draft:
                 seconds = self._write(draft, tower, source, name)
             write_json(path.with_suffix(".json"), {"seconds_per_thousand": seconds})
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        features = read_npy(path, mmap_mode="r")
+        if features.ndim != 4 or len(features) != len(source):
+            raise V2LError(
+                f"{path} has shape {features.shape}, but there are {len(source)} images; delete "
+                "it, and it is made again"
+            )
+        return features
 
     def seconds(self, run: Run, name: str, source: Source) -> float | None:
         """What `of` took for a thousand images, in seconds, reading them included and compiling

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from v2l_jax.atomic_write import atomic_write
+from v2l_jax.data.images import decode_image
 from v2l_jax.data.transforms import to_uint8
 from v2l_jax.errors import ConfigError
 from v2l_jax.metrics.fid import frechet_inception_distance
@@ -170,4 +171,4 @@ def save_pictures(folder: pathlib.Path, pictures: Float[np.ndarray, "images side
 def read_pictures(folder: pathlib.Path) -> list[UInt8[np.ndarray, "side side 3"]]:
     """What `save_pictures` kept, in order; nothing where there is no such folder."""
     paths = sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
-    return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
+    return [decode_image(path) for path in paths]

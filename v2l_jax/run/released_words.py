@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import ConfigError
+from v2l_jax.formats.numpy_files import read_npy
+from v2l_jax.formats.text_files import read_text
 from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.run import loading
 from v2l_jax.tokenizers.reference import read_reference
@@ -83,14 +85,12 @@ def read_word_list(path: pathlib.Path) -> tuple[str, ...]:
       ConfigError: the array holds pickled objects or something else than strings.
     """
     if path.suffix != ".npy":
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    try:
-        texts = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise ConfigError(
-            f"{path} cannot be read without executing it ({error}); write its words into a text "
-            "file, one a line: numpy.savetxt('words.txt', array, fmt='%s', encoding='utf-8')"
-        ) from error
+        return tuple(read_text(path, ConfigError).splitlines())
+    remedy = (
+        "if it holds Python objects, it cannot be read without executing it: write its words into "
+        "a text file, one a line: numpy.savetxt('words.txt', array, fmt='%s', encoding='utf-8')"
+    )
+    texts = read_npy(path, ConfigError, remedy)
     if texts.dtype.kind != "U":
         raise ConfigError(f"{path} holds {texts.dtype}, not words")
     return tuple(map(str, texts.ravel()))

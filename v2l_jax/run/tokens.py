@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from v2l_jax.atomic_write import atomic_write
+from v2l_jax.formats.numpy_files import read_npz
 from v2l_jax.run.paths import tokens_path
 from v2l_jax.tokenizers.base import TokenStreams
 
@@ -23,9 +24,10 @@ def write_tokens(workdir: pathlib.Path, split: str, tokens: TokenStreams, **more
 
 def read_tokens(workdir: pathlib.Path, split: str) -> TokenStreams:
     """The token ids of a split by stream, in the order of its images."""
-    with np.load(tokens_path(workdir, split), allow_pickle=False) as arrays:
-        return {
-            name.removesuffix(TOKENS_SUFFIX): arrays[name]
-            for name in arrays.files
-            if name.endswith(TOKENS_SUFFIX)
-        }
+    path = tokens_path(workdir, split)
+    remedy = "delete it, and run the tokenize job again: --config.jobs=tokenize"
+    return {
+        name.removesuffix(TOKENS_SUFFIX): array
+        for name, array in read_npz(path, remedy=remedy).items()
+        if name.endswith(TOKENS_SUFFIX)
+    }

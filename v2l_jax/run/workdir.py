@@ -27,6 +27,7 @@ from v2l_jax.run.paths import training_path
 from v2l_jax.training.checkpoints import check_name
 
 _MADE_FROM = "training.json"
+_REMEDY = "delete it, or name another --workdir"
 _BUCKET = re.compile("[a-z][a-z0-9]+:/")
 _PACKAGES = (
     "v2l_jax",
@@ -51,11 +52,12 @@ def read_json(path: pathlib.Path, default: Any) -> Any:
     """Reads a JSON file of a run's folder; `default` where there is none.
 
     Raises:
-      V2LError: the file is damaged.
+      V2LError: the file is damaged, or holds another kind of value than a `default` that is a dict.
     """
     if not path.exists():
         return default
-    return text_files.read_json(path, V2LError, None, "delete it, or name another --workdir")
+    kind = dict if isinstance(default, dict) else None
+    return text_files.read_json(path, V2LError, kind, _REMEDY)
 
 
 def prepare(
@@ -86,11 +88,6 @@ def prepare(
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         there = read_json(workdir / "config.json", {})
-        if not isinstance(there, Mapping):
-            raise V2LError(
-                f"{workdir / 'config.json'} is damaged: it does not hold an object; delete it, or "
-                "name another --workdir"
-            )
         existing = dict(_leaves(there, asked))
         differing = sorted(
             key
@@ -227,8 +224,12 @@ def environments(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """An entry for each job that wrote into the folder: "job", "began", and `environment`'s
     fields.
     """
-    noted = read_json(workdir / "environment.json", [])
-    return [noted] if isinstance(noted, Mapping) else noted  # folders of earlier versions have one
+    path = workdir / "environment.json"
+    noted = read_json(path, [])
+    noted = [noted] if isinstance(noted, Mapping) else noted  # folders of earlier versions have one
+    if not isinstance(noted, list) or not all(isinstance(one, Mapping) for one in noted):
+        raise V2LError(f"{path} is damaged: it holds no list of objects; {_REMEDY}")
+    return noted
 
 
 @contextlib.contextmanager
@@ -236,13 +237,20 @@ def timed(workdir: pathlib.Path, job: str) -> Iterator[None]:
     """Notes the job's environment, and adds the seconds spent inside to timings.json, also when the
     job is interrupted and goes on later.
     """
+    read_json(workdir / "timings.json", {})  # damage is said before the work, not after
     start, began = time.monotonic(), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     entry = {"job": job, "began": began} | environment()
     write_json(workdir / "environment.json", [*environments(workdir), entry])
     try:
         yield
     finally:
-        timings = read_json(workdir / "timings.json", {})
-        timings[job] = round(timings.get(job, 0.0) + time.monotonic() - start, 1)
         with contextlib.suppress(OSError):
-            write_json(workdir / "timings.json", timings)
+            _add_seconds(workdir / "timings.json", job, time.monotonic() - start)
+
+
+def _add_seconds(path: pathlib.Path, job: str, seconds: float) -> None:
+    timings = read_json(path, {})
+    before = timings.get(job, 0.0)
+    if not isinstance(before, (int, float)):
+        raise V2LError(f"{path} is damaged: {job} took {before!r:.40} seconds; {_REMEDY}")
+    write_json(path, timings | {job: round(before + seconds, 1)})

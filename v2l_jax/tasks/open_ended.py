@@ -168,7 +168,8 @@ def is_hit(answer: str, expected: str) -> bool:
 def _questions(config: ConfigDict, ways: int, shots: int, names: str) -> OpenQuestions:
     c = config.evaluate.open_ended
     if c.file:
-        read = read_open_ended(loading.locate(c.file.format(ways=ways, shots=shots)))
+        file = loading.locate(c.file.format(ways=ways, shots=shots))
+        read = read_open_ended(file, shown=ways * shots)
         return dataclasses.replace(read, questions=read.questions[: c.questions])
     photos = loading.photos(config)
     labels, classes = named_labels(photos, {})

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from v2l_jax.errors import AssetError, CheckpointError
+from v2l_jax.formats.checked_tensors import arrays_by_name, fitting_together
 from v2l_jax.formats.pickles import read_pickled_arrays
 from v2l_jax.tokenizers.lqae import LQAE
 from v2l_jax.tokenizers.lqae_network import LQAENetwork
-from v2l_jax.tokenizers.reference import check_shapes
+from v2l_jax.tokenizers.reference import check_shapes, count_numbered
 from v2l_jax.towers.bert import LAYER_NAMES, QKV_NAMES, BertConfig
 from v2l_jax.towers.roberta import MaskedLanguageModel
 
@@ -61,7 +62,8 @@ def load_lqae(
         tree = read_pickled_arrays(path, ("state", "params", "params"))
     except AssetError as error:
         raise CheckpointError(f"{path} is no checkpoint of LQAE: {error}") from error
-    return lqae_from_arrays(dict(_flat(tree)), words, mask_id, **heads)
+    flat = dict(_flat(tree)) if isinstance(tree, Mapping) else tree
+    return lqae_from_arrays(arrays_by_name(flat, str(path)), words, mask_id, **heads)
 
 
 def lqae_from_arrays(
@@ -90,19 +92,17 @@ def lqae_from_arrays(
     for key, x in arrays.items():
         if not key.startswith(_LANGUAGE_MODEL):
             _put(params, _path_of(key), np.asarray(x, np.float32))
-    try:
+    with fitting_together("the file", "a checkpoint of LQAE"):
         patch, _, _, hidden = arrays["encoder/ConvPatches_0/patch_embeds/kernel"].shape
         inner = arrays["encoder/Transformer_0/0/GLU_0/fc1/kernel"].shape[1]
-        blocks = [int(m[1]) for m in map(re.compile(r"encoder/\w+/(\d+)/").match, arrays) if m]
-        network = LQAENetwork(patch, hidden, max(blocks) + 1, heads or hidden // _HEAD_WIDTH, inner)
+        blocks = count_numbered(arrays, r"encoder/\w+/(\d+)/GLU_0/fc1/kernel")
+        network = LQAENetwork(patch, hidden, blocks, heads or hidden // _HEAD_WIDTH, inner)
         model, model_params = _language_model(model_arrays, words, mask_id, model_heads)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"not a checkpoint of LQAE: it lacks {error}") from error
-    tokenizer = LQAE(network, len(words), model, ste=ste)
-    side = arrays["encoder/pos_embedding"].shape[1] * patch
-    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    init = lambda image: tokenizer.init(jax.random.key(0), {"image": image})["params"]
-    check_shapes(jax.eval_shape(init, image), params)
+        tokenizer = LQAE(network, len(words), model, ste=ste)
+        side = arrays["encoder/pos_embedding"].shape[1] * patch
+        image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        init = lambda image: tokenizer.init(jax.random.key(0), {"image": image})["params"]
+        check_shapes(jax.eval_shape(init, image), params)
     frozen = {"local_words": np.asarray(words, np.float32), "language_model": model_params}
     return tokenizer, {"params": params, "frozen": frozen}
 

@@ -5,7 +5,7 @@ variables.
 import functools
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.checked_tensors import CheckedTensors, arrays_by_name, fitting_together
 from v2l_jax.tokenizers.v2l_network import V2LTokenizer
 from v2l_jax.training.discriminator import PatchDiscriminator
 
@@ -42,6 +43,7 @@ _LAYER_NAMES = {
     "to_out": "out",
 }
 _NOMINAL_RESOLUTION = 256
+_WHAT = "a V2L checkpoint in the released layout"
 _TOWER_PREFIX = "global_encoder."
 _BATCH_NORM_LEAVES = ("weight", "bias", "running_mean", "running_var")
 
@@ -66,18 +68,22 @@ def load_reference(path: str | pathlib.Path) -> tuple[V2LTokenizer, dict[str, An
 def read_reference(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Reads the arrays of a checkpoint in the released layout, by their published names: a PyTorch
     file, or the same arrays as .safetensors.
+
+    Raises:
+      CheckpointError: the file holds no arrays by name.
     """
     from v2l_jax.formats.safetensors_files import read_safetensors
     from v2l_jax.formats.torch_files import read_torch
 
     if pathlib.Path(path).suffix == ".safetensors":
-        return dict(read_safetensors(path))
-
-    tree = read_torch(path)
+        tree: Any = dict(read_safetensors(path))
+    else:
+        tree = read_torch(path)
     for key in ("state_dict", "model"):
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
-            return dict(tree[key])
-    return dict(tree)
+            tree = tree[key]
+            break
+    return arrays_by_name(tree, str(path))
 
 
 def tokenizer_from_reference(
@@ -87,17 +93,11 @@ def tokenizer_from_reference(
     from v2l_jax.towers.clip import ClipImage, encode_image
     from v2l_jax.towers.clip_weights import image_side
 
-    try:
-        visual = {
-            n.removeprefix(_TOWER_PREFIX): a
-            for n, a in arrays.items()
-            if n.startswith(_TOWER_PREFIX)
-        }
-        tower_config, tower_params = image_side(visual)
-    except KeyError as error:
-        raise CheckpointError(
-            f"not a V2L checkpoint in the released layout: it lacks {error}"
-        ) from error
+    visual = {
+        n.removeprefix(_TOWER_PREFIX): a for n, a in arrays.items() if n.startswith(_TOWER_PREFIX)
+    }
+    with fitting_together("the file", _WHAT):
+        tower_config, tower_params = image_side(CheckedTensors(visual, "the CLIP tower"))
     model, variables = network_from_reference(arrays)
     model = model.clone(semantic_tower=functools.partial(encode_image, ClipImage(tower_config)))
     variables["frozen"]["tower"] = tower_params
@@ -106,19 +106,22 @@ def tokenizer_from_reference(
 
 def network_from_reference(arrays: Mapping[str, np.ndarray]) -> tuple[V2LTokenizer, dict[str, Any]]:
     """As `tokenizer_from_reference`, without the CLIP image tower: vectors of images are given."""
-    try:
+    with fitting_together("the file", _WHAT):
         model = _infer_model(arrays)
         frozen = {
-            "local_words": np.asarray(arrays["tok_embeddings.weight"], np.float32),
-            "global_words": np.asarray(arrays["tok_embeddings_global.weight"], np.float32),
+            "local_words": _words(arrays, "tok_embeddings.weight", model.word_dim),
+            "global_words": _words(arrays, "tok_embeddings_global.weight", model.word_dim),
         }
-    except KeyError as error:
-        raise CheckpointError(
-            f"not a V2L checkpoint in the released layout: it lacks {error}"
-        ) from error
-    params = reference_params(arrays)
-    check_shapes(v2l_shapes(model), params)
+        params = reference_params(arrays)
+        check_shapes(v2l_shapes(model), params)
     return model, {"params": params, "frozen": frozen}
+
+
+def _words(arrays: Mapping[str, np.ndarray], name: str, dim: int) -> np.ndarray:
+    words = np.asarray(arrays[name], np.float32)
+    if words.ndim != 2 or words.shape[1] != dim:
+        raise ValueError(f"{name} has shape {words.shape}, but words have {dim} numbers")
+    return words
 
 
 def parameter_path(name: str) -> tuple[str, ...] | None:
@@ -156,10 +159,11 @@ def to_flax_layout(array: np.ndarray) -> np.ndarray:
 def reference_params(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The "params" that published arrays make: those of encoder, decoder and quantizer."""
     params: dict[str, Any] = {}
-    for name, array in arrays.items():
+    checked = CheckedTensors(arrays, "the checkpoint")
+    for name in arrays:
         path = parameter_path(name)
         if path is not None:
-            _put(params, path, to_flax_layout(array))
+            _put(params, path, to_flax_layout(checked[name]))
     return params
 
 
@@ -175,7 +179,7 @@ def autoencoder_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     Raises:
       KeyError: an array is missing.
     """
-    levels = _count(arrays, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
+    levels = count_numbered(arrays, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
     channels = arrays["encoder.conv_in.weight"].shape[0]
     attending = [
         level for level in range(levels) if f"encoder.down.{level}.attn.0.q.weight" in arrays
@@ -186,7 +190,7 @@ def autoencoder_sizes(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
             arrays[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] // channels
             for level in range(levels)
         ),
-        "num_res_blocks": _count(arrays, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
+        "num_res_blocks": count_numbered(arrays, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
         "z_channels": arrays["encoder.conv_out.weight"].shape[0],
         "attn_resolutions": tuple(_NOMINAL_RESOLUTION >> level for level in attending),
         "resolution": _NOMINAL_RESOLUTION,
@@ -206,13 +210,24 @@ def _infer_model(arrays: Mapping[str, np.ndarray]) -> V2LTokenizer:
     )
 
 
-def _count(arrays: Mapping[str, np.ndarray], pattern: str) -> int:
-    found = [int(match[1]) for match in (re.fullmatch(pattern, name) for name in arrays) if match]
-    if not found:
+def count_numbered(arrays: Iterable[str], pattern: str) -> int:
+    """How many parts a network has that its arrays' names number from 0 on.
+
+    Args:
+      arrays: their names.
+      pattern: regular expression of a whole name, with the number as its group.
+
+    Raises:
+      KeyError: there is none, or a number is left out.
+    """
+    matches = (re.fullmatch(pattern, name) for name in arrays)
+    found = {int(match[1]) for match in matches if match}
+    if not found or max(found) >= len(found):
         raise KeyError(pattern)
-    return max(found) + 1
+    return len(found)
 
 
+@functools.lru_cache(maxsize=16)
 def v2l_shapes(model: V2LTokenizer) -> dict[str, Any]:
     """Shapes of a V2L model's parameters."""
     side = model.downsampling

@@ -25,8 +25,10 @@ import safetensors.numpy
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.codebook.codebook import Codebook
-from v2l_jax.errors import AssetError, CheckpointError, ConfigError
+from v2l_jax.errors import CheckpointError, ConfigError
+from v2l_jax.formats.checked_tensors import fitting_together
 from v2l_jax.formats.safetensors_files import read_safetensors
+from v2l_jax.formats.text_files import entry, read_json
 from v2l_jax.tokenizers.reference import check_shapes, v2l_shapes
 from v2l_jax.tokenizers.v2l_network import V2LTokenizer
 
@@ -54,6 +56,7 @@ _SIZES = (
     "num_global_words",
     "cross_attention_heads",
 )
+_NUMBERS = ("image_size", "global_tokens")
 _VECTORS_MAY_DIFFER = 0.05  # of a word's unit vector: towers run in other precisions elsewhere
 
 
@@ -199,21 +202,21 @@ def load_tokenizer(folder: str | pathlib.Path, llm: str | None = None) -> Releas
             raise CheckpointError(f"{folder} lacks {file}; get it again")
         if _digest(folder / file) != digest:
             raise CheckpointError(f"{folder / file} was cut short or changed; get it again")
-    try:
-        sizes = {size: _tuples(described["model"][size]) for size in _SIZES}
-        model = V2LTokenizer(**sizes)
+    with fitting_together(str(folder), "a tokenizer of this version"):
+        where = str(folder / _CONFIG)
+        numbers = {key: entry(described, key, int, where, CheckpointError) for key in _NUMBERS}
+        rest = numbers | {"name": entry(described, "name", str, where, CheckpointError)}
+        llm_of_words = entry(described, "llm", str, where, CheckpointError)
         arrays = {
             name: np.asarray(array, np.float32)
             for name, array in read_safetensors(folder / _WEIGHTS).items()
         }
+        model = V2LTokenizer(**_sizes(described.get("model"), len(arrays), where))
         local, global_ = Codebook.load(folder / _LOCAL), Codebook.load(folder / _GLOBAL)
-        rest = {key: described[key] for key in ("image_size", "global_tokens", "name")}
-    except (AssetError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} is not a tokenizer of this version: {error}") from error
-    params = flax.traverse_util.unflatten_dict(arrays, sep="/")
-    check_shapes(v2l_shapes(model), params)
+        params = flax.traverse_util.unflatten_dict(arrays, sep="/")
+        check_shapes(v2l_shapes(model), params)
     for book, count in ((local, model.num_local_words), (global_, model.num_global_words)):
-        if book.embeddings.shape != (count, model.word_dim) or book.llm != described["llm"]:
+        if book.embeddings.shape != (count, model.word_dim) or book.llm != llm_of_words:
             raise CheckpointError(
                 f"the words in {folder} are not those of its config.json; get it again"
             )
@@ -224,23 +227,38 @@ def load_tokenizer(folder: str | pathlib.Path, llm: str | None = None) -> Releas
 
 
 def _read_config(path: pathlib.Path) -> Mapping[str, Any]:
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); give the folder of a released tokenizer"
-        ) from error
-    if not isinstance(described, dict) or described.get("format") != FORMAT:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give the folder of a released tokenizer")
+    described = read_json(path, CheckpointError, remedy="give the folder of a released tokenizer")
+    if described.get("format") != FORMAT:
         raise CheckpointError(f"{path} does not describe a tokenizer of this version ({FORMAT})")
-    if set(described.get("sha256", ())) != {_WEIGHTS, _LOCAL, _GLOBAL}:
+    digests = described.get("sha256")
+    if not isinstance(digests, Mapping) or set(digests) != {_WEIGHTS, _LOCAL, _GLOBAL}:
         raise CheckpointError(
             f"{path} does not name the three files of a tokenizer with their digests; get it again"
         )
     return described
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _sizes(given: Any, arrays: int, where: str) -> dict[str, Any]:
+    """The sizes that a config.json states.
+
+    Raises:
+      CheckpointError: one is missing or no whole number, or there are more blocks than arrays.
+    """
+    if not isinstance(given, Mapping):
+        raise CheckpointError(f"{where}: 'model' must be an object of sizes; get it again")
+    sizes = {}
+    for name in _SIZES:
+        value = given.get(name)
+        sizes[name] = tuple(value) if isinstance(value, list) else value
+        numbers = sizes[name] if isinstance(value, list) else (value,)
+        if not all(isinstance(n, int) and 0 <= n < 1 << 31 for n in numbers):
+            raise CheckpointError(f"{where}: {name!r} is {value!r:.80}; get it again")
+    blocks, levels = sizes["num_res_blocks"], sizes["channel_multipliers"]
+    if not isinstance(levels, tuple) or max(blocks, 1) * len(levels) > arrays:
+        raise CheckpointError(f"{where} asks for {blocks} blocks a level, but has {arrays} arrays")
+    return sizes
 
 
 def _digest(path: pathlib.Path) -> str:

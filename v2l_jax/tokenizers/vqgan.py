@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import CheckpointError, ConfigError
-from v2l_jax.formats.safetensors_files import read_safetensors
+from v2l_jax.formats.checked_tensors import fitting_together
 from v2l_jax.options import NAME, POSITIVE, WEIGHT, option
 from v2l_jax.tokenizers.autoencoder import Decoder, Encoder, attention_levels, conv3x3, dense
 from v2l_jax.tokenizers.base import Batch, TokenStreams, TrainOutput, Variables, VisualTokenizer
@@ -273,8 +273,7 @@ def load_taming(path: str | pathlib.Path) -> tuple[VQGAN, Variables]:
         together.
     """
     path = pathlib.Path(path)
-    arrays = read_safetensors(path) if path.suffix == ".safetensors" else read_reference(path)
-    return vqgan_from_taming(arrays, str(path))
+    return vqgan_from_taming(read_reference(path), str(path))
 
 
 def vqgan_from_taming(
@@ -297,19 +296,17 @@ def vqgan_from_taming(
             f"{name} is no VQ-GAN with a plain codebook: {len(unknown)} of its arrays have no "
             f"place there, first {unknown[0]}"
         )
-    try:
+    with fitting_together(name, "a VQ-GAN checkpoint"):
         codebook = np.asarray(known[_CODEBOOK], np.float32)
         _ = known["decoder.conv_in.weight"]  # some files hold the encoder alone
         network = VQGANNetwork(**autoencoder_sizes(known), entry_dim=codebook.shape[1])
-    except KeyError as error:
-        raise CheckpointError(f"{name} is no VQ-GAN checkpoint: it lacks {error}") from error
-    params = reference_params(known)
-    params["to_codes"], params["from_codes"] = (
-        params.pop(part, {}) for part in ("to_words", "from_words")
-    )
-    tokenizer = VQGAN(network, PlainCodebook(*codebook.shape, codebook_weight=0.25))
-    params["codebook"] = codebook
-    check_shapes(tokenizer._shapes(), params)
+        params = reference_params(known)
+        params["to_codes"], params["from_codes"] = (
+            params.pop(part, {}) for part in ("to_words", "from_words")
+        )
+        tokenizer = VQGAN(network, PlainCodebook(*codebook.shape, codebook_weight=0.25))
+        params["codebook"] = codebook
+        check_shapes(tokenizer._shapes(), params)
     return tokenizer, {"params": params}
 
 

@@ -16,9 +16,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.errors import CheckpointError
-from v2l_jax.formats.checked_tensors import CheckedTensors, refuse_quantised_config
+from v2l_jax.formats.checked_tensors import (
+    CheckedTensors,
+    fitting_together,
+    refuse_quantised_config,
+)
 from v2l_jax.formats.safetensors_files import read_safetensors
 from v2l_jax.formats.text_files import entry, read_json
+from v2l_jax.formats.tokenizer_files import check_ids, tokenizer_errors
 from v2l_jax.ops.attention import SelfAttention
 from v2l_jax.ops.matmul import dot_general_in
 from v2l_jax.ops.unit_vectors import unit_vectors
@@ -154,16 +159,14 @@ def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_layers: int) -> di
     """Turns Hugging Face's `BertModel` tensors into `Bert` parameters, layers stacked on a leading
     axis.
     """
-    tensors = {
-        name.removeprefix("bert."): value
-        for name, value in tensors.items()
-        if name.startswith(("bert.", "encoder.", "embeddings."))
-    }
-    if quantised := [n for n, x in tensors.items() if x.dtype.kind in "iu" and "position" not in n]:
-        raise CheckpointError(
-            f"tensor {quantised[0]} holds integers: the weights are quantised; give the "
-            "unquantised repository"
-        )
+    tensors = CheckedTensors(
+        {
+            name.removeprefix("bert."): value
+            for name, value in tensors.items()
+            if name.startswith(("bert.", "encoder.", "embeddings."))
+        },
+        "the encoder",
+    )
 
     def layer_params(i: int) -> dict[str, Any]:
         def at(name: str) -> np.ndarray:
@@ -188,7 +191,7 @@ def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_layers: int) -> di
         return layer
 
     layers = [layer_params(i) for i in range(num_layers)]
-    return {
+    params = {
         "token_embedding": {"embedding": tensors["embeddings.word_embeddings.weight"]},
         "position_embedding": {"embedding": tensors["embeddings.position_embeddings.weight"]},
         "segment_embedding": tensors["embeddings.token_type_embeddings.weight"][0],
@@ -198,6 +201,45 @@ def convert_checkpoint(tensors: Mapping[str, np.ndarray], num_layers: int) -> di
         },
         "layers": jax.tree.map(lambda *leaves: np.stack(leaves), *layers),
     }
+    tensors.refuse_unread(_WITHOUT_EFFECT)
+    return params
+
+
+_WITHOUT_EFFECT = (r"embeddings\.(position|token_type)_ids", r"pooler\..*", r"cls\..*")
+"""Tensors of a BERT that the encoder does not need."""
+
+
+def check_shapes(config: BertConfig, params: Mapping[str, Any], where: str) -> None:
+    """Compares the encoder's arrays with what its config says.
+
+    Raises:
+      CheckpointError: names the first that has another shape.
+    """
+    width, inner = config.hidden_size, config.intermediate_size
+    layers = {name: params["layers"][name] for name in ("intermediate", "output")}
+    expected = {
+        "token_embedding": ((config.vocab_size, width), params["token_embedding"]["embedding"]),
+        "position_embedding": (
+            (config.max_position_embeddings, width),
+            params["position_embedding"]["embedding"],
+        ),
+        "segment_embedding": ((width,), params["segment_embedding"]),
+        "intermediate": (
+            (config.num_hidden_layers, width, inner),
+            layers["intermediate"]["kernel"],
+        ),
+        "output": ((config.num_hidden_layers, inner, width), layers["output"]["kernel"]),
+        "attention": (
+            (config.num_hidden_layers, width, 3 * width),
+            params["layers"]["attention"]["qkv"]["kernel"],
+        ),
+    }
+    for name, (shape, array) in expected.items():
+        if np.shape(array) != shape:
+            raise CheckpointError(
+                f"{where}: {name} has shape {np.shape(array)}, but config.json says {shape}; they "
+                "belong to different models"
+            )
 
 
 def load_bert(
@@ -225,31 +267,36 @@ def load_bert(
     if unsupported:
         raise CheckpointError(f"{path}: BERT with {', '.join(unsupported)} is not supported")
     refuse_quantised_config(raw, str(path / "config.json"))
-    config = BertConfig(**_sizes(raw, str(path / "config.json")))
+    config = BertConfig(**sizes(raw, str(path / "config.json")))
     tensors = read_safetensors(path)
     CheckedTensors(tensors, str(path)).refuse_quantised()
-    try:
+    with fitting_together(str(path), "the BERT of its config"):
         params = convert_checkpoint(tensors, config.num_hidden_layers)
-    except KeyError as error:
-        raise CheckpointError(f"{path} has a BERT config but no tensor {error}") from error
+        check_shapes(config, params, str(path))
     return Bert(config, matmul_dtype), params
 
 
-def _sizes(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of `BertConfig` that a config.json states, or that transformers assumes."""
-    sizes = {"vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12}
-    sizes |= {"num_attention_heads": 12, "intermediate_size": 3072}
-    sizes |= {f.name: raw[f.name] for f in dataclasses.fields(BertConfig) if f.name in raw}
-    for name in sizes:
+def sizes(raw: Mapping[str, Any], where: str, vocab_size: int = 30522) -> dict[str, Any]:
+    """The fields of `BertConfig` that a config.json states, or that transformers assumes.
+
+    Args:
+      raw: the config.
+      where: what to call it in an error.
+      vocab_size: what transformers assumes where it says nothing.
+    """
+    found = {"vocab_size": vocab_size, "hidden_size": 768, "num_hidden_layers": 12}
+    found |= {"num_attention_heads": 12, "intermediate_size": 3072}
+    found |= {f.name: raw[f.name] for f in dataclasses.fields(BertConfig) if f.name in raw}
+    for name in found:
         kinds = (int, float) if name == "layer_norm_eps" else int
-        if entry(sizes, name, kinds, where, CheckpointError) <= 0:
-            raise CheckpointError(f"{where}: {name} is {sizes[name]}, but must be positive")
-    if sizes["hidden_size"] % sizes["num_attention_heads"]:
+        if entry(found, name, kinds, where, CheckpointError) <= 0:
+            raise CheckpointError(f"{where}: {name} is {found[name]}, but must be positive")
+    if found["hidden_size"] % found["num_attention_heads"]:
         raise CheckpointError(
-            f"{where}: the width {sizes['hidden_size']} is not a multiple of "
-            f"{sizes['num_attention_heads']} heads"
+            f"{where}: the width {found['hidden_size']} is not a multiple of "
+            f"{found['num_attention_heads']} heads"
         )
-    return sizes
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,7 +362,10 @@ def load_sentence_encoder(
         )
     if not (path / "tokenizer.json").is_file():
         raise CheckpointError(f"{path} has no tokenizer.json")
-    tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(min(max_length, model.config.max_position_embeddings, BUCKETS[-1]))
+    longest = min(max_length, model.config.max_position_embeddings, BUCKETS[-1])
+    with tokenizer_errors(path):
+        tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(longest)
+        check_ids(tokenizer, model.config.vocab_size, str(path))
     return SentenceEncoder(path.name, model, jax.device_put(params), tokenizer)

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from v2l_jax.data.transforms import clip_preprocess
 from v2l_jax.errors import CheckpointError
 from v2l_jax.formats.text_files import read_json, read_text
+from v2l_jax.formats.tokenizer_files import check_ids, tokenizer_errors
 from v2l_jax.ops.matmul import dot_general_in
 from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.towers.image_text import ImageTextTower
@@ -172,27 +173,31 @@ def load_text_tokenizer(path: str | pathlib.Path, context_length: int) -> Any:
       does not pad.
 
     Raises:
-      CheckpointError: neither is there.
+      CheckpointError: neither is there, or it is damaged.
     """
+    path = pathlib.Path(path)
+    with tokenizer_errors(path):
+        tokenizer = _read_tokenizer(path)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(context_length)
+    return tokenizer
+
+
+def _read_tokenizer(path: pathlib.Path) -> Any:
     import tokenizers
 
-    path = pathlib.Path(path)
     if (path / "tokenizer.json").is_file():
-        tokenizer = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
-    elif (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+        return tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
         import transformers
 
         vocab = read_json(path / "vocab.json", CheckpointError)
         lines = read_text(path / "merges.txt", CheckpointError).splitlines()
         merges = [tuple(line.split()) for line in lines if line and not line.startswith("#version")]
-        tokenizer = transformers.CLIPTokenizer(vocab=vocab, merges=merges).backend_tokenizer
-    else:
-        raise CheckpointError(
-            f"{path} has no tokenizer.json, nor vocab.json and merges.txt, for CLIP's texts"
-        )
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(context_length)
-    return tokenizer
+        return transformers.CLIPTokenizer(vocab=vocab, merges=merges).backend_tokenizer
+    raise CheckpointError(
+        f"{path} has no tokenizer.json, nor vocab.json and merges.txt, for CLIP's texts"
+    )
 
 
 NEEDS_WEIGHTS = True
@@ -248,6 +253,7 @@ def load_clip(
         pathlib.Path(tokenizer_path) if tokenizer_path else (path if path.is_dir() else path.parent)
     )
     tokenizer = load_text_tokenizer(folder, text_config.context_length)
+    check_ids(tokenizer, text_config.vocab_size, str(folder))
     return ImageTextTower(
         name=path.stem if path.is_file() else path.name,
         kind="clip",

@@ -5,6 +5,7 @@ Hugging Face: config.json and preprocessor_config.json. OpenCLIP: open_clip_conf
 """
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -128,7 +129,8 @@ def changed(
 
 def _describes_clip(folder: pathlib.Path) -> bool:
     """Whether the config.json of a folder is of a CLIP; a file of weights may lie anywhere."""
-    return read_json(folder / "config.json", CheckpointError, None).get("model_type") == "clip"
+    found = read_json(folder / "config.json", CheckpointError, None)
+    return isinstance(found, Mapping) and found.get("model_type") == "clip"
 
 
 def read_settings(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -177,25 +179,30 @@ def _hugging_face_images(given: Mapping[str, Any], path: pathlib.Path) -> Prepro
     factor = given.get("rescale_factor") or 1 / 255
     if not isinstance(factor, (int, float)) or abs(factor - 1 / 255) > 1e-6:
         raise CheckpointError(f"{path}: rescale_factor is not 1/255, which is not supported")
-    size = given.get("size", {"shortest_edge": 0})
+    size = given.get("size") or {"shortest_edge": 0}
     short = size.get("shortest_edge", 0) if isinstance(size, Mapping) else size
-    resample = given.get("resample", 3)
+    if not isinstance(short, int) or not (short or _is_square(given) or not given.get("size")):
+        raise CheckpointError(
+            f"{path}: size={size!r} is not supported, only the shortest edge, or height and width"
+        )
+    resample = 3 if given.get("resample") is None else given["resample"]
     if not isinstance(resample, int) or resample not in _RESAMPLING:
         raise CheckpointError(
             f"{path}: resample={resample!r} is not supported, only {sorted(_RESAMPLING)}"
         )
     return Preprocessing(
-        _three(given.get("image_mean", CLIP_MEAN), "image_mean", path),
-        _three(given.get("image_std", CLIP_STD), "image_std", path),
+        three(given.get("image_mean") or CLIP_MEAN, "image_mean", path),
+        three(given.get("image_std") or CLIP_STD, "image_std", path),
         _RESAMPLING[resample],
-        short if isinstance(short, int) else 0,
+        short,
         _is_square(given),
     )
 
 
 def _is_square(given: Mapping[str, Any]) -> bool:
     size = given.get("size")
-    return isinstance(size, Mapping) and "height" in size and "shortest_edge" not in size
+    square = isinstance(size, Mapping) and "height" in size and "shortest_edge" not in size
+    return square and size.get("width", size["height"]) == size["height"]
 
 
 def _openclip(path: pathlib.Path) -> ClipSettings:
@@ -237,8 +244,8 @@ def _openclip(path: pathlib.Path) -> ClipSettings:
             )
         },
         Preprocessing(
-            _three(images.get("mean", CLIP_MEAN), "mean", path),
-            _three(images.get("std", CLIP_STD), "std", path),
+            three(images.get("mean", CLIP_MEAN), "mean", path),
+            three(images.get("std", CLIP_STD), "std", path),
             resample,
             squash=mode == "squash",
         ),
@@ -246,10 +253,16 @@ def _openclip(path: pathlib.Path) -> ClipSettings:
     )
 
 
-def _three(values: Any, key: str, path: pathlib.Path) -> tuple[float, ...]:
+def three(values: Any, key: str, path: pathlib.Path) -> tuple[float, float, float]:
+    """A number for each channel, of a file's setting.
+
+    Raises:
+      CheckpointError: it is anything but three finite numbers, or a deviation is not positive.
+    """
     fits = isinstance(values, (list, tuple)) and len(values) == 3
-    if not fits or not all(isinstance(v, (int, float)) for v in values):
+    if not fits or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
         raise CheckpointError(f"{path}: {key} is {values!r}, but must be three numbers")
     if key.endswith("std") and not all(v > 0 for v in values):
         raise CheckpointError(f"{path}: {key} is {values!r}, but must be positive")
-    return tuple(float(v) for v in values)
+    red, green, blue = map(float, values)
+    return red, green, blue

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from v2l_jax.errors import CheckpointError
-from v2l_jax.formats.checked_tensors import CheckedTensors, Tensors
+from v2l_jax.formats.checked_tensors import CheckedTensors, Tensors, fitting_together
 from v2l_jax.towers.clip import ClipImageConfig, ClipTextConfig
 from v2l_jax.towers.clip_settings import ClipSettings, changed, settings_beside
 from v2l_jax.towers.clip_settings import read_settings as read_settings
@@ -45,6 +45,8 @@ HUGGING_FACE_BLOCK_NAMES = (
 # sides do.
 HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 
+_WHAT = "a CLIP with a ViT image tower"
+
 # Tensors that say nothing about the two towers.
 WITHOUT_EFFECT = (
     r"logit_scale", r"logit_bias", r"input_resolution", r"context_length", r"vocab_size",
@@ -69,12 +71,14 @@ def open_clip(path: pathlib.Path) -> tuple[dict[str, np.ndarray], ClipSettings]:
         settings = settings_beside(path)
         raw = read_safetensors(path)
         CheckedTensors(raw, str(path)).refuse_quantised()
-        return from_hugging_face(raw), settings
+        with fitting_together(str(path), _WHAT):
+            return from_hugging_face(raw), settings
     tree = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     tensors = flatten(tree)
     CheckedTensors(tensors, str(path)).refuse_quantised()
-    openai = {"input_resolution", "context_length", "vocab_size"} <= set(tree)
-    return from_hugging_face(tensors), settings_beside(path, openai)
+    openai = {"input_resolution", "context_length", "vocab_size"} <= set(tensors)
+    with fitting_together(str(path), _WHAT):
+        return from_hugging_face(tensors), settings_beside(path, openai)
 
 
 def both_sides(
@@ -85,12 +89,8 @@ def both_sides(
     for name, tensor in tensors.items():
         sides[not name.startswith("visual.")][name.removeprefix("visual.")] = tensor
     visual, text = (CheckedTensors(side, str(path)) for side in sides)
-    try:
+    with fitting_together(str(path), _WHAT):
         built = (*image_side(visual, settings.vision), *text_side(text, settings.text))
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path} is not a CLIP with a ViT image tower: it has no tensor {error}"
-        ) from error
     visual.refuse_unread(WITHOUT_EFFECT)
     text.refuse_unread(WITHOUT_EFFECT)
     return built

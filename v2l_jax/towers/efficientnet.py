@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from v2l_jax.errors import CheckpointError
+from v2l_jax.formats.checked_tensors import CheckedTensors, arrays_by_name, fitting_together
 from v2l_jax.formats.torch_files import read_torch
 from v2l_jax.ops.matmul import dot_general_in
 
@@ -217,18 +218,23 @@ def load_efficientnet(
     Raises:
       CheckpointError: the file is not an EfficientNet-Lite checkpoint.
     """
-    tensors = read_torch(path)
+    tensors = CheckedTensors(arrays_by_name(read_torch(path), str(path)), str(path))
     if "_conv_head.weight" not in tensors or "_fc.weight" not in tensors:
         raise CheckpointError(
             f"{path} is not an EfficientNet-Lite checkpoint: it has no _conv_head.weight"
         )
-    num_blocks = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("_blocks."))
-    head_input = tensors["_conv_head.weight"].shape[1]
-    for width, depth, image_size in VARIANTS.values():
-        blocks = block_table(width, depth)
-        if (len(blocks), blocks[-1][-1]) == (num_blocks, head_input):
-            model = EfficientNet(width, depth, tensors["_fc.weight"].shape[0], matmul_dtype)
-            return model, convert_checkpoint(tensors, num_blocks), image_size
+    with fitting_together(str(path), "an EfficientNet-Lite"):
+        num_blocks = 1 + max(
+            int(name.split(".")[1]) for name in tensors if name.startswith("_blocks.")
+        )
+        head_input = tensors["_conv_head.weight"].shape[1]
+        for width, depth, image_size in VARIANTS.values():
+            blocks = block_table(width, depth)
+            if (len(blocks), blocks[-1][-1]) == (num_blocks, head_input):
+                model = EfficientNet(width, depth, tensors["_fc.weight"].shape[0], matmul_dtype)
+                params = convert_checkpoint(tensors, num_blocks)
+                tensors.refuse_unread((r".*\.num_batches_tracked",))  # B0 has more: its gates
+                return model, params, image_size
     raise CheckpointError(
         f"{path}: no EfficientNet-Lite has {num_blocks} blocks and {head_input} final channels"
     )

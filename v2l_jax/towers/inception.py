@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from v2l_jax.errors import AssetError
+from v2l_jax.formats.checked_tensors import fitting_together
 from v2l_jax.formats.torch_files import read_torch
 from v2l_jax.ops.batches import in_batches
 from v2l_jax.parallel.mesh import replicate
@@ -307,14 +308,12 @@ def load_inception(path: str | pathlib.Path) -> Any:
       AssetError: the file holds something else.
     """
     tree = read_torch(path)
-    try:
+    with fitting_together(str(path), "FID's InceptionV3", AssetError):
         params = (
             _from_torchvision_names(tree)
             if "fc.weight" in tree
             else _from_tensorflow_names(_module(tree, "net.layers"))
         )
-    except (KeyError, TypeError) as error:
-        raise AssetError(f"{path} is not FID's InceptionV3: {error} is missing") from error
     image = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
     expected = jax.eval_shape(
         InceptionV3(1008 if "fc" in params else 0).init, jax.random.key(0), image

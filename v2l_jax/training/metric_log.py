@@ -111,9 +111,9 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
     for line in pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and "step" in row:
+        if isinstance(row, dict) and isinstance(row.get("step"), (int, float)):
             rows.append(row)
     return rows
 
