@@ -162,6 +162,7 @@ def test_coco_qa_reads_a_line_a_question(coco_qa):
 @pytest.mark.parametrize(
     "file, text, message",
     [
+        ("types.txt", "0\n12\n", r"types.txt, line 2: '12' is not a type from 0 to 3"),
         ("types.txt", "0\n5\n", r"types.txt, line 2: '5' is not a type from 0 to 3"),
         ("types.txt", "0\n", r"types.txt has 1 lines where questions.txt has 2"),
         ("img_ids.txt", "42\nx\n", r"img_ids.txt, line 2: 'x' is not the number of an image"),

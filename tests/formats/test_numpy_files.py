@@ -46,6 +46,16 @@ def test_damage_is_one_line(tmp_path, content, reason):
         read_npy(tmp_path / "a.npy", DataError, "gone")
 
 
+@pytest.mark.parametrize("code", [0x110000, 0xD83D])
+def test_texts_of_what_is_no_character_are_damage(tmp_path, code):
+    """Found by `make fuzz`: a SystemError of Python where such a text was looked at."""
+    np.save(tmp_path / "t.npy", np.array(["cat"]))
+    content = (tmp_path / "t.npy").read_bytes()
+    (tmp_path / "t.npy").write_bytes(content.replace(b"a\0\0\0", code.to_bytes(4, "little")))
+    with pytest.raises(V2LError, match="no characters"):
+        read_npy(tmp_path / "t.npy")
+
+
 def test_objects_are_not_unpickled(tmp_path):
     np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "o.npz", o=np.array([{"a": 1}], dtype=object))

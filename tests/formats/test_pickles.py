@@ -253,3 +253,12 @@ def test_names_with_line_breaks_are_said_in_one_line():
     with pytest.raises(AssetError, match="refused: o s.system") as caught:
         read_pickle(content)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [",f8", "f8,i4", "(2,)f4", "{'a': 1}", "f8 "])
+def test_types_that_numpy_reads_as_python_are_refused(name):
+    """Found by `make fuzz`: a SyntaxError of numpy's parser."""
+    whole = pickle.dumps(np.ones(1), 0)
+    assert b"Vf8\n" in whole
+    with pytest.raises(AssetError, match="arrays of "):
+        read_pickle(whole.replace(b"Vf8\n", f"V{name}\n".encode()))

@@ -130,7 +130,7 @@ def read_coco_qa(folder: StrPath, images: StrPath) -> tuple[Question, ...]:
         text, answer, image, kind = row
         if not image.isdecimal():
             raise DataError(f"{paths[2]}, line {line}: {image!r} is not the number of an image")
-        if kind not in "0123":
+        if kind not in tuple("0123"):
             raise DataError(f"{paths[3]}, line {line}: {kind!r} is not a type from 0 to 3")
         image = _find(int(image), files, images, f"{paths[2]}, line {line}")
         records.append(Question(image, text, (answer,), COCO_QA_TYPES[int(kind)]))

@@ -63,9 +63,9 @@ def _load(path: Any, error: Callable[[str], V2LError], remedy: str, mmap_mode: A
         _check_claims(path)
         found = np.load(path, allow_pickle=False, mmap_mode=mmap_mode)
         if isinstance(found, np.ndarray):
-            return found
+            return _checked_text(found)
         with found:
-            return {name: found[name] for name in found.files}
+            return {name: _checked_text(found[name]) for name in found.files}
     except FileNotFoundError as cause:
         raise error(f"{path}: no such file") from cause
     except OSError as cause:
@@ -73,6 +73,18 @@ def _load(path: Any, error: Callable[[str], V2LError], remedy: str, mmap_mode: A
     except _DAMAGE as cause:
         reason = " ".join(str(cause).split())[:120] or type(cause).__name__
         raise error(f"{path} is damaged ({reason}); {remedy}") from cause
+
+
+def _checked_text(array: np.ndarray) -> np.ndarray:
+    """The array, after a check that texts consist of characters, of which Python makes a
+    SystemError.
+    """
+    if array.dtype.kind == "U" and array.dtype.itemsize and array.size:
+        order = array.dtype.byteorder
+        codes = np.frombuffer(array.tobytes(), np.dtype("u4").newbyteorder(order))
+        if codes.max() > 0x10FFFF or ((codes >= 0xD800) & (codes < 0xE000)).any():
+            raise ValueError("its texts hold numbers that are no characters")
+    return array
 
 
 def _check_claims(path: pathlib.Path) -> None:

@@ -8,6 +8,7 @@ import io
 import math
 import pathlib
 import pickle
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -274,12 +275,17 @@ class _OrderedDict(dict):
     """collections.OrderedDict; dicts keep their order."""
 
 
+_DTYPE_NAME = re.compile(r"[<>=|]?[A-Za-z?]\w{0,20}")
+
+
 class _Dtype:
     """numpy.dtype(name, align, copy) and its state: (version, byte order, …) of a plain numeric
     type.
     """
 
     def __init__(self, name: Any, align: bool = False, copy: bool = True):
+        if not isinstance(name, np.dtype) and not _DTYPE_NAME.fullmatch(str(name)):
+            raise ValueError(f"arrays of {name!r:.40}")  # numpy reads such texts as Python
         dtype = name if isinstance(name, np.dtype) else np.dtype(str(name))
         if not isinstance(name, np.dtype) and dtype.kind not in "biufcSU":
             raise ValueError(f"arrays of {dtype}")

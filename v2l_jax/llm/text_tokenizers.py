@@ -259,8 +259,8 @@ def _hugging_face_backend(folder: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _named_token(folder: pathlib.Path, kind: str, pieces: Mapping[int, str]) -> Any:
-    """The id of "bos_token" or "eos_token", from whichever of the directory's files names it; of any
-    type, where a file is wrong.
+    """The id of "bos_token" or "eos_token", from whichever of the directory's files names it; it is
+    of any type where a file is wrong.
     """
     ids = {piece: i for i, piece in pieces.items()}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):

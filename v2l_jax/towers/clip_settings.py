@@ -201,8 +201,9 @@ def _hugging_face_images(given: Mapping[str, Any], path: pathlib.Path) -> Prepro
 
 def _is_square(given: Mapping[str, Any]) -> bool:
     size = given.get("size")
-    square = isinstance(size, Mapping) and "height" in size and "shortest_edge" not in size
-    return square and size.get("width", size["height"]) == size["height"]
+    if not isinstance(size, Mapping) or "shortest_edge" in size or "height" not in size:
+        return False
+    return size.get("width", size["height"]) == size["height"]
 
 
 def _openclip(path: pathlib.Path) -> ClipSettings:
