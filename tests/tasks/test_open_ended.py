@@ -82,10 +82,13 @@ def test_the_prompt():
 def test_published_questions_are_asked(run, tmp_path):
     photos, folder = run.photos.train, tmp_path / "open_ended_mi"
     folder.mkdir()
-    first = {photos.labels[i]: photos[i]["path"] for i in range(len(photos))}
-    a, b = first[0], first[1]
+    paths = [[], []]
+    for i in range(len(photos)):
+        if photos.labels[i] < 2:
+            paths[photos.labels[i]].append(photos[i]["path"])
+    a, b, asked = paths[0][0], *paths[1][:2]
     record = {"image_1": a, "caption_1": "This is a dax.", "image_2": b}
-    record |= {"caption_2": "This is a perpo.", "question": "This is a", "question_image": b}
+    record |= {"caption_2": "This is a perpo.", "question": "This is a", "question_image": asked}
     (folder / "s1w2.json").write_text(json.dumps([record | {"answer": "perpo"}]))
     run.config.evaluate.open_ended.update(shots=(1,), controls=())
     run.config.evaluate.open_ended.file = str(folder / "s{shots}w{ways}.json")
