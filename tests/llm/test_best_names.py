@@ -70,3 +70,17 @@ def test_names_that_cannot_win_are_not_scored():
 def test_fewer_names_than_wanted(engine):
     found = best_names(engine, [[3, 4]], [(1, END), (2, END)], 5)
     assert sorted(found.names[0].tolist()) == [0, 1]
+
+
+def test_equal_prompts_are_asked_once_and_few_names_without_bounds(engine):
+    names, prompts = _names()[:6], [[3, 4], [5], [3, 4], [5], [3, 4]]
+    asked = []
+
+    def score(prompts, candidates, description):
+        asked.append((len(prompts), len(candidates[0])))
+        return engine.score_continuations(prompts, candidates)
+
+    found = best_names(_Table(score), prompts, names, 5)
+    assert asked == [(2, 6)] and found.scored == 12
+    wanted = np.stack(engine.score_continuations(prompts, [names] * 5))
+    np.testing.assert_array_equal(found.names, np.argsort(-wanted, axis=1)[:, :5])

@@ -57,11 +57,14 @@ def workdir(config, tmp_path_factory):
 def test_the_tuned_model_answers_new_questions(workdir):
     rows = read_results(workdir / "results.json")
     found = {
-        (row.measured_on["control"], row.measured_on["answer_type"]): row.value for row in rows
+        (row.measured_on["control"], row.measured_on.get("answer_type", row.metric)): row.value
+        for row in rows
     }
+    assert found["none", "visual_tokens"] == 4 + 2 and found["none", "training_flops"] > 0
     assert found["none", "color"] == 1
     assert found["shuffled", "color"] < 0.9
-    assert "fine-tuned: rank 2" in (workdir / "report.html").read_text()
+    page = (workdir / "report.html").read_text()
+    assert "fine-tuned: rank 2" in page and "Trained parameters, M" in page
 
 
 def test_texts_are_prompts_with_the_answer_and_the_end_of_its_line(config, workdir):

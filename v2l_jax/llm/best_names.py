@@ -56,16 +56,25 @@ def best_names(
       DataError: a prompt or name is empty, or too long for the model's context.
     """
     count = min(count, len(names))
-    first = sorted({name[0] for name in names})
-    column = np.searchsorted(first, [name[0] for name in names])
-    begin = engine.score_continuations(prompts, [[(t,) for t in first]] * len(prompts), description)
+    number: dict[tuple[int, ...], int] = {}
+    place = [number.setdefault(tuple(prompt), len(number)) for prompt in prompts]
+    if len(number) < len(prompts):  # equal prompts, such as those without an image, are asked once
+        once = best_names(engine, list(number), names, count, prior, per_token, description)
+        return BestNames(once.names[place], once.scores[place], once.scored)
+    size = max(_FIRST, count)
     lengths = np.asarray([len(name) if per_token else 1 for name in names], np.float64)
     before = np.zeros(len(names)) if prior is None else np.asarray(prior, np.float64)
-    bounds = (np.asarray(begin, np.float64)[:, column] - before) / lengths
+    bounds = np.zeros((len(prompts), len(names)))
+    if len(names) > size:  # else all are scored anyway
+        first = sorted({name[0] for name in names})
+        column = np.searchsorted(first, [name[0] for name in names])
+        each = [[(token,) for token in first]] * len(prompts)
+        begin = engine.score_continuations(prompts, each, description)
+        bounds = (np.asarray(begin, np.float64)[:, column] - before) / lengths
     order = np.argsort(-bounds, axis=1, kind="stable")
     scores = np.full(bounds.shape, -np.inf)
     done = np.zeros(len(prompts), np.int64)
-    open_prompts, size = np.arange(len(prompts)), max(_FIRST, count)
+    open_prompts = np.arange(len(prompts))
     while len(open_prompts):
         ahead = {p: order[p, done[p] : done[p] + size] for p in open_prompts.tolist()}
         found = engine.score_continuations(

@@ -30,8 +30,9 @@ from v2l_jax.representations import fingerprint
 from v2l_jax.representations.base import ImageSet, Segments, Text
 from v2l_jax.run.loading import locate
 from v2l_jax.run.run import Run
-from v2l_jax.tasks.harness import loop
+from v2l_jax.tasks.harness import costs, loop
 from v2l_jax.tasks.harness.answers import Answering, LikeliestName, WrittenLine
+from v2l_jax.tasks.harness.costs import cost_rows
 from v2l_jax.tasks.harness.examples import (
     folder_of,
     keep_examples,
@@ -41,7 +42,7 @@ from v2l_jax.tasks.harness.examples import (
 )
 from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
 from v2l_jax.tasks.harness.learning import trained_how
-from v2l_jax.tasks.harness.prompts import Prompt, answer_text
+from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, answer_text, encode
 from v2l_jax.tasks.harness.tuned import tuned, untrained
 
 POSITION = 60
@@ -383,7 +384,7 @@ class Asking:
 
     def __init__(self, run: Run, name: str):
         c, self.run, self.set = run.config.evaluate.vqa, run, read_set(run.config, name)
-        self.name = c[name].name
+        self.of, self.name = name, c[name].name
         asked, shown = self.set.asked, self.set.shown
         self.images = QuestionImages(asked + shown)
         self.write = loop.Writer(run, ImageSet((f"vqa-{name}", self.images)))
@@ -413,10 +414,20 @@ class Asking:
             truths = [question.answers for question in self.set.asked]
             types = [question.answer_type for question in self.set.asked]
             whole = vqa_accuracy(answers, truths, answer_type="all")
-            return [whole, *accuracy_by_type(answers, truths, types)]
+            rows = [whole, *accuracy_by_type(answers, truths, types)]
+            return rows + (self._costs(prompts, [image for image, _ in asked]) if c.tuned else [])
 
         how = answering(way, len(prompts), c.max_new_tokens, self.set.answers)
         return loop.Questions(f"{setting['dataset']}, {way}, {control}", prompts, how, score)
+
+    def _costs(self, prompts: Sequence[Prompt], written: Sequence[Segments]) -> list[Result]:
+        """What the tuned model cost."""
+        tokenizer, lengths = self.run.llm.tokenizer, []
+        for prompt, question in zip(prompts, self.set.asked, strict=True):
+            answer = len(answer_ids(tokenizer, question.answer, "\n"))
+            lengths.append((len(encode(tokenizer, prompt, self.run.engine)) + answer, answer))
+        images = ImageSet((f"vqa-{self.of}", self.images))
+        return cost_rows(self.run, images, written, lengths, True)
 
     def _keep(
         self, way: str, written: Sequence[Segments], prompt: Prompt, answers: Sequence[str]
@@ -475,6 +486,14 @@ TUNED_TABLE = dataclasses.replace(
     caption=f"{TABLE.caption}; fine-tuned: {{adapters}}",
     tables=(*(TABLE.tables or ()), "adapters"),
 )
+COST_TABLE = TableSpec(
+    caption="{dataset}: what this costs; {representation}; {llm}; fine-tuned: {adapters}",
+    rows=("control",),
+    columns=("metric",),
+    tables=("dataset", "llm", "representation", "adapters"),
+    labels={"control": TABLE.labels["control"], "metric": costs.LABELS},
+    numbers=costs.NUMBERS,
+)
 
 
 def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
@@ -490,13 +509,15 @@ def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
     ]
     found = [pair for pair in kept if pair]
     rows = loop.with_representation(results)
+    spent = [row for row in rows if row.metric in costs.NUMBERS]
+    rows = [row for row in rows if row.metric not in costs.NUMBERS]
     adapted = [row for row in rows if "adapters" in row.measured_on]
     plain = [row for row in rows if "adapters" not in row.measured_on]
     return TaskSection(
         "vqa",
         "Questions about pictures",
         _LEAD + (_DRAWN_SHAPES if blind else ""),
-        render(plain, TABLE) + render(adapted, TUNED_TABLE),
+        render(plain, TABLE) + render(adapted, TUNED_TABLE) + render(spent, COST_TABLE),
         galleries=[gallery for gallery, _ in found],
         examples=[prompt for _, prompt in found[:1]],
     )
