@@ -311,6 +311,32 @@ _ASSETS = (
         size=6_871_521,
     ),
     Asset(
+        name="tuxpaint-stamps",
+        about="Tux Paint's stamps of ten kinds, pictures with a transparent background: birds, "
+        "fish, insects, mammals, fruit, vegetables, flowers, houses, road signs, tools",
+        package="tuxpaint-stamps-default",
+        version="2022.06.04-1",
+        package_file="tuxpaint-stamps-default_2022.06.04-1_all.deb",
+        package_sha256="6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
+        package_size=160_880_444,
+        member="usr/share/tuxpaint/stamps/",
+        only=(
+            "animals/birds/*.png",
+            "animals/fish/*.png",
+            "animals/insects/*.png",
+            "animals/mammals/*.png",
+            "food/fruit/*.png",
+            "food/vegetables/*.png",
+            "plants/flowers/*.png",
+            "town/houses/*.png",
+            "town/roadsigns/*.png",
+            "household/tools/*.png",
+        ),
+        licence="GPL-2",
+        sha256="fb9050e2fd23229edac0f72150cf793ae7485c020c1d94250a486f090935fe83",
+        size=11_559_369,
+    ),
+    Asset(
         name="coco-qa-sample",
         about="20 COCO photos with a COCO-QA question each: 10 of the training split, 10 of the "
         "test split",

@@ -81,7 +81,7 @@ def write_pasted(
         shown = fit_square(photo, side, "crop")
         if rng.random() < 0.5:
             shown = shown[:, ::-1]
-        shown, boxes = np.ascontiguousarray(shown), []
+        shown, boxes = np.array(shown), []
         for _ in range(rng.integers(objects[0], objects[1] + 1)):
             label = int(rng.integers(len(names)))
             choices = cut_outs[names[label]]
@@ -117,7 +117,7 @@ def write_stamps(folder: pathlib.Path, train: int = 1000, test: int = 200, seed:
         "train": ({}, []),
         "test": ({}, []),
     }
-    groups = {name: sorted((stamps / inside).glob("*.png")) for name, inside in STAMPS.items()}
+    groups = {name: sorted((stamps / inside).rglob("*.png")) for name, inside in STAMPS.items()}
     for name, paths in {**groups, "": sorted(photos)}.items():
         order = [paths[i] for i in rng.permutation(len(paths))]
         cut = round(0.75 * len(order))
