@@ -3,6 +3,7 @@ produce.
 """
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -163,3 +164,18 @@ def test_bit_flips_never_escape_as_another_error():
                 assert decode_image(bytes(damaged)).ndim == 3
             except CorruptImageError:
                 pass
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_tiffs_whose_zero_is_white(mode):
+    """PhotometricInterpretation 0; Pillow minds it in 8 bits only."""
+    white, kind = {"L": (255, np.uint8), "I;16": (65535, np.uint16)}[mode]
+    levels = np.linspace(0, white, 64).reshape(8, 8)
+    buffer = io.BytesIO()
+    Image.fromarray(levels.round().astype(kind)).save(buffer, "TIFF")
+    content = bytearray(buffer.getvalue())
+    as_stored = decode_image(bytes(content))
+    place = content.index(struct.pack("<HHII", 262, 3, 1, 1))
+    struct.pack_into("<HHII", content, place, 262, 3, 1, 0)
+    np.testing.assert_array_equal(decode_image(bytes(content)), 255 - as_stored)
+    assert as_stored[0, 0, 0] == 0 and as_stored[-1, -1, 0] == 255

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import datetime
+import functools
 import os
 import pathlib
 import pickle
@@ -99,7 +100,7 @@ def test_code_is_refused_and_does_not_run(tmp_path, protocol):
     [
         (Hostile(eval, "1"), "builtins.eval"),
         (Hostile(getattr, "x", "upper"), "builtins.getattr"),
-        (types.SimpleNamespace(a=1), "types.SimpleNamespace"),
+        (collections.UserDict(a=1), "collections.UserDict"),
         (np.array(["x", None], dtype=object), "object"),
         (np.zeros(2, dtype=[("a", "f4")]), "V4"),
     ],
@@ -262,3 +263,24 @@ def test_types_that_numpy_reads_as_python_are_refused(name):
     assert b"Vf8\n" in whole
     with pytest.raises(AssetError, match="arrays of "):
         read_pickle(whole.replace(b"Vf8\n", f"V{name}\n".encode()))
+
+
+@pytest.mark.parametrize(
+    "value, recorded",
+    [
+        (types.SimpleNamespace(lr=0.1), {"lr": 0.1}),
+        (range(3), {}),
+        (slice(1, 2), {}),
+        (functools.partial(int, base=2), {"base": 2}),
+        (collections.ChainMap({"a": 1}), {"maps": [{"a": 1}]}),
+    ],
+)
+def test_more_of_what_scripts_keep_is_recorded(value, recorded):
+    tree = read_pickle(pickle.dumps({"w": np.ones(2), "x": value}))
+    assert tree["x"] == recorded and tree["w"].tolist() == [1, 1]
+
+
+def test_the_state_of_numpys_generators_is_recorded():
+    for generator in (np.random.RandomState(0), np.random.default_rng(0)):
+        tree = read_pickle(pickle.dumps({"w": np.ones(2), "random": generator}))
+        assert tree["w"].tolist() == [1, 1] and isinstance(tree["random"], dict)

@@ -84,6 +84,26 @@ def questions() -> Reader:
     return Reader(as_json(asked, answered), read)
 
 
+def boxes() -> Reader:
+    """COCO instances."""
+    from v2l_jax.data.boxes import read_coco_boxes
+
+    instances = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 4, "width": 4}],
+        "annotations": [
+            {"image_id": 1, "category_id": 3, "bbox": [0, 1, 2.5, 2], "iscrowd": 0, "area": 5.0}
+        ],
+        "categories": [{"id": 3, "name": "dog"}, {"id": 5, "name": "cat"}],
+    }
+
+    def read(path: pathlib.Path) -> None:
+        if not path.with_name("a.png").exists():
+            Image.new("RGB", (4, 4)).save(path.with_name("a.png"))
+        read_coco_boxes(path, path.parent)
+
+    return Reader(as_json(instances), of_file("instances.json", read))
+
+
 def caption_texts() -> Reader:
     """Captions of the representation `caption` (a JSON object, or two columns), and stamps'."""
     from v2l_jax.data.captions import read_stamps

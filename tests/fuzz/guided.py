@@ -50,7 +50,7 @@ def main() -> None:
     atheris.Setup(
         [
             sys.argv[0], str(corpus), f"-max_total_time={given.seconds}", f"-max_len={longest}",
-            f"-seed={given.seed}", "-handle_alrm=0", "-rss_limit_mb=4096", "-print_final_stats=1",
+            f"-seed={given.seed}", "-timeout=0", "-rss_limit_mb=4096", "-print_final_stats=1",
             "-verbosity=0",
         ],
         one,

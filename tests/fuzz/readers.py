@@ -8,7 +8,8 @@ from tests.fuzz.harness import Reader
 READERS: dict[str, Callable[[], Reader]] = {
     made.__name__: made
     for made in (
-        data_readers.images, data_readers.csv, data_readers.captions, data_readers.caption_texts,
+        data_readers.images, data_readers.csv, data_readers.captions, data_readers.boxes,
+        data_readers.caption_texts,
         data_readers.questions, data_readers.question_files, data_readers.open_ended,
         data_readers.name_lists,
         model_readers.gguf, model_readers.safetensors_files, model_readers.torch_files,

@@ -200,3 +200,25 @@ def test_linear_scaling_by_its_older_name(tmp_path):
     plain = config_from_gguf(metadata, _tensors()).inverse_frequencies
     scaled = config_from_gguf(metadata | {"llama.rope.scale_linear": 4.0}, _tensors())
     np.testing.assert_allclose(scaled.inverse_frequencies, np.asarray(plain) / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"logit_scale": 0.5}, "llama.logit_scale=0.5 is not known"),
+        ({"attention.clamp_kqv": 8.0}, "clamp_kqv|not known"),
+        ({"rope.scaling.attn_factor": 1.3}, "attn_factor=1.3"),
+        ({"attention.sliding_window": "x"}, 'sliding_window\' is "x"'),
+        ({"attention.layer_norm_rms_epsilon": 0.0}, "must be positive"),
+        ({"vocab_size": 11, "rope.scaling.attn_factor": 1.0, "attention.value_length": 4}, ""),
+    ],
+)
+def test_keys_that_change_the_network_are_refused(change, message):
+    metadata = {f"llama.{key}": value for key, value in SIZES.items()}
+    metadata |= {"general.architecture": "llama", "llama.attention.layer_norm_rms_epsilon": 1e-5}
+    metadata |= {f"llama.{key}": value for key, value in change.items()}
+    if not message:
+        assert config_from_gguf(metadata, _tensors()).num_layers == 2
+        return
+    with pytest.raises(ConfigError, match=message):
+        config_from_gguf(metadata, _tensors())

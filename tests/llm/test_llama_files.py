@@ -12,6 +12,7 @@ import transformers
 
 from tests.llm import llama_folder
 from v2l_jax.errors import CheckpointError, ConfigError, V2LError
+from v2l_jax.formats.torch_files import read_torch
 from v2l_jax.llm.llama import load_llama
 from v2l_jax.llm.llama_config import config_from_huggingface
 
@@ -40,6 +41,12 @@ def _quantised(kind):
                 f"{_Q}.scales": matrix[:, :1],
                 f"{_Q}.biases": matrix[:, :1],
             },
+            "hqq": {f"{_Q}.W_q": np.zeros((4, 8), np.uint8), f"{_Q}.meta": matrix[:1]},
+            "mxfp4": {
+                f"{_Q}.weight_blocks": np.zeros((4, 8), np.uint8),
+                f"{_Q}.weight_scales": np.zeros(4, np.uint8),
+            },
+            "of a new kind": {f"{_Q}.packed_somehow": np.zeros((4, 8), np.uint8)},
             "fp8 as floats": {f"{_Q}.weight": matrix, f"{_Q}.weight_scale_inv": matrix[:1, :1]},
             "fp8": {f"{_Q}.weight": matrix.astype(ml_dtypes.float8_e4m3fn)},
         }[kind]
@@ -50,7 +57,7 @@ def _quantised(kind):
     "kind",
     [
         "int8 alone", "compressed-tensors", "bitsandbytes int8", "bitsandbytes nf4", "gptq", "mlx",
-        "fp8 as floats", "fp8",
+        "fp8 as floats", "fp8", "hqq", "mxfp4", "of a new kind",
     ],
 )  # fmt: skip
 def test_quantised_weights_are_refused_as_such_even_where_the_config_is_silent(kind, tmp_path):
@@ -170,6 +177,19 @@ def test_a_damaged_config_is_one_line(content, message, tmp_path):
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
         ({"rope_scaling": ["linear"]}, "must be an object"),
+        (
+            {
+                "rope_scaling": {
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 4.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8,
+                }
+            },
+            "high_freq_factor is 4.0, but must be above",
+        ),
+        ({"rms_norm_eps": -1.0}, "rms_norm_eps is -1.0, but must be positive"),
         ({"hidden_size": "8"}, "'hidden_size' is \"8\""),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, "3 query heads"),
@@ -196,3 +216,17 @@ def test_settings_that_change_nothing_are_passed_over():
     assert config_from_huggingface(llama_folder.CONFIG | more) == config_from_huggingface(
         llama_folder.CONFIG
     )
+
+
+def test_files_of_other_layouts_say_which_to_take(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(llama_folder.CONFIG))
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
+    with pytest.raises(V2LError, match="pytorch_model.bin must be saved as safetensors"):
+        load_llama(tmp_path)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    for name in ("model.safetensors", "m.gguf"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(V2LError, match=f"{name} is a pointer of Git LFS.*git lfs pull"):
+            load_llama(tmp_path if name[-1] == "s" else tmp_path / name)
+    with pytest.raises(V2LError, match="Git LFS"):
+        read_torch(tmp_path / "m.gguf")

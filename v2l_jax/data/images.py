@@ -23,6 +23,7 @@ EXTENSIONS = frozenset(
 )
 """Endings of the names of files that Pillow opens, in lower case."""
 
+_PHOTOMETRIC = 262  # the tag of a TIFF that is 0 where 0 is white; Pillow minds it up to 8 bits
 _SAMPLE_FORMAT = 339  # the tag of a TIFF that tells signed integers (2) from unsigned (1)
 
 _MOST_PIXELS = 1 << 27  # 940 MB while it is decoded
@@ -122,6 +123,7 @@ def _to_array(image: Image.Image, opened: Image.Image) -> UInt8[np.ndarray, "hei
     if image.mode == "RGB" and not image.has_transparency_data:
         return np.array(image)
     levels = _levels_of_32_bits(image, opened) if image.mode.startswith("I") else None
+    inverted = levels is not None and getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     result = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
@@ -130,7 +132,7 @@ def _to_array(image: Image.Image, opened: Image.Image) -> UInt8[np.ndarray, "hei
         result[top : box[3]] = (
             np.asarray(_to_rgb(band)) if levels is None else _grey(band, *levels)[..., None]
         )
-    return result
+    return 255 - result if inverted else result
 
 
 def _grey(image: Image.Image, mask: int, white: int) -> UInt8[np.ndarray, "height width"]:

@@ -15,7 +15,8 @@ _QUANTISED_NAMES = re.compile(
     r"\.(qweight|qzeros|qscales?|scales?|zero_points?|biases|g_idx|SCB|absmax|nested_absmax"
     r"|quant_map|nested_quant_map|weight_format|quant_state\.\w+|\w*bitsandbytes__\w+"
     r"|weight_packed|weight_shape|\w+_scale|\w+_scale_inv|\w+_scale_\d|\w+_zero_point|\w+_g_idx"
-    r"|weight_quantizer\.\w+|input_quantizer\.\w+|_packed_params\.\w+|codebooks|codes)$"
+    r"|weight_quantizer\.\w+|input_quantizer\.\w+|_packed_params\.\w+|codebooks|codes"
+    r"|W_q|\w+_blocks|\w+_scales|Qidxs|qidxs|trellis)$"
 )
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 _WAY_OUT = "give the unquantised repository, or a GGUF file of it"

@@ -14,6 +14,7 @@ from gguf import quants
 
 from v2l_jax.errors import AssetError
 from v2l_jax.formats.lazy_arrays import LazyArrays
+from v2l_jax.formats.lfs_pointers import refuse_pointer
 
 _PART = re.compile(r"(.+)-(\d+)-of-(\d+)(\.gguf)")
 _MAX_ARRAY_LENGTH = 1 << 24  # the largest vocabularies have 2^18 tokens
@@ -110,6 +111,7 @@ def _parts(path: pathlib.Path, count: int) -> list[pathlib.Path]:
 
 
 def _read_one(path: pathlib.Path) -> Gguf:
+    refuse_pointer(path, AssetError)
     try:
         reader = _BoundedReader(path)
         metadata = {

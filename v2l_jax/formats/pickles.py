@@ -384,7 +384,12 @@ _RECORDED = {
     ("argparse", "Namespace"), ("typing", "Any"),
     ("datetime", "datetime"), ("datetime", "date"), ("datetime", "timedelta"),
     ("datetime", "timezone"), ("uuid", "UUID"), ("uuid", "SafeUUID"), ("decimal", "Decimal"),
-    ("fractions", "Fraction"),
+    ("fractions", "Fraction"), ("types", "SimpleNamespace"), ("functools", "partial"),
+    ("collections", "ChainMap"), ("numpy.random._pickle", "__randomstate_ctor"),
+    ("numpy.random._pickle", "__generator_ctor"), ("numpy.random._pickle", "__bit_generator_ctor"),
+    ("numpy.random._mt19937", "MT19937"), ("numpy.random._pcg64", "PCG64"),
+    ("numpy.random.bit_generator", "SeedSequence"),
+    ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"),
 }  # fmt: skip
 
 _GLOBALS: dict[tuple[str, str], Any] = {
@@ -410,7 +415,7 @@ for _name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "
     for _module in ("pathlib", "pathlib._local"):
         _GLOBALS[_module, _name] = _path
 for _builtins in ("builtins", "__builtin__"):
-    for _name in ("list", "int", "float", "str", "bool", "tuple", "object"):
+    for _name in "list int float str bool tuple object range slice Ellipsis".split():
         _RECORDED.add((_builtins, _name))  # the factory of a defaultdict
     _GLOBALS[_builtins, "bytes"] = _no_bytes
     _GLOBALS[_builtins, "set"] = set

@@ -10,6 +10,7 @@ import safetensors
 
 from v2l_jax.errors import AssetError
 from v2l_jax.formats.lazy_arrays import LazyArrays
+from v2l_jax.formats.lfs_pointers import refuse_pointer
 from v2l_jax.formats.text_files import read_json
 
 _INDEX = "model.safetensors.index.json"
@@ -39,9 +40,16 @@ def _find_in_directory(folder: pathlib.Path) -> pathlib.Path:
             return folder / name
     found = sorted([*folder.glob("*.safetensors.index.json")] or [*folder.glob("*.safetensors")])
     if len(found) != 1:
-        raise AssetError(
-            f"{folder}: {len(found) or 'no'} safetensors files there; give the one to read"
+        pickled = sorted(
+            path.name for end in ("bin", "pth", "pt") for path in folder.glob(f"*.{end}")
         )
+        hint = "give the one to read"
+        if pickled and not found:
+            hint = (
+                f"{pickled[0]} must be saved as safetensors (save_pretrained of transformers, or "
+                "safetensors.torch.save_file)"
+            )
+        raise AssetError(f"{folder}: {len(found) or 'no'} safetensors files there; {hint}")
     return found[0]
 
 
@@ -66,6 +74,7 @@ def _read_sharded(index: pathlib.Path) -> LazyArrays:
 
 
 def _open(path: pathlib.Path) -> dict[str, functools.partial]:
+    refuse_pointer(path, AssetError)
     try:
         handle = safetensors.safe_open(str(path), framework="np")
         return {name: functools.partial(_read, handle, path, name) for name in handle.keys()}

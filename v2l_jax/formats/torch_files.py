@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from v2l_jax.errors import AssetError
+from v2l_jax.formats.lfs_pointers import refuse_pointer
 from v2l_jax.formats.pickles import MALFORMED, Deferred, RestrictedUnpickler, resolve
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -73,6 +74,7 @@ def read_torch(path: str | pathlib.Path) -> Any:
         truncated or malformed.
     """
     path = pathlib.Path(path)
+    refuse_pointer(path, AssetError)
     try:
         if path.stat().st_size == 0:
             raise EOFError("the file is empty")

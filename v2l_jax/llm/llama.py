@@ -363,7 +363,8 @@ def _checkpoint(path: pathlib.Path | str) -> pathlib.Path:
         if found is None:
             raise CheckpointError(
                 f"{path}: expected config.json with safetensors, or one .gguf file, found 0 .gguf "
-                "files; check the path"
+                "files; check the path (Meta's own files, params.json beside consolidated.*.pth, "
+                "are not read: take the repository that ends in -hf)"
             )
         return found
     return path

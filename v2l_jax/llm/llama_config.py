@@ -67,7 +67,7 @@ _WITHOUT_EFFECT = {
     "quantization_config", "return_dict", "output_attentions", "output_hidden_states",
 }  # fmt: skip
 _CHANGES_THE_NETWORK = re.compile(
-    r"scale|scaling|multiplier|softcap|logit|qk|norm|expert|moe|no_rope|alibi|pattern|window"
+    r"scale|scaling|multiplier|softcap|clamp|logit|qk|norm|expert|moe|no_rope|alibi|pattern|window"
     r"|sliding|chunk|sink|gate|residual|parallel_|mup|position_embedding|interleave"
 )
 """In the name of a setting that is not known: what it says may change the network."""
@@ -153,7 +153,7 @@ def rotary_frequencies(
     if kind == "linear":
         frequencies = frequencies / read("factor")
     elif kind == "llama3":
-        frequencies = _llama3_scaled(frequencies, read)
+        frequencies = _llama3_scaled(frequencies, read, where)
     elif kind != "default":
         raise ConfigError(
             f"{where}: rotary scaling {kind!r} of this checkpoint is not supported; use one with "
@@ -162,11 +162,16 @@ def rotary_frequencies(
     return tuple(float(f) for f in frequencies)
 
 
-def _llama3_scaled(frequencies: np.ndarray, read: Callable[[str], float]) -> np.ndarray:
+def _llama3_scaled(frequencies: np.ndarray, read: Callable[[str], float], where: str) -> np.ndarray:
     """Slow rotations are divided by the factor, fast ones kept, those between interpolated (LLaMA
     3.1).
     """
     low, high, factor = read("low_freq_factor"), read("high_freq_factor"), read("factor")
+    if high <= low:
+        raise ConfigError(
+            f"{where}: rotary scaling 'llama3': high_freq_factor is {high}, but must be above "
+            f"low_freq_factor, {low}"
+        )
     turns = read("original_max_position_embeddings") * frequencies / (2 * math.pi)
     smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
     return (1 - smooth) * frequencies / factor + smooth * frequencies
@@ -249,13 +254,20 @@ def config_from_huggingface(config: Mapping[str, Any], where: str = "config.json
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         context_length=size("max_position_embeddings"),
-        norm_eps=float(entry(said, "rms_norm_eps", (int, float), where, ConfigError)),
+        norm_eps=_epsilon(said, "rms_norm_eps", where),
         inverse_frequencies=rotary_frequencies(head_dim, theta, rotary, where),
         sliding_window=window,
         first_sliding_layer=first,
         qkv_bias=kind == "qwen2",
         tied_embeddings=entry(said, "tie_word_embeddings", bool, where, ConfigError),
     )
+
+
+def _epsilon(values: Mapping[str, Any], key: str, where: str) -> float:
+    value = entry(values, key, (int, float), where, ConfigError)
+    if value <= 0:
+        raise ConfigError(f"{where}: {key} is {value}, but must be positive")
+    return float(value)
 
 
 def _check_heads(
@@ -299,6 +311,27 @@ def _check_unread(config: Mapping[str, Any], where: str) -> None:
             len(unread),
             ", ".join(unread[:8]),
         )
+
+
+_GGUF_READ = frozenset(
+    "attention.head_count attention.head_count_kv attention.key_length attention.value_length"
+    " attention.layer_norm_rms_epsilon attention.layer_norm_epsilon attention.sliding_window"
+    " rope.scaling.type rope.scaling.factor rope.scaling.original_context_length"
+    " rope.scaling.finetuned rope.scale_linear expert_count expert_used_count".split()
+)
+
+
+def _check_unread_gguf(metadata: Mapping[str, Any], arch: str, where: str) -> None:
+    """As `_check_unread`, of the architecture's own keys."""
+    for full, value in metadata.items():
+        key = full.removeprefix(f"{arch}.")
+        if key == full or key in _GGUF_READ or not _CHANGES_THE_NETWORK.search(key):
+            continue
+        if value not in (None, False, 0, 1, "") or value is True:
+            raise ConfigError(
+                f"{where}: {full}={value!r} is not known here and may change what the network "
+                "computes; choose another model"
+            )
 
 
 def _window(said: Mapping[str, Any], kind: str, where: str) -> tuple[int | None, int]:
@@ -368,8 +401,9 @@ def config_from_gguf(
         )
     if "token_embd.weight" not in tensors:
         raise ConfigError(f"{where} has no tensor token_embd.weight; it is not a language model")
-    window = metadata.get(f"{arch}.attention.sliding_window")
-    epsilon = f"{arch}.attention.layer_norm_rms_epsilon"
+    key = f"{arch}.attention.sliding_window"
+    window = entry({key: 0} | dict(metadata), key, int, where, ConfigError)
+    _check_unread_gguf(metadata, arch, where)
     return LlamaConfig(
         vocab_size=tensors["token_embd.weight"].shape[0],
         hidden_size=hidden,
@@ -379,9 +413,9 @@ def config_from_gguf(
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         context_length=size("context_length"),
-        norm_eps=float(entry(metadata, epsilon, (int, float), where, ConfigError)),
+        norm_eps=_epsilon(metadata, f"{arch}.attention.layer_norm_rms_epsilon", where),
         inverse_frequencies=_gguf_frequencies(metadata, tensors, arch, head_dim, where),
-        sliding_window=int(window) if window else None,
+        sliding_window=window if window > 0 else None,
         qkv_bias="blk.0.attn_q.bias" in tensors,
         tied_embeddings="output.weight" not in tensors,
     )

@@ -90,7 +90,7 @@ def params_from_tensors(
         full = names[name].format(layer)
         if full not in tensors:
             raise CheckpointError(
-                f"tensor {full!r} is missing from the LLaMA checkpoint; is the file complete?"
+                f"tensor {full!r} is missing from the LLaMA checkpoint; {_remedy(full, tensors)}"
             )
         tensor = tensors[full]
         if tensor.shape != shape:
@@ -121,6 +121,18 @@ def params_from_tensors(
     elif names["output"] in tensors:
         _check_tied(tensors[names["output"]], tensors[names["embedding"]], names["output"])
     return params
+
+
+def _remedy(missing: str, tensors: Tensors) -> str:
+    """What to do about a tensor that is missing: others of its layer may stand in its place."""
+    module = missing.rpartition(".")[0] + "."
+    instead = sorted(name for name in tensors if name.startswith(module))
+    if not instead:
+        return "is the file complete?"
+    return (
+        f"in its place are {', '.join(instead[:3])}: quantised weights, or adapters that were left "
+        "in; give the plain, unquantised repository"
+    )
 
 
 def _check_tied(output: np.ndarray, embedding: np.ndarray, name: str) -> None:
