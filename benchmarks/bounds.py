@@ -4,13 +4,8 @@ do.
 
 from collections.abc import Sequence
 
+from v2l_jax.llm.costs import forward_flops, matrix_parameters
 from v2l_jax.llm.llama_config import LlamaConfig
-
-
-def matrix_elements(config: LlamaConfig) -> int:
-    """Weights of all projections of all layers, without embeddings and logits."""
-    heads = config.head_dim * (2 * config.num_heads + 2 * config.num_kv_heads)
-    return config.num_layers * config.hidden_size * (heads + 3 * config.intermediate_size)
 
 
 def flops(config: LlamaConfig, lengths: Sequence[int], new_tokens: int) -> float:
@@ -25,11 +20,7 @@ def flops(config: LlamaConfig, lengths: Sequence[int], new_tokens: int) -> float
       All projections of every token fed, its attention to every token up to itself, and the logits
       of the new tokens.
     """
-    fed = [length + new_tokens - 1 for length in lengths]
-    pairs = sum(n * (n + 1) / 2 for n in fed)
-    attention = 4 * config.num_layers * config.num_heads * config.head_dim * pairs
-    logits = 2 * config.vocab_size * config.hidden_size * new_tokens * len(lengths)
-    return 2 * matrix_elements(config) * sum(fed) + attention + logits
+    return sum(forward_flops(config, n + new_tokens - 1, new_tokens) for n in lengths)
 
 
 def distinct_share(prompts: Sequence[Sequence[int]]) -> float:
@@ -51,7 +42,7 @@ def decode_bytes(config: LlamaConfig, prompts: int, length: float, bytes_per_num
       length: mean tokens that a row holds.
       bytes_per_number: of weights, keys and values.
     """
-    weights = matrix_elements(config) + config.vocab_size * config.hidden_size
+    weights = matrix_parameters(config) + config.vocab_size * config.hidden_size
     cache = 2 * config.num_layers * config.num_kv_heads * config.head_dim * length * prompts
     return (weights + cache) * bytes_per_number
 

@@ -18,9 +18,11 @@ def get_config() -> ConfigDict:
     config.jobs = ("vocabulary", "finetune", "evaluate", "report")
     config.data.held_out = 0.4
     config.representation.kind = "visual_words"
-    words = {"tower": "dinov2-s", "layer": 9, "pool": 4, "words": 512, "most_points": 0}
+    words = {"tower": "dinov2-s", "layer": 9, "pool": 4, "words": 256, "most_points": 0}
+    words |= {"components": 64, "whiten": True, "spherical": True, "rows_start": "ridge"}
     config.representation.visual_words.update(words)
-    lora = {"rank": 16, "alpha": 32, "learning_rate": 1e-3, "steps": 100, "batch_size": 8}
+    lora = {"rank": 16, "alpha": 32, "learning_rate": 3e-4, "steps": 60, "batch_size": 8}
+    lora |= {"rows_learning_rate": 1e-3}
     lora |= {"targets": ("q_proj", "k_proj", "v_proj", "o_proj"), "warmup_steps": 5}
     config.finetune.update({"task": "classification", **lora, "eval_images": 64, "eval_every": 50})
     config.evaluate.tasks = ("classification",)

@@ -18,8 +18,10 @@ def get_config() -> ConfigDict:
     config.data.update(images)
     config.data.rename_classes = {}
     shape = {"fit": "stretch", "pool": 8, "words": 1024, "most_points": 64}
+    shape |= {"rows_start": "projected", "components": 0, "whiten": False, "spherical": False}
     config.representation.visual_words.update(shape)
     steps = {"task": "detection", "steps": 300, "batch_size": 8, "warmup_steps": 10}
+    steps |= {"learning_rate": 1e-3, "rows_learning_rate": 2e-3}
     config.finetune.update(steps)
     config.evaluate.tasks = ("detection",)
     sets = {

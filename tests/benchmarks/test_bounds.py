@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import bounds
 from benchmarks.incontext import SHAPES
+from v2l_jax.llm.costs import matrix_parameters
 from v2l_jax.llm.llama import Llama
 
 
@@ -18,7 +19,7 @@ def params(config):
 @pytest.mark.parametrize("shape", ["tiny", "llama2-7b"])
 def test_matrix_elements_are_the_networks(shape):
     layers = params(SHAPES[shape])["layers"]
-    assert bounds.matrix_elements(SHAPES[shape]) == sum(
+    assert matrix_parameters(SHAPES[shape]) == sum(
         leaf.size for name, leaf in layers.items() if "norm" not in name
     )
 
@@ -32,7 +33,7 @@ def test_operations_counted_one_by_one():
     expected = 0
     for length in (3, 5):
         for position in range(length + 1):  # two new tokens: the first is fed back
-            expected += 2 * bounds.matrix_elements(config)
+            expected += 2 * matrix_parameters(config)
             for _ in range(position + 1):  # scores, then the weighted sum of values
                 expected += 2 * 2 * config.num_layers * config.num_heads * config.head_dim
         expected += 2 * 2 * config.vocab_size * config.hidden_size
@@ -51,5 +52,5 @@ def test_decoding_reads_weights_once_and_every_rows_cache():
     cache = np.zeros(
         (2, config.num_layers, 7, 10, config.num_kv_heads, config.head_dim), np.float16
     )
-    weights = bounds.matrix_elements(config) + config.vocab_size * config.hidden_size
+    weights = matrix_parameters(config) + config.vocab_size * config.hidden_size
     assert bounds.decode_bytes(config, 7, 10.0, 2) == 2 * weights + cache.nbytes

@@ -68,7 +68,10 @@ def test_colours_are_learnt_and_read_off_the_words(workdir):
     assert _value(workdir, "trained_parameters", "tuned", "none") == 9 * 16 + 2 * 2 * (32 + 24)
     assert _value(workdir, "training_flops", "tuned", "none") > 0
     assert _value(workdir, "tokenize_seconds", "tuned", "none") > 0
+    for name in ("bag_of_words", "mean_features"):  # a colour is read off either
+        assert _value(workdir, "top1_accuracy", "no_llm", name) > 0.9
     page = (workdir / "report.html").read_text()
+    assert "linear probe of mean features" in page
     assert "Naming by likelihood" in page and "fine-tuned" in page
     assert "Patches coloured by visual word" in page
 
@@ -167,6 +170,14 @@ def test_rows_start_as_asked(changed, workdir, start):
     assert rows.shape == (9, 16) and np.isfinite(rows).all()
     again = representation(changed).new_rows(Run(changed, workdir))
     np.testing.assert_array_equal(rows, again)
+
+
+def test_one_class_gives_no_start_of_rows(changed, workdir, monkeypatch):
+    changed.representation.visual_words.rows_start = "ridge"
+    run = Run(changed, workdir)
+    monkeypatch.setattr(run.photos.train, "labels", np.zeros(len(run.photos.train), int))
+    with pytest.raises(ConfigError, match="'ridge' needs training images of two classes"):
+        representation(changed).new_rows(run)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -143,6 +143,16 @@ class Representation:
         """
         del run
         return None
+
+    summary_names: ClassVar[tuple[str, ...]] = ()
+    """What `summaries` has."""
+
+    def summaries(self, run: Run, images: ImageSet) -> dict[str, Float[np.ndarray, "images _"]]:
+        """Vectors of each image that a linear probe can read, by name: what the representation
+        holds without a language model.
+        """
+        del run, images
+        return {}
 
     def row_names(self) -> Sequence[str]:
         """What the rows of `new_rows` are called as tokens, in order."""

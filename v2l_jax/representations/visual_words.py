@@ -144,6 +144,19 @@ class Options(PatchOptions):
         special = {self.words: "<img>", self.words + 1: "</img>", self.words + 2: "<row>"}
         return special.get(word, f"<{word}>")
 
+    summary_names = ("bag_of_words", "mean_features")
+
+    def summaries(self, run: Run, images: ImageSet) -> dict[str, Float[np.ndarray, "images _"]]:
+        """The roots of the words' counts, of length one; and the mean features of the patches."""
+        bags, means = [], []
+        for name, part in images.parts:
+            features = self.patches.of(run, name, part)
+            means.append(np.asarray(features, np.float64).mean((1, 2)))
+            for sequence in self.sequences(run, name, part)["images"]:
+                counts = np.bincount([word for word, _ in sequence], minlength=self.words)
+                bags.append(np.sqrt(counts / counts.sum()))
+        return {"bag_of_words": np.stack(bags), "mean_features": np.concatenate(means)}
+
     def row_names(self) -> list[str]:
         """<visual_0> and so on, then the marks about an image."""
         return [*(f"<visual_{i}>" for i in range(self.words)), "<img>", "</img>", "<row>"]
@@ -212,8 +225,10 @@ class Options(PatchOptions):
         labels = np.asarray(run.photos.train.labels)
         names = run.photos.held_out.class_names
         kept = np.flatnonzero(labels >= 0)
-        if not len(kept):
-            raise ConfigError("rows_start 'ridge' needs labelled training images; choose another")
+        if len(set(labels[kept].tolist())) < 2:
+            raise ConfigError(
+                "rows_start 'ridge' needs training images of two classes; choose another start"
+            )
         features = self.patches.of(run, "train", run.photos.train)
         means = np.stack([vocabulary.prepare(_flat(features[i])).mean(0) for i in kept])
         rows = [own[run.llm.tokenizer.encode(f" {name}")].mean(0) for name in names]

@@ -13,6 +13,7 @@ from v2l_jax.errors import DataError
 from v2l_jax.llm.best_names import BestNames, best_names
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.llm.training_texts import AnswerTexts, Asked
+from v2l_jax.metrics.probe import probe
 from v2l_jax.metrics.results import Result, Scalar, proportion
 from v2l_jax.options import CONTROLS, COUNT, FLAG, NAME, POSITIVE, each, entries, one_of, option
 from v2l_jax.report.curves import curves_from_rows
@@ -54,6 +55,9 @@ class Options:
     controls: tuple[str, ...] = option(
         ("no_tokens", "shuffled"), "no words, and words of another image", CONTROLS, in_row=True
     )
+    probes: bool = option(
+        True, "also a linear probe of what the representation has without a language model", FLAG
+    )
     class_names: dict[str, str] = option(
         {}, "what to call a class; WordNet ids have names already", entries(NAME)
     )
@@ -65,10 +69,12 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
     fixed = {"tokens": c.tokens, "calibrate": c.calibrate, "per_token": c.per_token}
     if "tuned" in c.models:
         fixed["adapters"] = trained_how(config)
+    asked = [(model, control) for model in c.models for control in ("none", *c.controls)]
+    if c.probes:
+        asked += [("no_llm", name) for name in representation(config).summary_names]
     return [
         {"llm_state": model, "control": control, **fixed, **fingerprint(config)}
-        for model in c.models
-        for control in ("none", *c.controls)
+        for model, control in asked
     ]
 
 
@@ -122,6 +128,10 @@ def name_ids(tokenizer: TextTokenizer, names: Sequence[str]) -> list[tuple[int, 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     """Top-1 and top-5 accuracy and that of the mean class, for each model under each control."""
     indices, labels, names = chosen(run.config, run.photos)
+    probes = [setting for setting in missing if setting["llm_state"] == "no_llm"]
+    if probes:
+        probe_all(run, probes)
+    missing = [setting for setting in missing if setting["llm_state"] != "no_llm"]
     for state in dict.fromkeys(str(setting["llm_state"]) for setting in missing):
         changed = tuned.tuned(run) if state == "tuned" else tuned.untrained(run)
         own = ImageSet.own(changed)
@@ -135,6 +145,20 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
                 lengths = text_lengths(changed, shown, labels, names)
                 rows += cost_rows(run, own, shown, lengths, state == "tuned")
                 run.record("classification", setting, rows)
+
+
+def probe_all(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
+    """Accuracy of linear probes on the representation's summaries of the images."""
+    indices, labels, names = chosen(run.config, run.photos)
+    known, _ = named_labels(run.photos, dict(run.config.evaluate.classification.class_names))
+    own, written = ImageSet.own(run), representation(run.config)
+    written.prepare(run, own, run.config.evaluate.classification.tokens)
+    vectors = written.summaries(run, own)
+    train = np.flatnonzero(known[: len(run.photos.train)] >= 0)
+    for setting in missing:
+        x = vectors[str(setting["control"])]
+        best = probe(x[train], known[train], x[indices], run.config.seed)
+        run.record("classification", setting, scored(best[:, None], labels, len(names)))
 
 
 def answered(run: Run, shown: Sequence[Segments], names: Sequence[str]) -> BestNames:
@@ -170,7 +194,7 @@ def scored(
     by_class = [float(right[labels == label].mean()) for label in np.unique(labels)]
     among = int(np.sum(best == labels[:, None]))
     rows = [proportion("top1_accuracy", int(right.sum()), len(labels), classes=classes)]
-    if classes > best.shape[1]:
+    if classes > best.shape[1] > 1:
         rows.append(proportion("top5_accuracy", among, len(labels), classes=classes))
     mean_class = Result("mean_class_accuracy", float(np.mean(by_class)), len(labels))
     return [*rows, dataclasses.replace(mean_class, measured_on={"classes": classes})]
@@ -204,11 +228,17 @@ TABLE = TableSpec(
     tables=("dataset", "llm", "classes", "representation", "tokens", "calibrate", "per_token",
             "adapters"),
     labels={
-        "llm_state": {"tuned": "fine-tuned", "frozen": "as it is"},
+        "llm_state": {
+            "tuned": "fine-tuned",
+            "frozen": "as it is",
+            "no_llm": "no language model",
+        },
         "control": {
             "none": "the image",
             "no_tokens": "control: no image",
             "shuffled": "control: another image",
+            "bag_of_words": "logistic regression on the bag of words",
+            "mean_features": "linear probe of mean features",
         },
         "metric": {
             "top1_accuracy": "Top-1",
