@@ -14,7 +14,7 @@ usage() { sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; }
 # need OPTION VALUE: an option that cannot be left out.
 need() { [ -n "$2" ] || fail "$1 is missing; see --help"; }
 
-# check_run FOLDER ARGUMENT...: the arguments for v2l_jax.main name a config of this checkout, and a workdir in FOLDER.
+# check_run FOLDER ARGUMENT...: the arguments for v2l_jax.main name a config of this checkout, and a workdir in FOLDER or a bucket.
 check_run() {
   local folder=$1 argument config="" workdir=""
   shift
@@ -28,8 +28,8 @@ check_run() {
   [ -f "${config%%:*}" ] || fail "there is no config file ${config%%:*} in $PWD"
   need "--workdir=FOLDER, for the run," "$workdir"
   case $workdir in
-    *://*) fail "--workdir=$workdir: the run wants a folder, not a bucket; see --help" ;;
-    "$folder"*) ;;
-    *) fail "--workdir=$workdir: must lie in $folder, which every host sees" ;;
+    gs://?*/?* | "$folder"*) ;;
+    *://*) fail "--workdir=$workdir: of buckets only gs://BUCKET/FOLDER will do; see --help" ;;
+    *) fail "--workdir=$workdir: must lie in $folder, which every host sees, or in gs://" ;;
   esac
 }

@@ -12,7 +12,7 @@
 # Exit code 143 (told to stop: saved) starts it again. A VM that was preempted is created anew, and the run goes on. Any other
 # failure ends this script with the run's code. The VM stays, and costs, until delete, which also stops what runs there.
 #
-# The workdir lies on the share, not in gs://: the run renames whole folders and locks files. Caches are in /mnt/v2l/cache; a
+# The workdir lies on the share, or in a bucket, --workdir=gs://BUCKET/FOLDER. Caches are in /mnt/v2l/cache; a
 # Hugging Face token goes to /mnt/v2l/cache/huggingface/token.
 # Needs gcloud; for several hosts also ssh-add ~/.ssh/google_compute_engine. Keep the terminal open (tmux).
 

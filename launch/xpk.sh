@@ -9,7 +9,7 @@
 # IMAGE is built by launch/Dockerfile. STORAGE is a file system that every host sees, such as a Filestore:
 #   xpk storage create STORAGE --type=gcpfilestore --mount-point=/mnt/v2l --readonly=false --auto-mount=false --vol=default \
 #       --size=1024 --tier=BASIC_HDD --access-mode=ReadWriteMany --cluster=CLUSTER
-# not a bucket: the run renames whole folders and locks files.
+# It holds the caches, and the workdir unless that is in a bucket, --workdir=gs://BUCKET/FOLDER.
 #
 # XPK starts it again, --max-restarts times, after exit codes from 127 up: 143 (told to stop: saved) and 134 (JAX, when a host is
 # gone) are among them. Any other failure ends the workload. To stop it: xpk workload delete.

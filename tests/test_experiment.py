@@ -47,8 +47,8 @@ def test_every_config_is_valid(path):
         (
             "llm_options.dtype",
             "float8",
-            r"config.llm_options.dtype is 'float8', but must be one of 'float32', 'bfloat16', "
-            r"'auto'",
+            r"config.llm_options.dtype is 'float8', but must be one of 'float32', 'tf32', "
+            r"'bfloat16', 'auto'",
         ),
         (
             "jobs",

@@ -34,7 +34,7 @@ ROOMS = (
     "assets",
 )
 # Files beside the rooms that every room may import.
-GROUND = ("errors", "progress", "atomic_write", "options")
+GROUND = ("errors", "progress", "atomic_write", "buckets", "options")
 # Folders that use the package and that the package must not use.
 AROUND = ("launch", "configs", "benchmarks", "tests")
 

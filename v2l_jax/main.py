@@ -23,7 +23,9 @@ from v2l_jax.jobs import runner
 from v2l_jax.parallel import processes
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for everything the run makes. Default: runs/<config name>."
+    "workdir",
+    None,
+    "Folder for everything the run makes, also gs://bucket/folder. Default: runs/<config name>.",
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> None:
     try:
         config = command_line.load_config()
         stem = pathlib.Path(path.partition(":")[0]).stem
-        workdir = pathlib.Path(_WORKDIR.value or os.path.join("runs", stem)).expanduser()
+        place = _WORKDIR.value or os.path.join("runs", stem)
         runner.start()
         several = _DISTRIBUTED.value or _COORDINATOR.value is not None
         given = (
@@ -61,7 +63,8 @@ def main(argv: list[str]) -> None:
         )
         with processes.joined(*given) if several else contextlib.nullcontext():
             processes.check_devices()
-            runner.run_jobs(config, workdir)
+            with runner.folder(place) as workdir:
+                runner.run_jobs(config, workdir)
     except V2LError as error:
         logging.flush()
         sys.exit(f"error: {error}")

@@ -76,7 +76,7 @@ POSITIVE = number(1, integer=True)
 COUNT = number(0, integer=True)
 WEIGHT = number(0)
 SHARE = number(0, 1)
-DTYPE = one_of("float32", "bfloat16", "auto")
+DTYPE = one_of("float32", "tf32", "bfloat16", "auto")
 TEMPLATE = Rule("a text with one {}", lambda v: isinstance(v, str) and v.count("{}") == 1)
 CONTROLS = each(one_of("no_tokens", "shuffled"))
 

@@ -133,7 +133,8 @@ class LlmOptions:
     tokenizer: str = option("", "where its tokenizer is; '' is beside the weights", TEXT)
     dtype: str = option(
         "bfloat16",
-        "of matrix products: float32, bfloat16, or auto = bfloat16 where the hardware has it",
+        "of matrix products: float32, the same on every backend; tf32, faster ones of float32 on "
+        "GPUs and TPUs; bfloat16; auto = bfloat16 where the hardware has it",
         DTYPE,
     )
     token_budget: int = _unmeasured(

@@ -2,6 +2,13 @@
 
 import itertools
 import logging
+import multiprocessing
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +16,7 @@ from PIL import Image
 
 from v2l_jax.data import loader, sources, transforms
 from v2l_jax.data.loader import make_loader
+from v2l_jax.data.sources import SyntheticSource
 from v2l_jax.errors import DataError
 
 
@@ -170,3 +178,48 @@ def test_records_as_they_are():
         "synthetic/1",
     ]
     assert loader._REPLACED not in batch
+
+
+@pytest.mark.processes
+def test_a_worker_that_dies_is_one_line_with_its_host():
+    reader = make_loader(SyntheticSource(1000, 8), None, 4, seed=0, workers=2)
+    next(reader)
+    worker = multiprocessing.active_children()[0]
+    worker.kill()
+    where = f"process 0 on {socket.gethostname()}"
+    with pytest.raises(DataError, match=f"a data worker of {where} was killed by SIGKILL"):
+        for _ in range(5000):
+            next(reader)
+
+
+_DIES = """
+import multiprocessing, os, signal
+from v2l_jax.data.loader import make_loader
+from v2l_jax.data.sources import SyntheticSource
+from v2l_jax.data.sources import SyntheticSource
+
+if __name__ == "__main__":
+    next(reader := make_loader(SyntheticSource(1000, 8), None, 4, seed=0, workers=2))
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.processes
+def test_no_worker_outlives_its_parent(tmp_path):
+    (tmp_path / "dies.py").write_text(_DIES)
+    root = pathlib.Path(__file__).parents[2]
+    with (tmp_path / "out").open("wb") as out:  # a pipe would wait for the workers too
+        subprocess.run(
+            [sys.executable, tmp_path / "dies.py"],
+            env=os.environ | {"PYTHONPATH": str(root)},
+            stdout=out,
+            check=False,
+            timeout=120,
+        )
+    workers = [int(pid) for pid in (tmp_path / "out").read_text().split()]
+    deadline = time.monotonic() + 20
+    while alive := [pid for pid in workers if pathlib.Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+    assert len(workers) == 2

@@ -1,16 +1,13 @@
 """Folders good, bad and empty; a real ArrayRecord data set; combinations of sources."""
 
-import importlib.resources
-import importlib.resources.abc
-import io
 import logging
 import pathlib
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.tiny_tfds import write_pets
 from v2l_jax.data import sources
 from v2l_jax.errors import DataError
 
@@ -177,38 +174,8 @@ def test_tfds_set_that_is_not_prepared(tmp_path):
 
 
 def test_tfds_set_is_read_without_tensorflow(tmp_path, monkeypatch):
-    # Writing (not reading) a TFDS set imports the backport of this standard module, which TFDS does
-    # not require.
-    monkeypatch.setitem(sys.modules, "importlib_resources", importlib.resources)
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import registered
-
     photos = [np.full((4, 6 + i, 3), 10 * i, np.uint8) for i in range(5)]
-
-    with registered.skip_registration():  # so that the set is found by its files alone
-
-        class TinyPets(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("1.0.0")
-
-            def _info(self):
-                image = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
-                label = tfds.features.ClassLabel(names=["cat", "dog"])
-                features = tfds.features.FeaturesDict({"image": image, "label": label})
-                return tfds.core.DatasetInfo(
-                    builder=self, features=features, disable_shuffling=True
-                )
-
-            def _split_generators(self, dl_manager):
-                return {"train": self._generate_examples()}
-
-            def _generate_examples(self):
-                for i, photo in enumerate(photos):
-                    file = io.BytesIO()
-                    Image.fromarray(photo).save(file, "PNG")
-                    file.seek(0)
-                    yield i, {"image": file, "label": i % 2}
-
-    TinyPets(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    write_pets(tmp_path, {"train": photos}, monkeypatch)
     source = sources.TfdsSource("tiny_pets", "train", tmp_path)
     assert source.class_names == ("cat", "dog") and len(source) == 5
     for i, photo in enumerate(photos):

@@ -159,3 +159,37 @@ def test_images_without_a_semantic_tower_are_refused(small):
     model, variables, image, _ = small
     with pytest.raises(ValueError, match="no semantic tower"):
         tokenize(model, variables, image, image, 3)
+
+
+def test_in_bfloat16_the_word_chosen_is_the_one_nearest_to_the_feature_scored():
+    """Both come from the same rounding of the latents."""
+    model = V2LTokenizer(
+        channels=32,
+        channel_multipliers=(1, 1),
+        num_res_blocks=1,
+        z_channels=16,
+        attn_resolutions=(),
+        resolution=32,
+        word_dim=24,
+        num_local_words=400,
+        num_global_words=8,
+        dtype=jnp.bfloat16,
+    )
+    rng = np.random.default_rng(0)
+    image = jnp.asarray(rng.uniform(-1, 1, (2, 32, 32, 3)), jnp.float32)
+    variables = model.init(jax.random.key(0), image, jnp.ones((2, 24)), 2)
+    words = rng.standard_normal((400, 24)).astype(np.float32) / 3
+    variables["frozen"]["local_words"] = jnp.asarray(words)
+
+    @jax.jit
+    def both(variables):
+        latents = model.apply(variables, image, method="latents")
+        return [model.apply(variables, latents, method=name) for name in ("features", "local_ids")]
+
+    features, ids = (np.asarray(x, np.float64) for x in both(variables))
+    projector = jax.tree.map(np.float64, variables["params"]["projector"])
+    placed = words @ projector["kernel"] + projector["bias"]
+    distances = np.sum((features.reshape(-1, 1, 24) - placed) ** 2, -1)
+    found = distances[np.arange(len(distances)), ids.reshape(-1).astype(int)]
+    np.testing.assert_allclose(found, distances.min(1), rtol=1e-5)
+    assert len(np.unique(ids)) > 3

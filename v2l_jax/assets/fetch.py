@@ -20,6 +20,7 @@ import tempfile
 
 import filelock
 
+from v2l_jax import buckets
 from v2l_jax.assets import archives, package_index
 from v2l_jax.assets.registry import ASSETS, Asset
 from v2l_jax.errors import AssetError
@@ -45,7 +46,8 @@ def fetch(
 
     Args:
       name_or_uri: a name in the registry; "hf://org/repo[@revision]/file" (or a folder, or the
-        whole repository); or a path, which is returned as it is.
+        whole repository); a file or folder of a bucket, "gs://…" or "s3://…"; or a path, which is
+        returned as it is.
       cache_dir: where assets are kept; `cache_directory()` if not given.
 
     Returns:
@@ -62,6 +64,8 @@ def fetch(
             return _fetch_registered(ASSETS[name], cache)
         if name.startswith("hf://"):
             return _fetch_from_hub(name, cache)
+        if buckets.is_address(name):
+            return buckets.fetched(name, cache)
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or cache}"
         raise AssetError(

@@ -7,10 +7,18 @@ A random transform gets a generator seeded by the seed and the record's position
 A run can therefore be stopped and resumed with another number of processes or workers.
 """
 
+import functools
+import multiprocessing
+import os
+import re
+import signal
+import socket
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 from absl import flags, logging
 from jaxtyping import Int
@@ -116,7 +124,10 @@ class Loader(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._iterator is None:
             self._iterator = self._iterate_from(self._position)
-        batch = next(self._iterator)
+        try:
+            batch = next(self._iterator)
+        except RuntimeError as error:
+            raise _worker_death(error) from error
         self._position += 1
         for path in "\n".join(batch.pop(_REPLACED)).split("\n"):
             if path:
@@ -164,11 +175,30 @@ class Loader(Iterator[Batch]):
         self.replaced[path] = self.replaced.get(path, 0) + 1
 
 
+def _worker_death(error: RuntimeError) -> Exception:
+    """What a run says of a worker that is gone; any other error stays what it is."""
+    pattern = r"[Ww]orker process was terminated unexpectedly with exit code (-?\d+)"
+    found = re.search(pattern, str(error))
+    if not found:
+        return error
+    code = int(found[1])
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    hint = "; it may have run out of memory: lower config.train.loader_workers"
+    return DataError(
+        f"a data worker of process {jax.process_index()} on {socket.gethostname()} {how}"
+        f"{hint if code == -signal.SIGKILL else ''}; run again, which goes on where this stopped"
+    )
+
+
 class _Reader:
     """Reads and transforms a record; a corrupt one is replaced by the next readable record."""
 
     def __init__(self, source: Source, transform: Transform | None):
         self._source, self._transform = source, transform
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _end_with_parent()  # whoever unpickles a reader is a worker
 
     def __call__(self, index: int, rng: np.random.Generator) -> Batch:
         corrupt = []
@@ -182,6 +212,22 @@ class _Reader:
                 record = self._transform(record, rng)
             return {**record, _REPLACED: "\n".join(corrupt)}
         raise DataError(f"none of the {len(corrupt)} images can be read; the first is {corrupt[0]}")
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """Ends a worker process when the one that started it is gone, however that ended: a parent that
+    is killed cannot tell its workers, which would wait for it for ever.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class _Rows(grain.MapDataset):

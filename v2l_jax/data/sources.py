@@ -225,6 +225,9 @@ def _check(path: pathlib.Path) -> tuple[str, str | None]:
     return hashlib.sha256(content).hexdigest(), None
 
 
+_UNREAD = -2  # in place of the label of a record that nobody has read
+
+
 class TfdsSource:
     """A split of a TensorFlow Datasets image set in ArrayRecord format, read without TensorFlow.
 
@@ -288,29 +291,46 @@ class TfdsSource:
         self._name, self._image, self._label = f"{name}/{split}", image, label
         self.class_names = names
         self.full_name = str(builder.info.full_name)
+        self._labels = np.full(len(self._records), _UNREAD if label else -1, np.int64)
 
-    @functools.cached_property
+    @property
     def labels(self) -> np.ndarray:
-        """Class index of each record, -1 in a set without classes; the first use reads the whole
-        split, without decoding images.
+        """Class index of each record, -1 in a set without classes. Records that were read have told
+        theirs; the rest are read now, without decoding images.
         """
-        if not self._label:
-            return np.full(len(self), -1, np.int64)
-        records = progress_bar(
-            self._records, f"reading labels of {self._name}", "record", total=len(self)
-        )
-        return np.array([int(record[self._label]) for record in records], dtype=np.int64)
+        if not self.labels_at_hand:
+            unread = np.flatnonzero(self._labels == _UNREAD)
+            for index in progress_bar(unread, f"reading labels of {self._name}", "record"):
+                self._labels[index] = self._records[int(index)][self._label]
+        return self._labels
+
+    @property
+    def labels_at_hand(self) -> bool:
+        """Whether `labels` reads nothing."""
+        return not np.any(self._labels == _UNREAD)
+
+    def remember_labels(self, labels: np.ndarray) -> None:
+        """Takes the labels that an earlier process saw.
+
+        Raises:
+          DataError: they are of another number of records.
+        """
+        if labels.shape != self._labels.shape:
+            raise DataError(
+                f"{len(labels)} labels for {len(self)} images of {self._name}; delete the cached "
+                "features and run again"
+            )
+        self._labels = labels.astype(np.int64)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
         record, path = self._records[index], self.path(index)
-        return {
-            "image": decode_image(record[self._image], path),
-            "label": int(record[self._label]) if self._label else -1,
-            "path": path,
-        }
+        if self._label:
+            self._labels[index] = record[self._label]
+        image = decode_image(record[self._image], path)
+        return {"image": image, "label": int(self._labels[index]), "path": path}
 
     def path(self, index: int) -> str:
         """What the record is called: set, split and number."""
@@ -478,7 +498,7 @@ class Concatenated:
 
 class WithVectors:
     """A source whose records carry a precomputed vector, "image_embedding": a frozen tower's
-    features, computed once.
+    features, computed once. Vectors in memory-mapped .npy files are shared with worker processes.
     """
 
     def __init__(self, source: Source, vectors: np.ndarray):
@@ -489,6 +509,20 @@ class WithVectors:
             )
         self._source, self._vectors = source, vectors
         self.class_names = source.class_names
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Vectors that lie on the disk stay there: a worker gets the file's name, not a copy."""
+        state, vectors = dict(self.__dict__), self._vectors
+        if isinstance(vectors, np.memmap) and vectors.filename is not None:
+            file = os.fspath(vectors.filename)
+            if os.path.getsize(file) == vectors.offset + vectors.nbytes:  # and not a part of it
+                state["_vectors"] = file
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["_vectors"], str):
+            state["_vectors"] = np.load(state["_vectors"], mmap_mode="r", allow_pickle=False)
+        self.__dict__.update(state)
 
     @property
     def labels(self) -> np.ndarray:

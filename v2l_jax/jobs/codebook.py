@@ -2,7 +2,9 @@
 near to.
 """
 
+import functools
 import pathlib
+import shutil
 
 import numpy as np
 from absl import logging
@@ -14,8 +16,16 @@ from v2l_jax.codebook.expand import expand, ngram_records, published_records
 from v2l_jax.codebook.filter import count_hits, first_spellings, keep_frequent
 from v2l_jax.codebook.templates import IMAGENET_TEMPLATES
 from v2l_jax.llm.text_tokenizers import TextTokenizer
+from v2l_jax.parallel.processes import barrier, is_primary
 from v2l_jax.run import features, loading, released_words
 from v2l_jax.run.paths import candidates_path, global_path, local_path
+from v2l_jax.run.shards import Arrays, Shards, concatenated
+from v2l_jax.towers.image_text import ImageTextTower
+
+EVERY_PROCESS = True
+"""Several processes share this job; see `runner.run_jobs`."""
+_TEXTS = 16_384  # of a shard
+_BATCHES = 16  # of words, of a shard
 
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
@@ -29,14 +39,18 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     is not run again.
     """
     if config.model.released:
-        _released(config, workdir)
+        if is_primary():
+            _released(config, workdir)
         return
     photos = loading.photos(config)
-    candidates = _candidates(config, workdir)
+    candidates = _candidates(config, workdir, together=True)
+    images = features.cached(config, workdir, "train", photos.train, together=True)
+    if not is_primary():
+        return
     unigrams = sum(len(ids) == 1 for ids in candidates.token_ids)
     local = candidates.take(np.arange(min(unigrams, config.codebook.local_limit or unigrams)))
     local.save(local_path(workdir))
-    kept = _filtered(config, candidates, features.cached(config, workdir, "train", photos.train))
+    kept = _filtered(config, candidates, images)
     kept.save(global_path(workdir))
     logging.info(
         "local codebook: %d words; global codebook: %d of %d candidates",
@@ -46,14 +60,29 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     )
 
 
-def _candidates(config: ConfigDict, workdir: pathlib.Path) -> Codebook:
-    """All n-grams with their vectors, read from the workdir, or made and written there."""
+def _candidates(config: ConfigDict, workdir: pathlib.Path, together: bool) -> Codebook:
+    """All n-grams with their vectors, read from the workdir, or made and written there; by all
+    processes, where they call this together.
+    """
     path = candidates_path(workdir)
     if path.exists():
         return Codebook.load(path)
-    candidates = _embedded(config, *_expanded(config))
-    candidates.save(path)
+    texts, ids, fingerprint = _expanded(config, workdir, together)
+    tower = loading.image_text_tower(config)
+    shards = _embedded(config, workdir, tower, texts, together)
+    vectors = concatenated(shards)["vectors"]
+    candidates = Codebook(vectors, tuple(texts), tuple(ids), tower.name, fingerprint)
+    if together:
+        barrier("candidates")  # all have read the shards
+    if is_primary() or not together:
+        candidates.save(path)
+        shards.remove()
+        shutil.rmtree(_expansion_folder(workdir), ignore_errors=True)
     return candidates
+
+
+def _expansion_folder(workdir: pathlib.Path) -> pathlib.Path:
+    return workdir / "codebook" / "expanded.shards"
 
 
 def _released(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -66,7 +95,7 @@ def _released(config: ConfigDict, workdir: pathlib.Path) -> None:
         kept = released_words.listed_global_codebook(config, vectors["global"], tower)
         kept.save(candidates_path(workdir))
     else:
-        candidates = _candidates(config, workdir)
+        candidates = _candidates(config, workdir, together=False)
         kept = released_words.rebuilt_global_codebook(config, vectors["global"], candidates)
     local.save(local_path(workdir))
     kept.save(global_path(workdir))
@@ -95,37 +124,55 @@ def subwords(tokenizer: TextTokenizer, limit: int, word_initial: bool) -> list[i
     return chosen[: limit or None]
 
 
-def _expanded(config: ConfigDict) -> tuple[list[str], list[tuple[int, ...]], str]:
-    llm = loading.language_model(config)
+def _expanded(
+    config: ConfigDict, workdir: pathlib.Path, together: bool
+) -> tuple[list[str], list[tuple[int, ...]], str]:
+    """Texts, token ids and the tokenizer's fingerprint."""
     if config.published or config.model.released:
+        llm = loading.language_model(config)
         every = range(llm.tokenizer.vocab_size)[: config.codebook.vocabulary_limit or None]
         engine = llm.engine(loading.mesh(config), config.llm_options.token_budget)
         texts, ids = published_records(engine, llm.tokenizer, every)
         return texts, ids, llm.tokenizer.fingerprint
-    words = subwords(llm.tokenizer, config.codebook.vocabulary_limit, config.codebook.word_initial)
+    tokenizer = loading.text_tokenizer(config)
+    words = subwords(tokenizer, config.codebook.vocabulary_limit, config.codebook.word_initial)
     continuations = np.zeros((0, 2), np.int32)
     if config.codebook.ngrams > 1:
         expanded = words[: config.codebook.expand_limit or None]
-        continuations = expand(
-            llm.model, llm.params, llm.tokenizer, expanded, config.codebook.expand_batch_size
-        )
-    texts, ids = ngram_records(llm.tokenizer, words, continuations, config.codebook.ngrams)
-    return texts, ids, llm.tokenizer.fingerprint
+        batch = config.codebook.expand_batch_size
+        llm = functools.cache(lambda: loading.language_model(config))
+
+        def make(start: int, stop: int) -> Arrays:
+            one = llm()
+            chosen = expand(one.model, one.params, tokenizer, expanded[start:stop], batch)
+            return {"continuations": chosen}
+
+        folder = _expansion_folder(workdir)
+        shards = Shards(folder, len(expanded), _BATCHES * batch, make, together)
+        continuations = concatenated(shards)["continuations"]
+    texts, ids = ngram_records(tokenizer, words, continuations, config.codebook.ngrams)
+    return texts, ids, tokenizer.fingerprint
 
 
 def _embedded(
-    config: ConfigDict, texts: list[str], ids: list[tuple[int, ...]], fingerprint: str
-) -> Codebook:
-    tower = loading.image_text_tower(config)
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    tower: ImageTextTower,
+    texts: list[str],
+    together: bool,
+) -> Shards:
+    """The vectors of all texts."""
     templates = (
         IMAGENET_TEMPLATES
         if config.codebook.templates == "imagenet"
         else tuple(config.codebook.templates)
     )
-    embeddings = embed_texts(
-        lambda t: tower.encode_texts(t, config.codebook.embed_batch_size), texts, templates
-    )
-    return Codebook(embeddings, tuple(texts), tuple(ids), tower.name, fingerprint)
+    encode = lambda some: tower.encode_texts(some, config.codebook.embed_batch_size)
+
+    def make(start: int, stop: int) -> Arrays:
+        return {"vectors": embed_texts(encode, texts[start:stop], templates, _TEXTS)}
+
+    return Shards(workdir / "codebook" / "embedded.shards", len(texts), _TEXTS, make, together)
 
 
 def _filtered(config: ConfigDict, candidates: Codebook, images: np.ndarray) -> Codebook:

@@ -12,6 +12,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from v2l_jax.buckets import CHECKPOINTS
 from v2l_jax.errors import ConfigError
 from v2l_jax.formats.text_files import read_json
 from v2l_jax.llm.adapter_step import (
@@ -121,7 +122,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         0 if rows is None else len(rows),
         f"{0 if connector is None else count(connector):,}",
     )
-    with Checkpointer(folder / "checkpoints") as checkpoints:
+    with Checkpointer(folder / CHECKPOINTS) as checkpoints:
         state = fit(
             state,
             make_adapter_step(llm.model, lora, tx),

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from v2l_jax import experiment, options
+from v2l_jax import buckets, experiment, options
 from v2l_jax.assets import registry
 from v2l_jax.metrics.results import Scalar, read_results
 from v2l_jax.run import loading
@@ -118,7 +118,7 @@ def data_digests(config: ConfigDict) -> dict[str, str]:
 
 
 def _files(chosen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A digest of every file or folder that an option's text names on this machine."""
+    """A digest of every file or folder, here or in a bucket, that an option's text names."""
     for path, value in chosen.items():
         texts = value if isinstance(value, (tuple, list)) else (value,)
         for text in texts:
@@ -127,11 +127,14 @@ def _files(chosen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 and ("/" in text or path.startswith("model.released"))
                 and text.partition("/")[0] not in registry.ASSETS
             ):
-                place = pathlib.Path(text.partition(":")[2] if path == "tower" else text)
-                if place.exists():
-                    yield f"{path}: {text}", path_digest(str(place))
+                place = text.partition(":")[2] if path == "tower" else text
+                if place.startswith(("gs://", "s3://")):
+                    yield f"{path}: {text}", _bucket_digest(place)
+                elif pathlib.Path(place).exists():
+                    yield f"{path}: {text}", path_digest(place)
 
 
+_bucket_digest = functools.cache(buckets.digest)
 _SETTINGS = 1 << 16  # bytes of the longest JSON that may be settings; vocabularies are longer
 
 

@@ -14,7 +14,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from v2l_jax import experiment, options
+from v2l_jax import buckets, experiment, options
 from v2l_jax.errors import V2LError
 from v2l_jax.jobs import evaluate, sweep
 from v2l_jax.ops import cpu_settings
@@ -35,6 +35,15 @@ def start() -> None:
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def folder(place: str) -> contextlib.AbstractContextManager[pathlib.Path]:
+    """The folder of a run, for as long as the block runs; that of a bucket (gs://…) through a local
+    copy, see `buckets`.
+    """
+    if buckets.is_address(place):
+        return buckets.opened(place)
+    return contextlib.nullcontext(pathlib.Path(place).expanduser())
 
 
 def run_jobs(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -67,7 +76,7 @@ def _run_in_order(config: ConfigDict, workdir: pathlib.Path) -> None:
         job = importlib.import_module(f"v2l_jax.jobs.{name}")
         headline = f"[{number}/{len(config.jobs)}] {name}"
         if broadcast(job.is_done(config, workdir)):
-            logging.info("%s: done before, in %s", headline, workdir)
+            logging.info("%s: done before, in %s", headline, buckets.shown(workdir))
             continue
         logging.info("%s: %s", headline, (job.__doc__ or "").splitlines()[0])
         began = time.monotonic()
@@ -77,6 +86,7 @@ def _run_in_order(config: ConfigDict, workdir: pathlib.Path) -> None:
         ):
             if is_primary() or getattr(job, "EVERY_PROCESS", False):
                 job.run(config, workdir)
+        buckets.push()
         barrier(name)
         logging.info("%s: %.0f s", headline, time.monotonic() - began)
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source
 from v2l_jax.errors import ConfigError
-from v2l_jax.parallel.processes import barrier, is_primary
+from v2l_jax.parallel.processes import is_primary
 from v2l_jax.run import building, features, loading
 from v2l_jax.run.paths import training_path
 from v2l_jax.run.reconstruction import evaluator
@@ -49,9 +49,6 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         book.check_made_for(loading.text_tokenizer(config).fingerprint)
     words = building.vectors(books)
     tokenizer = building.tokenizer(config, words)
-    if is_primary():  # the others find the features
-        images(config, workdir, tokenizer)
-    barrier("features")
     splits = images(config, workdir, tokenizer)
     trainer = building.trainer(config, tokenizer, len(splits["train"]), mesh)
     frozen = trainer.placed_frozen(
@@ -105,11 +102,14 @@ def _pretrained(
 def images(
     config: ConfigDict, workdir: pathlib.Path, tokenizer: VisualTokenizer
 ) -> dict[str, Source]:
-    """The run's images by split, "train" and "held_out", with all that the tokenizer takes."""
+    """The run's images by split, "train" and "held_out", with all that the tokenizer takes; all
+    processes call this together.
+    """
     photos = loading.photos(config)
+    vectors = functools.partial(features.cached, config, workdir, together=True)
     return {
         split: building.with_inputs(
-            tokenizer, source, functools.partial(features.cached, config, workdir, split, source)
+            tokenizer, source, functools.partial(vectors, name=split, source=source)
         )
         for split, source in (("train", photos.train), ("held_out", photos.held_out))
     }

@@ -2,6 +2,7 @@
 two-layer MLP (Liu et al. 2023, arXiv 2304.08485 and 2310.03744).
 """
 
+import functools
 import os
 import pathlib
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import CheckpointError
+from v2l_jax.ops.precision import EXACT
 
 
 def init_connector(
@@ -47,9 +49,11 @@ def connect(
     """
     x = jnp.asarray(features, jnp.float32)
     x = (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6)
+    product = functools.partial(jnp.dot, precision=EXACT)
     if "kernel_in" in params:
-        x = jax.nn.gelu(x @ params["kernel_in"] + params["bias_in"], approximate=False)
-    return x @ params["kernel"] + params["bias"]
+        x = product(x, params["kernel_in"]) + params["bias_in"]
+        x = jax.nn.gelu(x, approximate=False)
+    return product(x, params["kernel"]) + params["bias"]
 
 
 def save_connector(path: str | os.PathLike, params: dict[str, Any]) -> None:

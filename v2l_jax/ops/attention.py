@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from v2l_jax.ops.matmul import dot_general_in
+from v2l_jax.ops.precision import products_in
 
 
 class SelfAttention(nn.Module):
@@ -37,5 +38,6 @@ class SelfAttention(nn.Module):
             qkv.reshape(batch, length, 3, self.num_heads, width // self.num_heads), 2, 0
         )
         q, k, v = (t.astype(self.matmul_dtype) for t in (q, k, v))
-        y = jax.nn.dot_product_attention(q, k, v, mask=mask).astype(jnp.float32)
+        with products_in(self.matmul_dtype):
+            y = jax.nn.dot_product_attention(q, k, v, mask=mask).astype(jnp.float32)
         return nn.Dense(width, dot_general=dot, name="out")(y.reshape(batch, length, width))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from v2l_jax.ops.cpu import cpu_form
+from v2l_jax.ops.precision import precision_of
 
 _FEW_PIXELS = 16 * 16
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -35,7 +36,8 @@ def conv_general_dilated(
       strides: 1 or more, the same both ways.
       padding: (before, after) for height and width.
       **settings: what else `nn.Conv` passes; dilation and groups are not supported and must be
-        trivial.
+        trivial. Without a "precision" products are as exact as the operands' type says
+        (`ops.precision`).
     """
     dilation = (*(settings.get("lhs_dilation") or ()), *(settings.get("rhs_dilation") or ()))
     if (
@@ -44,32 +46,34 @@ def conv_general_dilated(
         or strides[0] != strides[1]
     ):
         raise ValueError("only plain convolutions, of the same stride both ways")
-    return _conv(inputs, kernel, strides[0], tuple(map(tuple, padding)))
+    precision = settings.get("precision") or precision_of(inputs.dtype)
+    return _conv(inputs, kernel, strides[0], tuple(map(tuple, padding)), precision)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, precision: Any
+) -> jax.Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT
+        x, kernel, (stride, stride), padding, dimension_numbers=_LAYOUT, precision=precision
     )
 
 
 def _forward(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, precision: Any
 ) -> tuple[jax.Array, Any]:
-    return _conv(x, kernel, stride, padding), (x, kernel)
+    return _conv(x, kernel, stride, padding, precision), (x, kernel)
 
 
 def _backward(
-    stride: int, padding: Padding, residuals: Any, gradient: jax.Array
+    stride: int, padding: Padding, precision: Any, residuals: Any, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
 
     def on_cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-        to_kernel = kernel_gradient(x, gradient, kernel.shape[:2], stride, padding)
-        return _input_gradient(x.shape, kernel, gradient, stride, padding), to_kernel.astype(
-            kernel.dtype
-        )
+        to_kernel = kernel_gradient(x, gradient, kernel.shape[:2], stride, padding, precision)
+        to_input = _input_gradient(x.shape, kernel, gradient, stride, padding, precision)
+        return to_input, to_kernel.astype(kernel.dtype)
 
     def by_xla(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         convolve = functools.partial(
@@ -77,6 +81,7 @@ def _backward(
             window_strides=(stride, stride),
             padding=padding,
             dimension_numbers=_LAYOUT,
+            precision=precision,
         )
         return jax.vjp(convolve, x, kernel)[1](gradient)
 
@@ -87,7 +92,12 @@ _conv.defvjp(_forward, _backward)
 
 
 def _input_gradient(
-    shape: tuple[int, ...], kernel: jax.Array, gradient: jax.Array, stride: int, padding: Padding
+    shape: tuple[int, ...],
+    kernel: jax.Array,
+    gradient: jax.Array,
+    stride: int,
+    padding: Padding,
+    precision: Any,
 ) -> jax.Array:
     """Plain convolutions of the gradient with the kernel turned around, one for each place that a
     pixel has between strides.
@@ -111,7 +121,7 @@ def _input_gradient(
         if 0 in here.shape:
             return jnp.zeros((shape[0], *counts, shape[3]), gradient.dtype)
         return jax.lax.conv_general_dilated(
-            gradient, here[::-1, ::-1], (1, 1), pads, dimension_numbers=_LAYOUT
+            gradient, here[::-1, ::-1], (1, 1), pads, dimension_numbers=_LAYOUT, precision=precision
         )
 
     if stride == 1:
@@ -131,6 +141,7 @@ def kernel_gradient(
     size: tuple[int, int],
     stride: int,
     padding: Padding,
+    precision: Any = None,
 ) -> Float[Array, "kh kw channel out"]:
     """Gradient of a convolution's kernel by matrix products, an image at a time so that its patches
     stay in cache.
@@ -145,12 +156,14 @@ def kernel_gradient(
       size: of the kernel.
       stride: the same both ways.
       padding: (before, after) for height and width.
+      precision: of the products; None for that of the operands' type.
     """
     (top, bottom), sides = padding
     (height, width), (rows, columns) = size, gradient.shape[1:3]
     contract = functools.partial(
         jax.lax.dot_general,
         dimension_numbers=(((0,), (0,)), ((), ())),
+        precision=precision or precision_of(x.dtype),
         preferred_element_type=jnp.float32,
     )
 
@@ -197,25 +210,28 @@ def conv_of_few_pixels(
     Args:
       x: images or features.
       kernel: weights, of the same type.
-      strides, padding, **settings: what `nn.Conv` passes; stride 1 and padding "SAME".
+      strides, padding, **settings: what `nn.Conv` passes; stride 1 and padding "SAME". Without a
+        "precision" products are as exact as the operands' type says (`ops.precision`).
     """
+    settings["precision"] = precision = settings.get("precision") or precision_of(x.dtype)
     by_xla = functools.partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **settings
     )
     if x.shape[1] * x.shape[2] > _FEW_PIXELS:
         return by_xla(x, kernel)
-    return cpu_form(x, kernel, cpu=_product_of_patches, default=by_xla)
+    product = functools.partial(_product_of_patches, precision=precision)
+    return cpu_form(x, kernel, cpu=product, default=by_xla)
 
 
 def _product_of_patches(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"], precision: Any
 ) -> Float[Array, "b h w d"]:
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     patches = jnp.concatenate(
         [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], axis=-1
     )
-    return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
+    return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]), precision=precision)
 
 
 def max_pool_halves(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:

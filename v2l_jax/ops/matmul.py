@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from v2l_jax.ops.precision import precision_of
 
 
 def dot_general_in(dtype: DTypeLike) -> Callable[..., jax.Array]:
@@ -16,18 +17,18 @@ def dot_general_in(dtype: DTypeLike) -> Callable[..., jax.Array]:
 
     Asking for the float32 result matters for speed as much as for accuracy: matrix units accumulate
     in float32 anyway, and on CPU the bfloat16 kernel with a bfloat16 result is several times
-    slower.
+    slower. Products are as exact as the type says (`ops.precision`), whatever the layer asks for.
     """
 
     def dot_general(
         lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None, **unused
     ):
-        del preferred_element_type, unused
+        del precision, preferred_element_type, unused
         return jax.lax.dot_general(
             lhs.astype(dtype),
             rhs.astype(dtype),
             dimension_numbers,
-            precision,
+            precision_of(dtype),
             preferred_element_type=jnp.float32,
         )
 
@@ -45,15 +46,13 @@ def einsum_in(spec: str, x: Array, y: Array, dtype: DTypeLike) -> Float[Array, "
     Args:
       spec: "lhs,rhs->out"; every letter stands in exactly two of the three.
       x, y: operands; cotangents come back in their types.
-      dtype: of the inputs of the products; float32 means float32 on accelerators too, whose default
-        is coarser.
+      dtype: of the inputs of the products, which are as exact as it says (`ops.precision`).
     """
-    precision = lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else lax.Precision.DEFAULT
     return jnp.einsum(
         spec,
         x.astype(dtype),
         y.astype(dtype),
-        precision=precision,
+        precision=precision_of(dtype),
         preferred_element_type=jnp.float32,
     )
 

@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from v2l_jax import buckets
 from v2l_jax.errors import ConfigError, V2LError
 
 HEARTBEAT_SECONDS = 30
@@ -134,11 +135,15 @@ def broadcast(value: bool) -> bool:
 
 
 def barrier(name: str) -> None:
-    """Waits, for up to a week, until every process has come to the same call."""
+    """Waits, for up to a week, until every process has come to the same call. Then each sees what
+    the others wrote before it, in a bucket's folder too.
+    """
     if jax.process_count() > 1:
         from orbax.checkpoint import multihost
 
+        buckets.push()
         multihost.sync_global_processes(f"v2l_jax:{name}", timeout=_WEEK)
+        buckets.pull()
 
 
 def whole_on_own_devices(tree: PyTree, mesh: Mesh, own: Mesh) -> PyTree:

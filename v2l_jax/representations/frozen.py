@@ -23,12 +23,14 @@ import safetensors.numpy
 from jaxtyping import Array, Float, Int
 
 from v2l_jax.atomic_write import atomic_write
+from v2l_jax.buckets import CHECKPOINTS
 from v2l_jax.errors import DataError
 from v2l_jax.formats.safetensors_files import read_safetensors
 from v2l_jax.llm.adapter_step import AdapterState, adapter_loss, make_step, with_vectors
 from v2l_jax.llm.llama import Llama
 from v2l_jax.llm.training_texts import TextBatches
 from v2l_jax.metrics.results import Scalar
+from v2l_jax.ops.precision import EXACT
 from v2l_jax.options import FLAG, POSITIVE, TEMPLATE, TEXT, number, option
 from v2l_jax.parallel.mesh import local_rows, replicate
 from v2l_jax.representations import caption
@@ -152,7 +154,7 @@ def frozen_loss(model: Llama, params: Any, learnt: Map, batch: dict[str, Any]) -
       batch: "tokens" and "targets" as in `adapter_step`, where the ids from the vocabulary's size
         on stand for an image's vectors in order; "vectors" float32 [batch, dim], the tower's.
     """
-    vectors = batch["vectors"] @ learnt["kernel"] + learnt["bias"]
+    vectors = jnp.dot(batch["vectors"], learnt["kernel"], precision=EXACT) + learnt["bias"]
     vectors = vectors.reshape(len(vectors), -1, model.config.hidden_size)
     own, tokens = with_vectors(
         params, jnp.asarray(batch["tokens"]), vectors, model.config.vocab_size
@@ -170,7 +172,7 @@ def _trained(options: Options, run: Run, folder: pathlib.Path) -> Map:
     )
     state = replicate(AdapterState(jnp.zeros((), jnp.int32), start, tx.init(start)), mesh)
     rows = local_rows(mesh, options.batch_size)
-    with Checkpointer(folder / "checkpoints") as checkpoints:
+    with Checkpointer(folder / CHECKPOINTS) as checkpoints:
         state = fit(
             state,
             make_step(functools.partial(frozen_loss, model), tx),

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from v2l_jax.buckets import CHECKPOINTS
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source, WithVectors
 from v2l_jax.data.transforms import ImageTransform
@@ -109,7 +110,7 @@ def image_transform(config: ConfigDict, augment: bool) -> ImageTransform:
 
 def checkpoints_folder(workdir: pathlib.Path) -> pathlib.Path:
     """Where a run's checkpoints lie."""
-    return workdir / "checkpoints"
+    return workdir / CHECKPOINTS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,9 +30,10 @@ from v2l_jax.errors import DataError
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import Llama, load_llama, read_sizes
 from v2l_jax.llm.text_tokenizers import TextTokenizer, check_fits, existing_ids, load_text_tokenizer
-from v2l_jax.ops.batches import fill
+from v2l_jax.ops.batches import divisible, fill
 from v2l_jax.ops.cpu_settings import cpu_has
-from v2l_jax.parallel.mesh import make_mesh
+from v2l_jax.ops.precision import type_named
+from v2l_jax.parallel.mesh import make_mesh, replicate, shard_batch
 from v2l_jax.towers.image_text import ImageTextTower, open_tower
 
 
@@ -78,6 +79,11 @@ class Photos:
     dataset: str
     left_out: tuple[str, ...] = ()
 
+    @property
+    def labels_at_hand(self) -> bool:
+        """Whether the labels of all images are known without reading the images."""
+        return all(getattr(s, "labels_at_hand", True) for s in (self.train, self.held_out))
+
 
 def mesh(config: ConfigDict) -> Mesh:
     """The devices that this process works on alone: all, or its own where several processes run the
@@ -97,9 +103,11 @@ def shared_mesh(config: ConfigDict) -> Mesh:
 
 
 def matmul_dtype(name: str) -> Any:
-    """ "float32", "bfloat16", or "auto": bfloat16 where the hardware multiplies it faster."""
+    """The type that an option names; "auto" is bfloat16 where the hardware multiplies it faster,
+    else float32.
+    """
     if name != "auto":
-        return jnp.dtype(name)
+        return type_named(name)
     fast = jax.default_backend() != "cpu" or cpu_has("amx_bf16")
     return jnp.dtype(jnp.bfloat16 if fast else jnp.float32)
 
@@ -194,14 +202,19 @@ def _folder(paths: Sequence[str], rename: dict[str, str], labelled: bool = True)
 
 
 def encode_images(
-    tower: ImageTextTower, source: Source, batch_size: int, description: str
-) -> np.ndarray:
-    """The tower's vectors of all images of a source, float32 [images, dim]."""
+    tower: ImageTextTower, source: Source, batch_size: int, description: str, mesh: Mesh
+) -> dict[str, np.ndarray]:
+    """Looks at all images of a source, on all devices of a mesh.
+
+    Returns:
+      "vectors", the tower's, float32 [images, dim]; "labels", int64 [images].
+    """
     from v2l_jax.data.loader import make_loader
     from v2l_jax.progress import progress_bar
 
     encode = jax.jit(tower.encode_image)
-    params = jax.device_put(tower.params)
+    params = replicate(tower.params, mesh)
+    batch_size = divisible(batch_size, mesh)
     loader = make_loader(
         source,
         _Preprocess(tower.preprocess),
@@ -211,10 +224,11 @@ def encode_images(
         num_epochs=1,
         drop_remainder=False,
     )
-    rows = []
+    rows, labels = [], []
     for batch in progress_bar(loader, description, "batch", total=-(-len(source) // batch_size)):
         images, count = fill(batch["image"], batch_size)
-        rows.append(np.asarray(encode(params, images))[:count])
+        rows.append(np.asarray(encode(params, shard_batch(images, mesh)))[:count])
+        labels.append(batch["label"])
     vectors = np.concatenate(rows)
     if not np.isfinite(vectors).all():
         raise DataError(
@@ -222,7 +236,7 @@ def encode_images(
             f"{int((~np.isfinite(vectors)).any(1).sum())} of {len(vectors)} images; its weights "
             "may be damaged, or a fast type overflows: try --config.tower_options.dtype=float32"
         )
-    return vectors
+    return {"vectors": vectors, "labels": np.concatenate(labels).astype(np.int64)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,4 +245,4 @@ class _Preprocess:
 
     def __call__(self, record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         del rng
-        return {"image": self.preprocess(record["image"])}
+        return {"image": self.preprocess(record["image"]), "label": np.asarray(record["label"])}

@@ -53,8 +53,11 @@ class Run:
 
     @functools.cached_property
     def photos(self) -> loading.Photos:
-        """The run's images, held-out ones apart."""
-        return loading.photos(self.config)
+        """The run's images, held-out ones apart, with the labels that an earlier job has seen."""
+        photos = loading.photos(self.config)
+        for split in SPLITS:
+            features.recall_labels(self.workdir, split, getattr(photos, split))
+        return photos
 
     @functools.cached_property
     def llm(self) -> loading.LanguageModel:
@@ -143,7 +146,7 @@ class Run:
 
     def split_features(self, split: str) -> Float[np.ndarray, "images dim"]:
         """The tower's unit vectors of the run's own photos; `split` is "train" or "held_out"."""
-        return self.features(split, self.photos.train if split == "train" else self.photos.held_out)
+        return self.features(split, getattr(self.photos, split))
 
     def nearest_ids(
         self, vectors: Float[np.ndarray, "images dim"], k: int, book: Codebook | None = None

@@ -20,6 +20,7 @@ import filelock
 import jax
 from absl import logging
 
+from v2l_jax import buckets
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import ConfigError, V2LError
 from v2l_jax.formats import text_files
@@ -79,8 +80,8 @@ def prepare(
     """
     if _BUCKET.match(str(workdir)):
         raise ConfigError(
-            f"the workdir is a folder, and {workdir} looks like a bucket's address; mount the "
-            "bucket, or share a folder (NFS)"
+            f"the workdir is a folder, and {workdir} looks like a bucket's address; such are given "
+            "to the command line as --workdir=gs://bucket/folder"
         )
     asked = json.loads(json.dumps(asked))
     if set(asked.get("jobs", ())) & {"train", "finetune", "sweep"}:
@@ -96,8 +97,8 @@ def prepare(
         )
         if differing:
             raise ConfigError(
-                f"{workdir} holds a run of another config (differs at {', '.join(differing[:5])}); "
-                "name another --workdir, or delete that one"
+                f"{buckets.shown(workdir)} holds a run of another config (differs at "
+                f"{', '.join(differing[:5])}); name another --workdir, or delete that one"
             )
         write_json(workdir / "config.json", _nested(asked))
     except OSError as error:
@@ -110,11 +111,15 @@ def prepare(
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
     """Keeps a second run from writing into the folder; the operating system lets go of it when the
-    process ends, however it ends.
+    process ends, however it ends. A bucket's folder is locked in the bucket (`buckets.locked`).
 
     Raises:
       V2LError: another process writes into it.
     """
+    if buckets.direct(workdir):
+        with buckets.locked(workdir):
+            yield
+        return
     lock = filelock.FileLock(workdir / ".lock", timeout=0)
     try:
         if not _BUCKET.match(str(workdir)):

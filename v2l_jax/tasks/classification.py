@@ -80,9 +80,11 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 def check(config: ConfigDict) -> None:
     """Raises DataError for fewer than two classes, images of none, or classes that no training
-    image shows.
+    image shows, where labels are known before images are read.
     """
     photos = loading.photos(config)
+    if not photos.labels_at_hand:
+        return
     _, labels, names = chosen(config, photos)
     if "tuned" not in config.evaluate.classification.models:
         return

@@ -65,7 +65,7 @@ from v2l_jax.tasks.harness.answers import (
     SpelledNames,
     WrittenLine,
 )
-from v2l_jax.tasks.harness.classes import class_names, named_labels, nearest_last
+from v2l_jax.tasks.harness.classes import class_names, named_labels, names_of, nearest_last
 from v2l_jax.tasks.harness.examples import prompt_example
 from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
 from v2l_jax.tasks.harness.prompts import Prompt, example_part, input_part, task_induction
@@ -222,9 +222,10 @@ def check(config: ConfigDict) -> None:
         _check_fits(config, {name for episode in episodes for name in episode.class_names})
         return
     photos = loading.photos(config)
-    for ways, k in itertools.product(c.ways, sorted(shots)):
-        make_episodes(config, photos, ways, k)
-    _check_fits(config, named_labels(photos, dict(c.class_names))[1])
+    if photos.labels_at_hand:
+        for ways, k in itertools.product(c.ways, sorted(shots)):
+            make_episodes(config, photos, ways, k)
+    _check_fits(config, names_of(photos, dict(c.class_names)))
 
 
 def _check_fits(config: ConfigDict, names: Iterable[str]) -> None:
@@ -249,7 +250,7 @@ def make_episodes(
     c = config.evaluate.few_shot
     labels, names = named_labels(photos, dict(c.class_names))
     names = _as_published(config, names)
-    first_held_out = len(photos.train.labels)
+    first_held_out = len(photos.train)
     known = np.flatnonzero(labels >= 0)
     queries, examples = known[known >= first_held_out], known[known < first_held_out]
     return draw_episodes(labels, names, ways, shots, c.episodes, config.seed, queries, examples)

@@ -102,13 +102,17 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 def check(config: ConfigDict) -> None:
     """Raises DataError where questions cannot be read or drawn, images of a file are missing, or
-    prompts cannot fit the language model.
+    prompts cannot fit the language model; questions are drawn where labels are known before images
+    are read.
     """
     c = config.evaluate.open_ended
+    photos = None if c.file else loading.photos(config)
+    if photos is not None and not photos.labels_at_hand:
+        return
     image = least_written(config, c.tokens)
     for ways in c.ways:
         for shots in c.shots:
-            made = _questions(config, ways, shots, "real")
+            made = _questions(config, photos, ways, shots, "real")
             if c.file:
                 _photos(made)
             question = made.questions[0]
@@ -123,7 +127,8 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
 
     def asked(setting: dict[str, Scalar]) -> loop.Questions:
         ways, shots, names = (setting[key] for key in ("ways", "shots", "names"))
-        made = _questions(run.config, int(ways), int(shots), str(names))
+        photos = None if run.config.evaluate.open_ended.file else run.photos
+        made = _questions(run.config, photos, int(ways), int(shots), str(names))
         if made.paths not in writers:
             own = not run.config.evaluate.open_ended.file
             images = ImageSet.own(run) if own else ImageSet(("open_ended", _photos(made)))
@@ -165,13 +170,15 @@ def is_hit(answer: str, expected: str) -> bool:
     return answer.strip().casefold() == expected.strip().casefold()
 
 
-def _questions(config: ConfigDict, ways: int, shots: int, names: str) -> OpenQuestions:
+def _questions(
+    config: ConfigDict, photos: loading.Photos | None, ways: int, shots: int, names: str
+) -> OpenQuestions:
+    """Those of the file, or drawn from the photos."""
     c = config.evaluate.open_ended
-    if c.file:
+    if photos is None:
         file = loading.locate(c.file.format(ways=ways, shots=shots))
         read = read_open_ended(file, shown=ways * shots)
         return dataclasses.replace(read, questions=read.questions[: c.questions])
-    photos = loading.photos(config)
     labels, classes = named_labels(photos, {})
     known, first = np.flatnonzero(labels >= 0), len(photos.train)
     episodes = draw_episodes(

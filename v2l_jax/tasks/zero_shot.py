@@ -18,7 +18,7 @@ from v2l_jax.run import loading
 from v2l_jax.run.run import Run
 from v2l_jax.tasks.harness import loop
 from v2l_jax.tasks.harness.answers import LikeliestName
-from v2l_jax.tasks.harness.classes import named_labels
+from v2l_jax.tasks.harness.classes import named_labels, names_of
 from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
 from v2l_jax.tasks.harness.prompts import Prompt, input_part, task_induction
 
@@ -51,8 +51,13 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises DataError for fewer than two classes, images of none, and prompts that cannot fit."""
-    names = chosen(config, loading.photos(config))[2]
+    """Raises DataError for prompts that cannot fit and, where labels are known before images are
+    read, for fewer than two classes or images of none.
+    """
+    photos = loading.photos(config)
+    if photos.labels_at_hand:
+        chosen(config, photos)
+    names = names_of(photos, dict(config.evaluate.zero_shot.class_names))
     image = least_written(config, config.evaluate.zero_shot.tokens)
     check_prompt_fits(config, "zero-shot", prompt(image, names))
 

@@ -6,6 +6,7 @@ run in `dtype`.
 """
 
 import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,14 +17,22 @@ from jaxtyping import Array, Float
 
 from v2l_jax.ops.convolution import conv_general_dilated
 from v2l_jax.ops.group_norm import GroupNorm
+from v2l_jax.ops.precision import precision_of
 from v2l_jax.training.remat import BLOCK_OUTPUT
 
 # What PyTorch's layers, and so the published model, start from: uniform within ± fan_in^-0.5.
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-_conv = functools.partial(
-    nn.Conv, kernel_init=kernel_init, conv_general_dilated=conv_general_dilated
-)
+
+def _conv(*sizes: Any, dtype: Dtype, **settings: Any) -> nn.Conv:
+    return nn.Conv(
+        *sizes,
+        dtype=dtype,
+        precision=precision_of(dtype),
+        kernel_init=kernel_init,
+        conv_general_dilated=conv_general_dilated,
+        **settings,
+    )
 
 
 def attention_levels(
@@ -54,7 +63,14 @@ def downsample(channels: int, dtype: Dtype, name: str) -> nn.Conv:
 
 def dense(features: int, dtype: Dtype, name: str | None = None, use_bias: bool = True) -> nn.Dense:
     """A linear map of the last axis: a 1×1 convolution."""
-    return nn.Dense(features, use_bias, dtype=dtype, kernel_init=kernel_init, name=name)
+    return nn.Dense(
+        features,
+        use_bias,
+        dtype=dtype,
+        precision=precision_of(dtype),
+        kernel_init=kernel_init,
+        name=name,
+    )
 
 
 class ResidualBlock(nn.Module):
@@ -90,9 +106,8 @@ class SelfAttention(nn.Module):
         query, key, value = (
             dense(channels, self.dtype, name)(hidden) for name in ("query", "key", "value")
         )
-        attended = dense(channels, self.dtype, "out")(attend(query, key, value, heads=1)).reshape(
-            x.shape
-        )
+        mixed = attend(query, key, value, 1, self.dtype)
+        attended = dense(channels, self.dtype, "out")(mixed).reshape(x.shape)
         return checkpoint_name(x + attended, BLOCK_OUTPUT)
 
 
@@ -120,7 +135,7 @@ class CrossAttention(nn.Module):
             dense(self.heads * channels, self.dtype, name, use_bias=False)(y)
             for name, y in inputs.items()
         ]
-        mixed = attend(query, key, value, self.heads)
+        mixed = attend(query, key, value, self.heads, self.dtype)
         return dense(channels, self.dtype, "out")(mixed).reshape(x.shape)
 
 
@@ -129,17 +144,19 @@ def attend(
     key: Float[Array, "batch m inner"],
     value: Float[Array, "batch m inner"],
     heads: int,
+    dtype: Dtype,
 ) -> Float[Array, "batch n inner"]:
-    """Scaled dot-product attention over `heads` equal slices of the last axis; the softmax is
-    float32.
+    """Scaled dot-product attention over `heads` equal slices of the last axis; products are those
+    of `dtype`, the softmax is float32.
     """
+    product = functools.partial(jnp.einsum, precision=precision_of(dtype))
     query, key, value = (t.reshape(*t.shape[:2], heads, -1) for t in (query, key, value))
     logits = (
-        jnp.einsum("bnhc,bmhc->bhnm", query, key, preferred_element_type=jnp.float32)
+        product("bnhc,bmhc->bhnm", query, key, preferred_element_type=jnp.float32)
         * query.shape[-1] ** -0.5
     )
     weights = jax.nn.softmax(logits).astype(value.dtype)
-    return jnp.einsum("bhnm,bmhc->bnhc", weights, value).reshape(*query.shape[:2], -1)
+    return product("bhnm,bmhc->bnhc", weights, value).reshape(*query.shape[:2], -1)
 
 
 class Middle(nn.Module):
@@ -257,9 +274,11 @@ class UpsampleConv(nn.Module):
             "aip,bjq,pqcd->abijcd", meets, meets, kernel, precision=jax.lax.Precision.HIGHEST
         )
         x, kernels = x.astype(self.dtype), kernels.astype(self.dtype)
+        precision = precision_of(self.dtype)
 
         def at(a: int, b: int) -> jax.Array:
-            return conv_general_dilated(x, kernels[a, b], (1, 1), ((1 - a, a), (1 - b, b)))
+            pads = ((1 - a, a), (1 - b, b))
+            return conv_general_dilated(x, kernels[a, b], (1, 1), pads, precision=precision)
 
         x = jnp.stack([jnp.stack([at(a, b) for b in (0, 1)], axis=3) for a in (0, 1)], axis=2)
         return x.reshape(batch, 2 * height, 2 * width, channels) + bias.astype(self.dtype)

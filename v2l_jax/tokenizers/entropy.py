@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from v2l_jax.ops.precision import EXACT
 from v2l_jax.parallel.mesh import TENSOR_AXIS, batch_sharding, batch_shards
 
 _SMALLEST = 1e-30
@@ -53,9 +54,7 @@ def entropy_loss(
     def visit(
         sums: tuple[jax.Array, jax.Array], part: Float[Array, "position batch d"]
     ) -> tuple[Any, None]:
-        # HIGH is three bfloat16 passes where matrix units are bfloat16: an error of 1e-5, far below
-        # any temperature in use.
-        products = jnp.einsum("pbd,wd->pbw", part, words, precision=jax.lax.Precision.HIGH)
+        products = jnp.einsum("pbd,wd->pbw", part, words, precision=EXACT)
         logits = _split((2.0 * products - squares) / temperature, mesh, None, across, TENSOR_AXIS)
         log_shares = jax.nn.log_softmax(logits)
         shares = jnp.exp(log_shares)

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from v2l_jax.assets import fetch as assets
 from v2l_jax.errors import ConfigError
+from v2l_jax.ops.precision import EXACT
 from v2l_jax.ops.unit_vectors import reciprocal_lengths
 from v2l_jax.options import FLAG, POSITIVE, TEXT, WEIGHT, number, option
 from v2l_jax.tokenizers.base import Batch, TokenStreams, TrainOutput, Variables, VisualTokenizer
@@ -221,7 +222,7 @@ class LQAE(VisualTokenizer):
         hidden_count = jnp.maximum(jnp.sum(mask, axis=1), 1)
         cross_entropy = jnp.mean(jnp.sum(mask * each, axis=1) / hidden_count)
         if self.ste:
-            soft = jnp.exp(shares) @ table
+            soft = jnp.matmul(jnp.exp(shares), table, precision=EXACT)
             hidden = straight_through(soft, table[jnp.argmax(logits, axis=-1)])
         return hidden.reshape(vectors.shape), cross_entropy
 

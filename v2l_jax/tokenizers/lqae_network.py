@@ -12,9 +12,17 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jaxtyping import Array, Float
 
+from v2l_jax.ops.precision import precision_of, products_in
+
 _normal = nn.initializers.normal(0.02)
-_dense = functools.partial(nn.Dense, use_bias=False, kernel_init=_normal)
 _norm = functools.partial(nn.LayerNorm, 1e-5, use_fast_variance=False)
+
+
+def _dense(features: int, dtype: Dtype, name: str) -> nn.Dense:
+    precision = precision_of(dtype)
+    return nn.Dense(
+        features, False, dtype=dtype, precision=precision, kernel_init=_normal, name=name
+    )
 
 
 class GridAttention(nn.Module):
@@ -31,7 +39,8 @@ class GridAttention(nn.Module):
             _dense(dim, dtype=self.dtype, name=name)(x).reshape(shape)
             for name in ("query", "key", "value")
         ]
-        mixed = jax.nn.dot_product_attention(*parts).reshape(x.shape)
+        with products_in(self.dtype):
+            mixed = jax.nn.dot_product_attention(*parts).reshape(x.shape)
         return _dense(dim, dtype=self.dtype, name="out")(mixed)
 
 
@@ -53,6 +62,7 @@ class GatedUnit(nn.Module):
             use_bias=False,
             kernel_init=_normal,
             dtype=self.dtype,
+            precision=precision_of(self.dtype),
             name="convolution",
         )(y)
         return _dense(x.shape[-1], dtype=self.dtype, name="out")(_norm(name="norm_inner")(y))
@@ -111,6 +121,7 @@ class LQAENetwork(nn.Module):
             use_bias=False,
             kernel_init=_normal,
             dtype=self.dtype,
+            precision=precision_of(self.dtype),
         )
         self.encoder, self.decoder = GridTransformer(*sizes), GridTransformer(*sizes)
         self.conv_out = PatchesToPixels(self.patch, self.dtype)
@@ -147,5 +158,6 @@ class PatchesToPixels(nn.Module):
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (side, side, dim, 3))
         bias = self.param("bias", nn.initializers.zeros, (3,))
         kernel = kernel[::-1, ::-1].astype(self.dtype)
-        y = jnp.einsum("bhwd,pqdc->bhpwqc", x.astype(self.dtype), kernel)
+        precision = precision_of(self.dtype)
+        y = jnp.einsum("bhwd,pqdc->bhpwqc", x.astype(self.dtype), kernel, precision=precision)
         return y.reshape(batch, height * side, width * side, 3) + bias

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from v2l_jax.ops.nearest import nearest_row
+from v2l_jax.ops.precision import EXACT, products_in
 
 _SMALLEST = 1e-6
 _MOST_TARGETS = 8192
@@ -45,8 +46,8 @@ def fit_projector(
     word_mean, word_axes, word_spread = _principal_axes(words)
     feature_mean, feature_axes, feature_spread = _principal_axes(features)
     gain = feature_spread / jnp.maximum(word_spread, _SMALLEST * word_spread.max())
-    kernel = (word_axes * gain) @ feature_axes.T
-    return {"kernel": kernel, "bias": feature_mean - word_mean @ kernel}
+    kernel = _product(word_axes * gain, feature_axes.T)
+    return {"kernel": kernel, "bias": feature_mean - jnp.dot(word_mean, kernel, precision=EXACT)}
 
 
 def recenter_projector(
@@ -102,7 +103,7 @@ def revive_words(
 
 
 def _product(a: Float[Array, "n k"], b: Float[Array, "k m"]) -> Float[Array, "n m"]:
-    return jnp.dot(a, b, precision=jax.lax.Precision.HIGHEST)
+    return jnp.dot(a, b, precision=EXACT)
 
 
 def _principal_axes(rows: Float[Array, "rows dim"]) -> tuple[Any, Any, Any]:
@@ -111,5 +112,7 @@ def _principal_axes(rows: Float[Array, "rows dim"]) -> tuple[Any, Any, Any]:
     """
     rows = rows.astype(jnp.float32)
     mean = rows.mean(axis=0)
-    variance, axes = jnp.linalg.eigh(jnp.cov(rows - mean, rowvar=False))
+    with products_in(jnp.float32):
+        covariance = jnp.cov(rows - mean, rowvar=False)
+    variance, axes = jnp.linalg.eigh(covariance)
     return mean, axes[:, ::-1], jnp.sqrt(jnp.maximum(variance[::-1], 0.0))

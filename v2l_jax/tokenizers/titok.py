@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 
 from v2l_jax.errors import ConfigError
 from v2l_jax.ops.attention import SelfAttention
+from v2l_jax.ops.precision import precision_of
 from v2l_jax.options import POSITIVE, option
 from v2l_jax.tokenizers.base import Batch, TokenStreams, TrainOutput, Variables, VisualTokenizer
 from v2l_jax.tokenizers.lqae_network import PatchesToPixels
@@ -44,6 +45,10 @@ class Options:
     width: int = option(12, "length of its vectors", POSITIVE)
 
 
+def _dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:
+    return nn.Dense(features, dtype=dtype, precision=precision_of(dtype), name=name)
+
+
 class Blocks(nn.Module):
     """Pre-norm transformer blocks, then a LayerNorm."""
 
@@ -57,8 +62,8 @@ class Blocks(nn.Module):
             y = nn.LayerNorm(name=f"block_{number}_norm_1")(x)
             x = x + SelfAttention(self.heads, self.dtype, name=f"block_{number}_attention")(y)
             y = nn.LayerNorm(name=f"block_{number}_norm_2")(x)
-            y = nn.Dense(4 * x.shape[-1], dtype=self.dtype, name=f"block_{number}_in")(y)
-            y = nn.Dense(x.shape[-1], dtype=self.dtype, name=f"block_{number}_out")(nn.gelu(y))
+            y = _dense(4 * x.shape[-1], self.dtype, f"block_{number}_in")(y)
+            y = _dense(x.shape[-1], self.dtype, f"block_{number}_out")(nn.gelu(y))
             x = x + y
         return nn.LayerNorm(name="norm")(x)
 
@@ -83,11 +88,18 @@ class TiTokNetwork(nn.Module):
 
     def setup(self) -> None:
         square = (self.patch, self.patch)
-        self.patches = nn.Conv(self.hidden, square, square, padding="VALID", dtype=self.dtype)
+        self.patches = nn.Conv(
+            self.hidden,
+            square,
+            square,
+            padding="VALID",
+            dtype=self.dtype,
+            precision=precision_of(self.dtype),
+        )
         self.encoder = Blocks(self.layers, self.heads, self.dtype)
         self.decoder = Blocks(self.layers, self.heads, self.dtype)
-        self.to_codes = nn.Dense(self.width, dtype=self.dtype)
-        self.from_codes = nn.Dense(self.hidden, dtype=self.dtype)
+        self.to_codes = _dense(self.width, self.dtype)
+        self.from_codes = _dense(self.hidden, self.dtype)
         self.conv_out = PatchesToPixels(self.patch, self.dtype)
         places, tokens = (self.grid**2, self.hidden), (self.tokens, self.hidden)
         self.encoder_places = self.param("encoder_places", _normal, places)

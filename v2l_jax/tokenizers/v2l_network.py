@@ -82,8 +82,8 @@ class V2LTokenizer(nn.Module):
         the features are.
       semantic_tower: `(tower_params, images [b, s, s, 3]) -> embeddings [b, word_dim]`; None where
         those are given.
-      dtype: type of convolutions and matrix products; normalization, distances and losses are
-        float32.
+      dtype: type of convolutions and matrix products; features in word space, normalization,
+        distances and losses are float32.
     """
 
     channels: int = 128
@@ -110,7 +110,9 @@ class V2LTokenizer(nn.Module):
         self.encoder = Encoder(*shape, self.z_channels, attention, self.dtype)
         self.decoder = Decoder(*shape, attention, self.cross_attention_heads, self.dtype)
         self.conv_out = conv3x3(3, self.dtype)
-        self.to_words = dense(self.word_dim, self.dtype)
+        # float32 in every type: words are chosen by the latents in word space (`local_ids`), and
+        # the features that the losses see must be those very vectors.
+        self.to_words = dense(self.word_dim, jnp.float32)
         self.from_words = dense(self.z_channels, self.dtype)
         self.projector = nn.Dense(
             self.word_dim,
@@ -168,7 +170,7 @@ class V2LTokenizer(nn.Module):
 
     def features(self, latents: Float[Array, "batch h w z"]) -> Float[Array, "batch h w d"]:
         """Unit vectors in word space, float32."""
-        features = self.to_words(latents).astype(jnp.float32)
+        features = self.to_words(latents)
         return features * reciprocal_lengths(features)
 
     def encode(self, image: Float[Array, "batch height width 3"]) -> Float[Array, "batch h w d"]:
@@ -178,7 +180,7 @@ class V2LTokenizer(nn.Module):
     def local_ids(self, latents: Float[Array, "batch h w z"]) -> Int[Array, "batch h w"]:
         """The projected local word nearest to the features of each latent."""
         words = self.projector(jax.lax.stop_gradient(self.local_words.value))
-        scale = reciprocal_lengths(self.to_words(latents).astype(jnp.float32)).reshape(-1)
+        scale = reciprocal_lengths(self.to_words(latents)).reshape(-1)
         flat = latents.astype(jnp.float32).reshape(-1, latents.shape[-1])
         to_words = self.to_words.variables["params"]
         features, words, lengths = in_latent_space(

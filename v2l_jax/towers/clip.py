@@ -21,6 +21,7 @@ from v2l_jax.errors import CheckpointError
 from v2l_jax.formats.text_files import read_json, read_text
 from v2l_jax.formats.tokenizer_files import check_ids, tokenizer_errors
 from v2l_jax.ops.matmul import dot_general_in
+from v2l_jax.ops.precision import EXACT
 from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.towers.image_text import ImageTextTower
 from v2l_jax.towers.text_batches import encode_in_buckets
@@ -74,9 +75,15 @@ class ClipImage(nn.Module):
         c, t = self.config, self.config.transformer
         patch = (c.patch_size, c.patch_size)
         dot = dot_general_in(self.matmul_dtype)
-        x = nn.Conv(t.width, patch, patch, padding="VALID", use_bias=False, name="patch_embedding")(
-            images
-        )
+        x = nn.Conv(
+            t.width,
+            patch,
+            patch,
+            padding="VALID",
+            use_bias=False,
+            precision=EXACT,
+            name="patch_embedding",
+        )(images)
         x = x.reshape(x.shape[0], -1, t.width)
         init = nn.initializers.normal(t.width**-0.5)
         class_token = self.param("class_embedding", init, (t.width,))

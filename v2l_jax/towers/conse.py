@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from v2l_jax.data.transforms import EFFICIENTNET_LITE_MEAN, EFFICIENTNET_LITE_STD, clip_preprocess
 from v2l_jax.errors import CheckpointError, DataError
 from v2l_jax.formats.text_files import read_text
+from v2l_jax.ops.precision import EXACT
 from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.towers import efficientnet
 from v2l_jax.towers.bert import load_sentence_encoder
@@ -85,7 +86,7 @@ def conse_embedding(
     """
     probabilities = jax.nn.softmax(logits.astype(jnp.float32) / temperature)
     top, classes = jax.lax.top_k(probabilities, num_top_classes)
-    mean = jnp.einsum("bt,btd->bd", top, class_embeddings[classes])
+    mean = jnp.einsum("bt,btd->bd", top, class_embeddings[classes], precision=EXACT)
     return unit_vectors(mean)
 
 

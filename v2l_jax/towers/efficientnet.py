@@ -21,6 +21,7 @@ from v2l_jax.errors import CheckpointError
 from v2l_jax.formats.checked_tensors import CheckedTensors, arrays_by_name, fitting_together
 from v2l_jax.formats.torch_files import read_torch
 from v2l_jax.ops.matmul import dot_general_in
+from v2l_jax.ops.precision import EXACT
 
 # name: (width multiplier, depth multiplier, image size in pixels)
 VARIANTS = {
@@ -154,7 +155,8 @@ class EfficientNet(nn.Module):
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch class"]:
         """Classifies images of pixels (x - 127) / 128, x in 0 to 255; returns logits."""
         dot = dot_general_in(self.matmul_dtype)
-        x = jnp.clip(nn.Conv(STEM_CHANNELS, (3, 3), 2, padding="SAME", name="stem")(images), 0, 6)
+        stem = nn.Conv(STEM_CHANNELS, (3, 3), 2, padding="SAME", precision=EXACT, name="stem")
+        x = jnp.clip(stem(images), 0, 6)
         for i, (kernel, stride, expansion, channels) in enumerate(
             block_table(self.width, self.depth)
         ):

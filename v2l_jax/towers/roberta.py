@@ -23,6 +23,7 @@ from v2l_jax.errors import CheckpointError
 from v2l_jax.formats.checked_tensors import fitting_together, refuse_quantised_config
 from v2l_jax.formats.safetensors_files import read_safetensors
 from v2l_jax.formats.text_files import entry, read_json
+from v2l_jax.ops.precision import EXACT
 from v2l_jax.towers.bert import Bert, BertConfig, check_shapes, convert_checkpoint, sizes
 
 _HEAD = {"dense": "dense", "norm": "layer_norm"}
@@ -90,13 +91,12 @@ class MaskedLanguageModel:
     ) -> Float[Array, "batch length token"]:
         """Of the masked language model: dense, exact GELU, LayerNorm, the tokens' vectors."""
         head = params["head"]
-        precision = jax.lax.Precision.HIGHEST
-        y = jnp.matmul(hidden, head["dense"]["kernel"], precision=precision)
+        y = jnp.matmul(hidden, head["dense"]["kernel"], precision=EXACT)
         y = nn.gelu(y + head["dense"]["bias"], approximate=False)
         centred = y - y.mean(-1, keepdims=True)
         scale = jax.lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + self.config.layer_norm_eps)
         y = centred * scale * head["norm"]["scale"] + head["norm"]["bias"]
-        return jnp.matmul(y, self.embeddings(params).T, precision=precision) + head["bias"]
+        return jnp.matmul(y, self.embeddings(params).T, precision=EXACT) + head["bias"]
 
 
 def load_masked_language_model(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from v2l_jax.errors import AssetError
 from v2l_jax.formats.checked_tensors import fitting_together
 from v2l_jax.ops.convolution import conv_of_few_pixels, max_pool_halves
+from v2l_jax.ops.precision import EXACT, precision_of
 from v2l_jax.ops.unit_vectors import unit_features
 
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -62,6 +63,7 @@ class VGG16(nn.Module):
                     width,
                     (3, 3),
                     dtype=self.dtype,
+                    precision=precision_of(self.dtype),
                     conv_general_dilated=conv_of_few_pixels,
                     name=f"conv_{index}",
                 )
@@ -93,9 +95,7 @@ class LPIPS(nn.Module):
         for stage, (a, b) in enumerate(zip(*features)):
             head = self.param(f"head_{stage}", nn.initializers.ones, (a.shape[-1],))
             difference = (unit_features(a) - unit_features(b)) ** 2
-            distance += jnp.mean(
-                jnp.dot(difference, head, precision=jax.lax.Precision.HIGHEST), axis=(1, 2)
-            )
+            distance += jnp.mean(jnp.dot(difference, head, precision=EXACT), axis=(1, 2))
         return distance
 
 

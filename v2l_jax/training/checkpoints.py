@@ -3,13 +3,13 @@
 """
 
 import base64
+import contextlib
 import dataclasses
 import errno
 import json
 import logging as standard_logging
 import os
 import pathlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,16 @@ from etils import epath
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
+from v2l_jax import buckets
 from v2l_jax.errors import CheckpointError, ConfigError
 from v2l_jax.parallel.processes import barrier, broadcast, is_primary
 from v2l_jax.parallel.sharding import leaf_name
-from v2l_jax.training.checksums import CorruptFolderError, verify_checksums, write_checksums
+from v2l_jax.training.checksums import (
+    AnyPath,
+    CorruptFolderError,
+    verify_checksums,
+    write_checksums,
+)
 from v2l_jax.training.retention import KeepLastAndBest
 
 
@@ -94,11 +100,10 @@ class Checkpointer:
         standard_logging.getLogger("absl").addFilter(_drop_orbax_chatter)
         standard_logging.getLogger("asyncio").addFilter(_drop_unretrieved)
         _drop_late_callbacks()
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = _place(directory)
         self._config_digest = config_digest
         self._every_process = every_process
         self._saving: int | None = None
-        _check_writable(self.directory)
         self._retention = KeepLastAndBest(
             keep_last, keep_best if best_metric else 0, best_metric, higher_is_better, keep_every
         )
@@ -162,6 +167,7 @@ class Checkpointer:
         self.wait()
         if step in self.steps():
             return
+        buckets.push()  # what the run has logged before this step
         run = {
             "step": step,
             "metrics": {name: float(value) for name, value in (metrics or {}).items()},
@@ -283,7 +289,7 @@ class Checkpointer:
             raise _unreadable(folder, error) from error
         return Checkpoint(step, state, position, run["metrics"], run["unlogged"])
 
-    def _verify(self, folder: pathlib.Path) -> None:
+    def _verify(self, folder: AnyPath) -> None:
         """Raises CorruptFolderError, on every process alike; one reads the files."""
         reason = ""
         if is_primary() or not self._every_process:
@@ -297,9 +303,9 @@ class Checkpointer:
 
     def _set_aside(self, step: int) -> None:
         if is_primary():
-            target = self.directory / f"{step}.corrupt"
-            shutil.rmtree(target, ignore_errors=True)
-            (self.directory / str(step)).rename(target)
+            target = epath.Path(self.directory / f"{step}.corrupt")
+            target.rmtree(missing_ok=True)
+            epath.Path(self.directory / str(step)).rename(target)
         if self._every_process:
             barrier("set aside a corrupt checkpoint")
         self._manager.reload()
@@ -311,8 +317,14 @@ class Checkpointer:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
-    def _drafts(self) -> list[pathlib.Path]:
-        return sorted(self.directory.glob("*.orbax-checkpoint-tmp*"))
+    def _drafts(self) -> list[AnyPath]:
+        """What a save has written so far: in a bucket under the final name already, without the
+        marker that makes it a checkpoint.
+        """
+        if isinstance(self.directory, pathlib.Path):
+            return sorted(self.directory.glob("*.orbax-checkpoint-tmp*"))
+        draft = self.directory / str(self._saving)
+        return [draft] if draft.exists() else []
 
     def _write_checksums(self) -> None:
         """Runs when all items are written and the folder does not have its final name yet."""
@@ -322,11 +334,12 @@ class Checkpointer:
             write_checksums(draft)
 
     def _save_failure(self, error: Exception) -> CheckpointError:
+        for draft in self._drafts():
+            with contextlib.suppress(OSError):
+                epath.Path(draft).rmtree()
         step, self._saving = self._saving, None
         if step is not None:
             self._retention.scores.pop(step, None)
-        for draft in self._drafts():
-            shutil.rmtree(draft, ignore_errors=True)
         self._manager.reload()
         kept = f"step {self.steps()[-1]} is intact" if self.steps() else "none was saved before"
         return CheckpointError(
@@ -374,7 +387,7 @@ def check_name(directory: pathlib.Path) -> None:
     Raises:
       CheckpointError: names the character.
     """
-    path = str(directory.absolute())
+    path = buckets.direct(directory) or str(directory.absolute())
     special = [character for character in "[]*?\\" if character in path]
     if special or not path.isprintable():
         shown = path.encode("utf-8", "backslashreplace").decode()
@@ -384,7 +397,7 @@ def check_name(directory: pathlib.Path) -> None:
         )
 
 
-def _unreadable(folder: pathlib.Path, error: Exception) -> CheckpointError:
+def _unreadable(folder: AnyPath, error: Exception) -> CheckpointError:
     """For a checkpoint whose files are as they were written: it stays where it is."""
     return CheckpointError(
         f"checkpoint {folder} cannot be read ({_first_line(error)}), though its files are as they "
@@ -392,8 +405,18 @@ def _unreadable(folder: pathlib.Path, error: Exception) -> CheckpointError:
     )
 
 
+def _place(directory: str | os.PathLike) -> AnyPath:
+    """Where checkpoints go: into the bucket itself where the folder is the copy of a bucket's."""
+    path = pathlib.Path(directory).absolute()
+    check_name(path)
+    address = buckets.direct(path)
+    if address is not None:
+        return epath.Path(address)
+    _check_writable(path)
+    return path
+
+
 def _check_writable(directory: pathlib.Path) -> None:
-    check_name(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
@@ -420,7 +443,7 @@ def _describe(tree: PyTree) -> dict[str, list]:
 
 
 def _check_same_leaves(
-    folder: pathlib.Path, saved: Mapping[str, list], wanted: Mapping[str, list]
+    folder: AnyPath, saved: Mapping[str, list], wanted: Mapping[str, list]
 ) -> None:
     for name in [*wanted, *saved]:
         there, here = (

@@ -9,6 +9,7 @@ from flax.typing import Dtype
 from jaxtyping import Array, Float
 
 from v2l_jax.ops.convolution import conv_general_dilated
+from v2l_jax.ops.precision import precision_of
 
 _EPSILON = 1e-5
 _MOMENTUM = 0.1
@@ -75,6 +76,7 @@ class PatchDiscriminator(nn.Module):
                 padding=1,
                 use_bias=bias,
                 dtype=self.dtype,
+                precision=precision_of(self.dtype),
                 kernel_init=nn.initializers.normal(0.02),
                 conv_general_dilated=conv_general_dilated,
                 name=f"conv_{index}",

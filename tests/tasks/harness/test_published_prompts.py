@@ -130,7 +130,7 @@ def test_every_subword_is_a_word(tokenizer, monkeypatch):
 
     model = types.SimpleNamespace(tokenizer=tokenizer, engine=lambda *_: Silent())
     monkeypatch.setattr(loading, "language_model", lambda config: model)
-    texts, ids, _ = codebook._expanded(config)
+    texts, ids, _ = codebook._expanded(config, pathlib.Path("unused"), together=False)
     assert len(texts) == 96_000 and [i for (i,) in ids[:32_000]] == list(range(32_000))
     assert texts[11203] == "dog" and texts[29871] == "" and texts[13] == "\n"
     kept = codebook.subwords(tokenizer, 0, False)

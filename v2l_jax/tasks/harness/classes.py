@@ -24,6 +24,18 @@ def named_labels(
     Of two classes with one name ("crane", twice in ImageNet) only the first is kept; images of the
     other are unlabelled.
     """
+    new_label, names = _kept(photos, given)
+    labels = np.concatenate([photos.train.labels, photos.held_out.labels])
+    return np.asarray([*new_label, -1])[labels], names
+
+
+def names_of(photos: loading.Photos, given: Mapping[str, str]) -> list[str]:
+    """The names of `named_labels`, without the labels: no image is read for them."""
+    return _kept(photos, given)[1]
+
+
+def _kept(photos: loading.Photos, given: Mapping[str, str]) -> tuple[list[int], list[str]]:
+    """For each class of the images its place among the names, and the names."""
     ids = photos.held_out.class_names
     names = class_names(ids, given)
     kept: dict[str, int] = {}
@@ -31,8 +43,7 @@ def named_labels(
     for i in ids:
         new_label.append(-1 if names[i] in kept else len(kept))
         kept.setdefault(names[i], len(kept))
-    labels = np.concatenate([photos.train.labels, photos.held_out.labels])
-    return np.asarray([*new_label, -1])[labels], list(kept)
+    return new_label, list(kept)
 
 
 def class_names(ids: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
