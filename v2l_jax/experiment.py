@@ -96,7 +96,7 @@ def load(path: str | os.PathLike, overrides: Sequence[tuple[str, str]] = ()) -> 
     """
     text, _, argument = str(path).partition(":")
     file = pathlib.Path(text).expanduser()
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ConfigError(f"there is no config file {file}; see the folder configs")
     for parent in file.resolve().parents:
         if parent.name == "configs" and str(parent.parent) not in sys.path:

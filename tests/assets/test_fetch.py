@@ -437,3 +437,8 @@ def test_photos_of_other_registries(asset, name, count):
     except AssetError as error:
         pytest.skip(f"npm or Debian's packages are not at hand here: {error}")
     assert len(files) == count and {p.suffix for p in files} <= {".jpg", ".webp"}
+
+
+def test_a_name_that_no_file_can_have_is_one_line(tmp_path):
+    with pytest.raises(AssetError, match="neither an asset nor an existing path"):
+        assets.fetch("a/" + "x" * 300, tmp_path)

@@ -268,3 +268,11 @@ def test_accents_of_classes_are_composed(tmp_path):
     file = _file(tmp_path, "any.csv", "cafe\u0301/1,tea/2,caf\u00e9/3")
     assert file.episodes[0].class_names == ("caf\u00e9", "tea")
     assert file.paths[0] == str(tmp_path / "cafe\u0301/1")
+
+
+def test_names_that_no_file_can_have_are_missing_files():
+    """Found by `make fuzz`: the system says ENAMETOOLONG, which pathlib passes on."""
+    with pytest.raises(DataError, match="1 of 1 photos of the episodes are missing"):
+        EpisodePhotos(["a/" + "x" * 300])
+    with pytest.raises(DataError, match="no episode file"):
+        read_episode_csv("x" * 300, "photos")

@@ -71,7 +71,7 @@ def fetch(
         raise AssetError(
             f"asset {name} cannot be kept ({reason}); free space or set V2L_JAX_CACHE"
         ) from error
-    if pathlib.Path(name).exists():
+    if os.path.exists(name):
         return pathlib.Path(name)
     close = difflib.get_close_matches(name, ASSETS, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"the assets are {', '.join(ASSETS)}"

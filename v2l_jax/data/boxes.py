@@ -106,7 +106,7 @@ def read_coco_boxes(annotations: StrPath, images: StrPath) -> BoxImages:
         if known in found:
             raise DataError(f"{at} has the id {known}, which an image before it has; ids differ")
         path = pathlib.Path(images) / entry(record, "file_name", str, at, DataError)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DataError(f"{at}: there is no file {path}; give the folder of these images")
         size = tuple(entry(record, key, int, at, DataError) for key in ("height", "width"))
         if min(size) < 1:

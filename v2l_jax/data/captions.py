@@ -4,6 +4,7 @@ it.
 
 import codecs
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -101,7 +102,7 @@ def read_stamps(folder: StrPath) -> CaptionedImages:
       DataError: the folder does not exist, or no picture in it has a description.
     """
     root = pathlib.Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(
             f"no folder {root}; give a folder of pictures with a .txt beside each, such as Tux "
             "Paint's stamps"
@@ -199,7 +200,7 @@ def _captioned(
 
 
 def _description(path: pathlib.Path) -> tuple[str, ...]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         return ()
     content = path.read_bytes()
     if not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -209,7 +210,7 @@ def _description(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def _read_json(path: pathlib.Path) -> Any:
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(
             f"no caption file {path}; download COCO's annotations, or name your own file"
         )

@@ -181,7 +181,7 @@ def read_episode_csv(
         not in the format, has other classes or shots, or asks about an image that it shows.
     """
     path, root = pathlib.Path(path), pathlib.Path(root)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"no episode file {path}")
     said = re.search(r"(\d+)_?-?way_?-?(\d+)_?-?shot", path.name)
     ways = ways or (int(said[1]) if said else None)
@@ -302,7 +302,7 @@ class EpisodePhotos:
         Raises:
           DataError: some are missing.
         """
-        missing = [path for path in paths if not pathlib.Path(path).is_file()]
+        missing = [path for path in paths if not os.path.isfile(path)]
         if missing:
             raise DataError(
                 f"{len(missing)} of {len(paths)} photos of the episodes are missing, first "

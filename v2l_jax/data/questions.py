@@ -223,7 +223,7 @@ def _read_lines(path: pathlib.Path) -> list[str]:
 
 
 def _require(path: pathlib.Path, remedy: str) -> None:
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f"no file {path}; {remedy}")
 
 

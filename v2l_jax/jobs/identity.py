@@ -7,6 +7,7 @@ workdir says what each digest stands for. A row whose digest is not today's is m
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -130,7 +131,7 @@ def _files(chosen: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 place = text.partition(":")[2] if path == "tower" else text
                 if place.startswith(("gs://", "s3://")):
                     yield f"{path}: {text}", _bucket_digest(place)
-                elif pathlib.Path(place).exists():
+                elif os.path.exists(place):
                     yield f"{path}: {text}", path_digest(place)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -57,7 +58,7 @@ class Options(Representation):
         if self.file:
             return _in_file(_read(loading.locate(self.file)), path)
         beside = pathlib.Path(path).with_suffix(self.suffix)
-        lines = read_text(beside, DataError).split("\n") if beside.is_file() else []
+        lines = read_text(beside, DataError).split("\n") if os.path.isfile(beside) else []
         return _one_line(lines[0]) if lines else None
 
 
