@@ -91,12 +91,13 @@ def main() -> None:
     parser.add_argument("--damages", type=int, default=200)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--save", type=pathlib.Path)
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     if given.save:
         save(given.save, range(1, 10_000), told=True)
         return
-    rng = random.Random(0)
+    rng = random.Random(given.seed)
     for name, count, try_once in (("damages", given.damages, damage), ("kills", given.kills, kill)):
         began, outcomes = time.monotonic(), [try_once(rng) for _ in range(count)]
         counts = {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
