@@ -80,8 +80,11 @@ def _ours(base, lora, adapters, tokens):
 TOKENS = np.random.default_rng(0).integers(0, 97, (2, 20))
 
 
-@pytest.mark.parametrize("targets", [("q_proj", "k_proj"), PROJECTIONS])
-def test_adapters_that_peft_saved_give_its_logits(torch, base, targets, tmp_path):
+@pytest.mark.parametrize(
+    "targets, stabilised",
+    [(("q_proj", "k_proj"), False), (PROJECTIONS, False), (PROJECTIONS, True)],
+)
+def test_adapters_that_peft_saved_give_its_logits(torch, base, targets, stabilised, tmp_path):
     import peft
     import transformers
 
@@ -94,6 +97,7 @@ def test_adapters_that_peft_saved_give_its_logits(torch, base, targets, tmp_path
         target_modules=list(targets),
         task_type="CAUSAL_LM",
         init_lora_weights=False,
+        use_rslora=stabilised,
     )
     model = peft.get_peft_model(model, settings)
     with torch.no_grad():
@@ -103,7 +107,8 @@ def test_adapters_that_peft_saved_give_its_logits(torch, base, targets, tmp_path
     model.save_pretrained(tmp_path)
     expected = _theirs(torch, model, TOKENS)
     lora, adapters = load_adapters(tmp_path, load_llama(base)[0])
-    assert (lora.rank, lora.scale, set(lora.targets)) == (4, 8.0, set(targets))
+    scale = 16.0 if stabilised else 8.0
+    assert (lora.rank, lora.scale, set(lora.targets)) == (4, scale, set(targets))
     assert np.abs(expected - plain).max() > 0.1
     np.testing.assert_allclose(_ours(base, lora, adapters, TOKENS), expected, atol=1e-4, rtol=0)
 

@@ -52,6 +52,9 @@ class Options:
     mask_text: str = option("_", "what stands for a hidden word; one token", NAME)
     rank: int = option(4, "LoRA's rank; rank, alpha and targets are the paper's", POSITIVE)
     alpha: float = option(32, "LoRA's alpha", number(0))
+    rank_stabilised: bool = option(
+        False, "scale LoRA by alpha over the root of the rank (rsLoRA), not over the rank", FLAG
+    )
     targets: tuple[str, ...] = option(
         ("q_proj", "k_proj"), "projections with adapters", each(one_of(*PROJECTIONS), least=1)
     )

@@ -33,6 +33,9 @@ class Lora:
       alpha: the change is scaled by alpha / rank.
       targets: names in `PROJECTIONS`. The default, with rank and alpha, is that of Zhu et al. 2024.
 
+      rank_stabilised: the change is scaled by alpha / √rank instead, so that it does not shrink as
+        the rank grows (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732).
+
     Raises:
       ConfigError: an unknown or repeated projection, none at all, or a rank below 1.
     """
@@ -40,6 +43,7 @@ class Lora:
     rank: int = 4
     alpha: float = 32.0
     targets: tuple[str, ...] = ("q_proj", "k_proj")
+    rank_stabilised: bool = False
 
     def __post_init__(self):
         unknown = sorted(set(self.targets) - set(PROJECTIONS))
@@ -54,7 +58,7 @@ class Lora:
     @property
     def scale(self) -> float:
         """Factor of B A."""
-        return self.alpha / self.rank
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
 
 
 def projection_sizes(config: LlamaConfig, projection: str) -> tuple[int, int]:

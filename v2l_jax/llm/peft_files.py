@@ -36,7 +36,6 @@ _PATTERN = re.compile(
 _PLAIN = {
     "bias": "none",
     "use_dora": False,
-    "use_rslora": False,
     "rank_pattern": {},
     "alpha_pattern": {},
     "modules_to_save": None,
@@ -48,7 +47,8 @@ _PLAIN = {
 _TOKENS, _EMBEDDING = "trainable_token_indices", "embed_tokens"
 _ROWS = "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
 
-_READ = ("peft_type", "r", "lora_alpha", "target_modules", _TOKENS)
+_STABILISED = "use_rslora"
+_READ = ("peft_type", "r", "lora_alpha", "target_modules", _TOKENS, _STABILISED)
 _WITHOUT_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "revision", "peft_version", "inference_mode",
     "lora_dropout", "exclude_modules", "layers_pattern", "megatron_core", "qalora_group_size",
@@ -108,6 +108,7 @@ def save_adapters(
         "base_model_name_or_path": base_model,
         "r": lora.rank,
         "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
+        _STABILISED: lora.rank_stabilised,
         "lora_dropout": 0.0,
         "target_modules": list(lora.targets),
         "fan_in_fan_out": False,
@@ -130,7 +131,7 @@ def load_adapters(folder: str | os.PathLike, config: LlamaConfig) -> tuple[Lora,
       config: sizes of the network that the adapters are for.
 
     Returns:
-      Rank, alpha and targets, and the adapters, float32.
+      What was set of LoRA, and the adapters, float32.
 
     Raises:
       CheckpointError: files are missing or unreadable, the adapters are of another kind than plain
@@ -211,6 +212,8 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
     rank = entry(settings, "r", int, str(path), CheckpointError)
     entry(settings, "lora_alpha", (int, float), str(path), CheckpointError)
     entry(settings, "target_modules", (list, str), str(path), CheckpointError)
+    if settings.get(_STABILISED) is not None:
+        entry(settings, _STABILISED, bool, str(path), CheckpointError)
     if rank < 1:
         raise CheckpointError(f"{path}: r is {rank}, but must be at least 1")
     for key, value in settings.items():
@@ -262,6 +265,7 @@ def _lora(
         settings["r"],
         float(settings["lora_alpha"]),
         tuple(name for name in PROJECTIONS if name in found),
+        bool(settings.get(_STABILISED)),
     )
 
 

@@ -27,6 +27,7 @@ _TEXTS = {
 _EARLIER = {
     "task": "restoration",
     "rows_learning_rate": 2e-3,
+    "rank_stabilised": False,
 }  # settings that runs of earlier versions did not write
 
 
@@ -41,9 +42,9 @@ def adapters_folder(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def lora(config: ConfigDict) -> Lora:
-    """Rank, alpha and targets of `config.finetune`."""
+    """What `config.finetune` sets of LoRA."""
     c = config.finetune
-    return Lora(c.rank, float(c.alpha), tuple(c.targets))
+    return Lora(c.rank, float(c.alpha), tuple(c.targets), c.rank_stabilised)
 
 
 def are_there(config: ConfigDict, workdir: pathlib.Path) -> bool:

@@ -37,6 +37,7 @@ def trained_how(config: ConfigDict) -> str:
     """Fine-tuning in a line of a table."""
     f = config.finetune
     return (
-        f"rank {f.rank}, alpha {f.alpha:g}, {' '.join(f.targets)}; {f.steps} steps of "
+        f"rank {f.rank}, alpha {f.alpha:g}{' over its root' if f.rank_stabilised else ''}, "
+        f"{' '.join(f.targets)}; {f.steps} steps of "
         f"{f.batch_size}, rate {f.learning_rate:g}, seed {config.seed}"
     )
