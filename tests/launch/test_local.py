@@ -5,6 +5,7 @@ follow, a death that all follow.
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def one_process(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("one")
     code, errors = finish(start("v2l_jax.main", *synthetic_config.fill(workdir)))
     assert code == 0, errors[-3000:]
-    return rows(workdir)
+    return workdir
 
 
 def test_two_processes_then_four_give_the_losses_of_one(tmp_path, one_process):
@@ -79,9 +80,9 @@ def test_two_processes_then_four_give_the_losses_of_one(tmp_path, one_process):
     assert f"goes on from step {stopped} of" in errors
     found = rows(tmp_path / "run")
     assert [(row["step"], row["split"]) for row in found] == [
-        (row["step"], row["split"]) for row in one_process
+        (row["step"], row["split"]) for row in rows(one_process)
     ]
-    for row, expected in zip(found, one_process):
+    for row, expected in zip(found, rows(one_process)):
         names = (
             LOSSES
             if row["split"] == "train"
@@ -96,6 +97,29 @@ def test_two_processes_then_four_give_the_losses_of_one(tmp_path, one_process):
                 err_msg=f"{name}, step {row['step']}",
             )
     assert (tmp_path / "run" / "training.json").exists()
+
+
+def test_two_processes_share_tokens_and_write_those_of_one(tmp_path, one_process):
+    """Of two shards each process makes one; a shard that is there already is not made again."""
+    found = []
+    for processes in (1, 2):
+        workdir = tmp_path / str(processes)
+        shutil.copytree(one_process, workdir)
+        flags = ["--config=tests/synthetic_config.py", f"--workdir={workdir}"]
+        flags += [f"--config.llm={workdir / 'llm'}", "--config.jobs=tokenize"]
+        flags += ["--config.evaluate.batch_size=1"]  # a shard is 32 of the 48 images
+        code, errors = finish(launch(processes, workdir, flags))
+        assert code == 0, errors[-3000:]
+        log = workdir / "logs" / "process_1.log"
+        other = log.read_text() if processes == 2 else errors
+        assert "tokenizing train from 0 on" in errors and "tokenizing train from 32 on" in other
+        with np.load(workdir / "tokens" / "train.npz") as arrays:
+            found.append(dict(arrays))
+        assert not list(workdir.glob("tokens/*.shards"))
+    assert found[0].keys() == found[1].keys() >= {"local_ids", "global_ids", "labels"}
+    for name, expected in found[0].items():
+        np.testing.assert_array_equal(found[1][name], expected)
+        assert len(expected) == synthetic_config.IMAGES
 
 
 def test_a_process_that_dies_takes_the_job_down_and_is_named(tmp_path):
