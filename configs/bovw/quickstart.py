@@ -3,9 +3,10 @@ steak and sushi, 60 % to train.
 
 python -m v2l_jax.main --config=configs/bovw/quickstart.py --workdir=runs/bovw
 
-(or: make bovw). Everything comes from the Python package registry (about 250 MB once). One seed:
-232 held-out photos, 16 words and two marks each, top-1 0.70 (95 % interval 0.64 to 0.76); without
-an image 0.18.
+(or: make bovw). Everything comes from the Python package registry (about 250 MB once). One seed,
+232 held-out photos, 16 words and two marks each: top-1 0.79 (95 % interval 0.73 to 0.84); without a
+language model, logistic regression on the same words gets 0.84 and on the features 0.88. The time
+of the whole job has not been measured since its settings changed.
 """
 
 from ml_collections import ConfigDict

@@ -71,9 +71,12 @@ def test_colours_are_learnt_and_read_off_the_words(workdir):
     for name in ("bag_of_words", "mean_features"):  # a colour is read off either
         assert _value(workdir, "top1_accuracy", "no_llm", name) > 0.9
     page = (workdir / "report.html").read_text()
-    assert "linear probe of mean features" in page
+    assert "linear probe of mean features" in page and "Trained parameters, M" in page
     assert "Naming by likelihood" in page and "fine-tuned" in page
     assert "Patches coloured by visual word" in page
+    assert "Patches of photos become visual words" in page
+    for other_road in ("ConSE", "Training the tokenizer", "job makes this section"):
+        assert other_road not in page
 
 
 def test_patches_are_coloured_by_word():

@@ -99,12 +99,14 @@ def test_objects_that_the_language_model_writes_are_scored(config, workdir, monk
     assert {score for _, score, metric in found if metric == "mAP"} == {
         "class", "mean", "rank", "constant",
     }  # fmt: skip
-    assert found["none", None, "trained_parameters"] > 0
-    assert found["none", None, "tokenize_seconds"] > 0
+    assert found["none", "none", "trained_parameters"] > 0
+    assert found["none", "none", "tokenize_seconds"] > 0
     written = json.loads((workdir / "evaluate/detection/tuned-none-class.json").read_text())
     assert len(written) == 2 * 12 and {row["category_id"] for row in written} == {1, 2, 3}
     section = detection.section(run, read_results(workdir / "results.json"))
-    assert section is not None and section.tables
+    assert section is not None
+    (table,) = section.tables
+    assert "Trained parameters, M" in str(table) and "mAP" in str(table)
 
 
 def test_texts_to_learn_from_are_drawn_anew_each_step(config, workdir):

@@ -22,9 +22,10 @@ from v2l_jax.report.data import (
     TaskSection,
 )
 from v2l_jax.report.page import render_page
+from v2l_jax.representations.visual_words import vocabulary_path
 from v2l_jax.run import building, loading
 from v2l_jax.run.building import TrainedTokenizer
-from v2l_jax.run.paths import assumed_path
+from v2l_jax.run.paths import assumed_path, global_path
 from v2l_jax.run.reconstruction import reconstruct
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import environments, read_json
@@ -48,6 +49,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     photos = context.photos
     example = read_json(workdir / "evaluate" / "few_shot" / "example.json", None)
     results, metrics = read_results(workdir / "results.json"), workdir / "metrics.jsonl"
+    words = global_path(workdir).exists() or not vocabulary_path(workdir).exists()
     data = ReportData(
         results=results,
         photos=_photo_rows(context) if tokenize.is_done(config, workdir) else (),
@@ -65,7 +67,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             if a.name in _used(config)
         ],
         skipped=photos.skipped,
-        tower_kind=config.tower.partition(":")[0],
+        tower_kind=config.tower.partition(":")[0] if words else "",
+        tokenizer_road=words,
         notes=[
             f"No file beside the tower's weights says it, so it was assumed: {sentence}."
             for sentence in read_json(assumed_path(workdir), [])

@@ -119,7 +119,9 @@ class ReportData:
     an earlier system reached; None leaves the column out. sections: one for each further task that
     was measured. environment: versions, devices, git commit, … in the order shown; values may be
     nested. skipped: (path, reason) of each file that could not be used; empty where all were fine,
-    None where nobody counted. notes: further sentences for the end of the page.
+    None where nobody counted. notes: further sentences for the end of the page. tokenizer_road:
+    False where no tokenizer over words is trained: what only such a run has is left out where it is
+    empty.
     """
 
     title: str = "Photos a language model can read"
@@ -135,3 +137,4 @@ class ReportData:
     tower_kind: str = ""
     to_beat: Mapping[tuple[int, int], float] | None = None
     notes: Sequence[str] = ()
+    tokenizer_road: bool = True

@@ -145,7 +145,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
                 found = answered(changed, shown, names)
                 rows = scored(found.names, labels, len(names))
                 lengths = text_lengths(changed, shown, labels, names)
-                rows += cost_rows(run, own, shown, lengths, state == "tuned")
+                rows += cost_rows(run, own, shown, lengths, state == "tuned", classes=len(names))
                 run.record("classification", setting, rows)
 
 

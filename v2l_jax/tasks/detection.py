@@ -167,7 +167,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
             ]
             rows = scored(run, images, found, f"{state}-{control}")
             lengths = [(len(ids) + how.longest, how.longest) for ids in prompts]
-            rows += cost_rows(run, shown, list(written), lengths, state == "tuned")
+            rows += cost_rows(run, shown, list(written), lengths, state == "tuned", score="none")
             run.record("detection", setting, rows)
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from v2l_jax.llm.costs import adapter_parameters, training_flops
-from v2l_jax.metrics.results import Result, mean
+from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.report.tables import Number
 from v2l_jax.representations import representation
 from v2l_jax.representations.base import Ids, ImageSet, Segments, Slots
@@ -41,6 +41,7 @@ def cost_rows(
     shown: Sequence[Segments],
     texts: Sequence[tuple[int, int]],
     tuned: bool,
+    **measured_on: Scalar,
 ) -> list[Result]:
     """Rows of what a setting costs.
 
@@ -50,13 +51,14 @@ def cost_rows(
       shown: the images' segments.
       texts: for questions like those that are learnt, tokens of the whole text and of its answer.
       tuned: whether the language model is fine-tuned; else nothing was trained.
+      measured_on: fields that make the rows stand beside those of the accuracy.
 
     Returns:
       The metrics of `LABELS`: training_flops are those of all steps together, in the formulas of
       `llm.costs`; tokenize_seconds is measured while the images' features are made, and missing
       where that was not noted.
     """
-    rows = [mean("visual_tokens", [float(visual_tokens(x)) for x in shown])]
+    rows = [mean("visual_tokens", [float(visual_tokens(x)) for x in shown], **measured_on)]
     if tuned:
         c, lora, config = run.config.finetune, adapters.lora(run.config), run.llm.model.config
         length, answer = np.mean(np.asarray(texts, np.float64).reshape(-1, 2), axis=0)
@@ -68,8 +70,10 @@ def cost_rows(
         slots = visual_tokens(shown[0]) if sizes else 0
         one = training_flops(config, lora, length, answer, sizes, slots)
         rows += [
-            Result("trained_parameters", float(parameters), 1),
-            Result("training_flops", one * c.steps * c.batch_size, 1),
+            Result("trained_parameters", float(parameters), 1, None, measured_on),
+            Result("training_flops", one * c.steps * c.batch_size, 1, None, measured_on),
         ]
     seconds = representation(run.config).tokenize_seconds(run, images)
-    return rows if seconds is None else [*rows, Result("tokenize_seconds", seconds, len(images))]
+    if seconds is not None:
+        rows.append(Result("tokenize_seconds", seconds, len(images), None, measured_on))
+    return rows
