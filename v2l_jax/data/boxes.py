@@ -213,7 +213,8 @@ def _box(record: Mapping[str, Any], size: tuple[int, int], where: str) -> list[f
             f"{where}: the box {given} lies outside its image of {size[1]}×{size[0]} pixels; "
             "correct it, or leave it out"
         )
-    clipped = [max(left, 0.0), max(top, 0.0), min(right, size[1]), min(bottom, size[0])]
+    rows, columns = map(float, size)
+    clipped = [max(left, 0.0), max(top, 0.0), min(right, columns), min(bottom, rows)]
     return clipped if clipped[0] < clipped[2] and clipped[1] < clipped[3] else None
 
 
