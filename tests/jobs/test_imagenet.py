@@ -1,4 +1,6 @@
-"""The paper's config at full size: its model is the paper's, and takes a step on synthetic data."""
+"""The paper's config at full size: its schedule and its model are the paper's, and a step of it
+fits together: small sizes take it elsewhere, tests/launch compiles it.
+"""
 
 import pathlib
 import runpy
@@ -30,7 +32,7 @@ def test_schedule_is_a_hundred_epochs_of_256(config):
     assert config.train.batch_size == 256 and config.train.learning_rate == 4.5e-4
 
 
-def test_takes_a_step_at_full_size(config):
+def test_a_step_fits_together_at_full_size(config):
     rng = np.random.default_rng(0)
     source = WithVectors(SyntheticSource(2, 250), rng.normal(size=(2, WORD_DIM)).astype(np.float32))
     batch = next(make_loader(source, building.image_transform(config, augment=True), 1, seed=0))
@@ -46,27 +48,17 @@ def test_takes_a_step_at_full_size(config):
     side = config.model.image_size // tokenizer.network.downsampling
     assert tokenizer.network.downsampling == 8 and side == 16
     trainer = building.trainer(config, tokenizer, IMAGES)
-    state = jax.jit(trainer.initial_state)()
-    before = jax.device_get(state.params)
-    state = state.replace(
-        step=jnp.asarray(100, jnp.int32)
-    )  # at step 0 of the warm-up the rate is 0
-    state, metrics = trainer.step_function()(
+    state = jax.eval_shape(trainer.initial_state)
+    after, metrics = jax.eval_shape(
+        trainer.step_function(),
         state,
         {k: batch[k] for k in ("image", "image_embedding")},
         building.frozen_inputs(tokenizer, words, building.lpips_params(config)),
     )
-    assert int(state.step) == 101
-    assert all(np.isfinite(float(value)) for value in metrics.values())
-    assert float(metrics["loss"]) == pytest.approx(
-        float(
-            metrics["reconstruction_loss"]
-            + metrics["quantizer_loss"]
-            + 0.1 * metrics["perceptual_loss"]
-        ),
-        rel=1e-5,
-    )
-    moved = jax.tree.map(lambda a, b: float(np.abs(np.asarray(a) - b).max()), state.params, before)
-    assert (
-        0 < moved["encoder"]["conv_in"]["kernel"] < 1e-3 and 0 < moved["conv_out"]["kernel"] < 1e-3
-    )
+    jax.tree.map(_same_shape, after, state)
+    assert {"loss", "reconstruction_loss", "quantizer_loss", "perceptual_loss"} <= metrics.keys()
+    assert all(x.shape == () and x.dtype == np.float32 for x in jax.tree.leaves(metrics))
+
+
+def _same_shape(after, before):
+    assert (after.shape, after.dtype) == (before.shape, before.dtype)
