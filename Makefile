@@ -44,7 +44,8 @@ lint: $(INSTALLED)
 	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_links.py
 
 test: lint
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not processes" tests
+	TEST_DEVICES=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not processes and not mesh" tests
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "mesh and not processes" tests
 
 test-parity: $(PARITY)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parity tests

@@ -5,9 +5,12 @@ import os
 import pathlib
 
 # Half of LLVM's optimisation: programs compile a third faster and run nearly as fast. Level 0 makes
-# the tests on real weights slower than it saves.
+# the tests on real weights slower than it saves. `make test` sets one device for what needs no mesh:
+# programs for eight take a third longer to compile, and weights lie in memory eight times.
+_DEVICES = os.environ.get("TEST_DEVICES", "8")
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+    "XLA_FLAGS",
+    f"--xla_force_host_platform_device_count={_DEVICES} --xla_backend_optimization_level=1",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -107,3 +110,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "torch" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.parity)
+
+
+def pytest_runtest_setup(item):
+    """A test of meshes never passes on fewer devices than it is about."""
+    if item.get_closest_marker("mesh") and jax.device_count() < 8:
+        pytest.fail("a test marked mesh wants eight devices: leave TEST_DEVICES unset")

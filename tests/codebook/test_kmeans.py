@@ -49,6 +49,7 @@ def test_lloyd_is_that_of_a_loop(start, spherical):
     assert np.all(np.diff(found.objectives) <= 1e-3)
 
 
+@pytest.mark.mesh
 def test_the_same_on_one_device_and_on_eight():
     assert jax.device_count() == 8
     one, eight = fit(_points(), OPTIONS), fit(_points(), OPTIONS, make_mesh({"data": 8}))

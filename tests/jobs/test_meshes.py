@@ -15,6 +15,8 @@ from v2l_jax.parallel.mesh import AXES, make_mesh, shard_batch
 from v2l_jax.parallel.sharding import leaf_name
 from v2l_jax.run import building
 
+pytestmark = pytest.mark.mesh
+
 STEPS, BATCH, SIDE, DIM, WORDS = 10, 16, 16, 32, 64
 CONFIG = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "tiny_config.py"))["get_config"]
 

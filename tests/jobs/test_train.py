@@ -23,6 +23,7 @@ from v2l_jax.training.metric_log import read_metrics
 IMAGES = 21
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("decoded", [5, 21])
 def test_words_are_counted_over_all_held_out_photos(monkeypatch, decoded):
     """Against float64 distances and a plain histogram; 21 photos fill no batch of 16 over eight
@@ -94,6 +95,7 @@ def released(tmp_path):
     )
 
 
+@pytest.mark.mesh
 def test_training_starts_from_a_released_tokenizer(released):
     """Parameters and their average are the file's, where the mesh wants them; nothing else
     changes.
@@ -110,6 +112,7 @@ def test_training_starts_from_a_released_tokenizer(released):
         jax.tree.map(np.testing.assert_array_equal, getattr(state, kept), getattr(fresh, kept))
 
 
+@pytest.mark.mesh
 def test_a_released_tokenizer_of_other_words_or_sizes_is_refused(released):
     tokenizer, books = released.trainer.tokenizer, released.books
     with pytest.raises(ConfigError, match="tiny has 50 local words"):

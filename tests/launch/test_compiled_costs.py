@@ -61,6 +61,7 @@ def mesh():
     return make_mesh({"data": 2, "tensor": 4})
 
 
+@pytest.mark.mesh
 def test_collectives_in_a_loop_count_as_often_as_it_runs(mesh):
     def layers(x, stack):
         return lax.scan(lambda x, w: (jnp.tanh(x @ w[0]) @ w[1], None), x, stack)[0]
@@ -82,6 +83,7 @@ def test_collectives_in_a_loop_count_as_often_as_it_runs(mesh):
     assert costs.arguments == 8 * 32 * 4 + 2 * 5 * 32 * 8 * 4
 
 
+@pytest.mark.mesh
 def test_an_all_gather_over_all_devices(mesh):
     whole, rows = (
         NamedSharding(mesh, PartitionSpec()),

@@ -116,6 +116,7 @@ def test_padding_and_chunks_change_nothing(params):
     np.testing.assert_allclose(loss(padded, 7), loss(batch, 256), rtol=1e-6)
 
 
+@pytest.mark.mesh
 def test_eight_devices_step_like_one(params):
     mesh, state = make_mesh({"data": -1}), _state()
     state = state.replace(adapters=jax.tree.map(lambda x: x + 0.01, state.adapters))

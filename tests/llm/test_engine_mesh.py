@@ -13,6 +13,8 @@ from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.llm.stop_strings import StopStrings
 from v2l_jax.parallel.mesh import make_mesh
 
+pytestmark = pytest.mark.mesh
+
 MODEL = Llama(LlamaConfig(64, 64, 96, 2, 16, 8, 4, 128, 1e-5, rotary_frequencies(4, 10000.0)))
 MESHES = [{"data": 8}, {"data": 2, "tensor": 4}, {"tensor": 8}]
 

@@ -110,6 +110,7 @@ def test_shared_contexts_equal_the_full_forward_pass(params):
     assert none is None and isinstance(own, KVCache)
 
 
+@pytest.mark.mesh
 def test_eight_devices_compute_what_one_does(params):
     tokens, positions = _rows(8, 10)
     expected, _ = _hidden(params, tokens, positions)

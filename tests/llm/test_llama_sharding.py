@@ -18,6 +18,8 @@ from v2l_jax.llm.llama_sharding import cache_spec, param_shardings
 from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.parallel.sharding import leaf_name
 
+pytestmark = pytest.mark.mesh
+
 
 def _config(vocab, hidden, inner, layers, heads, kv_heads, dim, **more):
     return LlamaConfig(

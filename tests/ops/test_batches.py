@@ -7,6 +7,8 @@ import pytest
 from v2l_jax.ops.batches import divisible, fill, in_batches
 from v2l_jax.parallel.mesh import make_mesh
 
+pytestmark = pytest.mark.mesh
+
 
 @pytest.mark.parametrize("mesh", [None, {"data": 8}, {"data": 2, "tensor": 4}], ids=str)
 @pytest.mark.parametrize("count", [1, 7, 8, 19])

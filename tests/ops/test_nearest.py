@@ -53,6 +53,7 @@ def test_distance_matrix_is_never_whole():
     assert memory.temp_size_in_bytes < 512 * 32_768 * 4 / 4
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize(
     "axes",
     [{"tensor": 8}, {"data": 2, "tensor": 4}, {"fsdp": 4, "tensor": 2}, {"data": 8}],
@@ -66,12 +67,14 @@ def test_search_over_devices_equals_brute_force(axes, count):
     np.testing.assert_array_equal(found, _distances(features, words).argmin(1))
 
 
+@pytest.mark.mesh
 def test_lowest_index_wins_a_tie_between_devices():
     words = jnp.tile(_random(0, 3, 4), (7, 1))
     found = nearest_row(_random(1, 16, 4), words, 2, make_mesh({"data": 2, "tensor": 4}))
     np.testing.assert_array_equal(found, nearest_row(_random(1, 16, 4), words[:3]))
 
 
+@pytest.mark.mesh
 def test_devices_exchange_two_numbers_a_feature():
     """The compiled search talks twice, for the words' mean and for what each device found; neither
     grows with the words.
@@ -96,6 +99,7 @@ def test_several_rows_come_nearest_first():
     np.testing.assert_array_equal(found, _distances(embeddings, words).argsort(1)[:, :7])
 
 
+@pytest.mark.mesh
 def test_search_in_latent_space_equals_brute_force_in_word_space():
     """Features are scaled affine images of latents; longer words, so that the lengths matter."""
     latents, kernel, bias, words = (

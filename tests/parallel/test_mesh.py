@@ -8,6 +8,8 @@ import pytest
 from v2l_jax.errors import ConfigError
 from v2l_jax.parallel.mesh import make_mesh, replicate, shard_batch
 
+pytestmark = pytest.mark.mesh
+
 
 def test_minus_one_takes_what_the_others_leave():
     assert dict(make_mesh({"data": -1}).shape) == {"replica": 1, "data": 8, "fsdp": 1, "tensor": 1}

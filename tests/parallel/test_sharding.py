@@ -10,6 +10,8 @@ from v2l_jax.errors import ConfigError
 from v2l_jax.parallel.mesh import make_mesh
 from v2l_jax.parallel.sharding import leaf_name, tree_shardings
 
+pytestmark = pytest.mark.mesh
+
 
 @pytest.fixture(scope="module")
 def mesh():

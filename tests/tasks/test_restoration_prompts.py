@@ -99,6 +99,7 @@ def _by_hand(params, context, mask):
     return answer
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("devices", [1, 8])
 def test_filling_in_equals_asking_for_one_word_at_a_time(params, devices):
     context = IDS.copy()

@@ -59,6 +59,7 @@ def test_bounds():
     assert all(np.isfinite(leaf).all() for leaf in gradients)
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize(
     "axes", [{"data": 8}, {"data": 2, "tensor": 4}, {"fsdp": 2, "tensor": 2, "replica": 2}], ids=str
 )
@@ -78,6 +79,7 @@ def test_devices_share_tokens_and_words(axes, count):
     )
 
 
+@pytest.mark.mesh
 @pytest.mark.parametrize("axes", [{}, {"data": 2, "tensor": 4}], ids=str)
 def test_no_array_holds_all_tokens_and_words(axes):
     """Neither forward nor backward; over devices, each holds its part of the words alone."""

@@ -1,7 +1,8 @@
-"""VQ-GAN* in a run: its codebook is the run's words and stays as it is."""
+"""VQ-GAN* in a run over eight devices: its codebook is the run's words and stays as it is."""
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests import synthetic_config
 from v2l_jax.codebook.codebook import Codebook
@@ -12,6 +13,7 @@ from v2l_jax.run.tokens import read_tokens
 from v2l_jax.tasks import reconstruction
 
 
+@pytest.mark.mesh
 def test_it_trains_over_frozen_words_and_is_scored(tmp_path):
     config = synthetic_config.get_config()
     config.model.kind = "vqgan_star"

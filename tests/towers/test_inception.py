@@ -122,6 +122,7 @@ def test_other_files_are_refused(monkeypatch):
         tower.load_inception("vgg.pth")
 
 
+@pytest.mark.mesh
 def test_devices_and_batches_do_not_change_features(params):
     images = np.random.default_rng(0).integers(0, 256, (11, 40, 48, 3), dtype=np.uint8)
     sharded = tower.inception_outputs(params, images, make_mesh({"data": 8}), batch_size=8)

@@ -29,6 +29,7 @@ def test_means_rows_and_carry(parts):
     )
 
 
+@pytest.mark.mesh
 def test_parts_are_as_evenly_spread_over_devices_as_the_batch():
     """Each part of 8 rows has two on each of four devices; nothing travels."""
     mesh = jax.make_mesh(

@@ -89,6 +89,7 @@ def test_state_may_be_donated_as_soon_as_save_returns(tmp_path):
         assert_same(checkpointer.restore(state).state, expected)
 
 
+@pytest.mark.mesh
 def test_restores_onto_another_mesh(tmp_path):
     state = make_state(3)
     mesh = make_mesh({"data": 2, "fsdp": 4})

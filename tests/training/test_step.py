@@ -116,6 +116,7 @@ def _run(tiny, counter, steps):
     return jax.device_get(state), metrics
 
 
+@pytest.mark.mesh
 def test_eight_devices_take_the_same_step_as_one(tiny):
     """With the GAN on: BatchNorm statistics, the adaptive weight and the losses are those of the
     global batch.
