@@ -128,12 +128,13 @@ def test_a_run_that_resumes_does_without_the_released_tokenizer(tmp_path):
     """Its files may be on the machine that began the run."""
     config = synthetic_config.get_config()
     config.llm = synthetic_config.fill(tmp_path)[-1].partition("=")[2]
-    config.train.steps = config.train.checkpoint_every = 2
+    config.train.steps, config.train.disc_start = 2, 100
+    config.train.eval_every = config.train.checkpoint_every = 2
     train.run(config, tmp_path)
     (tmp_path / "training.json").unlink()
-    config.train.steps, config.train.start_from = 3, "nowhere"
+    config.train.steps, config.train.start_from = 4, "nowhere"
     train.run(config, tmp_path)
-    assert read_json(tmp_path / "training.json", {})["steps"] == 3
+    assert read_json(tmp_path / "training.json", {})["steps"] == 4
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(CheckpointError, match="nowhere"):
         train.run(config, tmp_path)
