@@ -94,8 +94,8 @@ def one_device():
 
 
 def test_losses_are_those_of_one_device(one_device):
-    """Batch, state and vocabulary are split at once. Statistics of BatchNorm and the adaptive weight
-    of the GAN included, which would differ at once if they were each device's own.
+    """Batch, state and vocabulary are split at once. Statistics of BatchNorm and the adaptive
+    weight of the GAN included, which would differ at once if they were each device's own.
     """
     _, _, expected = one_device
     state, _, metrics = train(tiny(), make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))
