@@ -1,5 +1,6 @@
 """The renderer: which number stands where, its interval, missing cells, published rows."""
 
+import dataclasses
 import math
 
 import pytest
@@ -207,3 +208,9 @@ def test_text_for_the_terminal():
     lines = table_text(table).splitlines()
     assert lines[0] == table.caption and lines[2].startswith("Its words — tiny")
     assert "0.5" not in lines[2] and len(set(map(len, lines[1:]))) == 1
+
+
+def test_costs_are_not_counted_in_the_caption():
+    spec = dataclasses.replace(SPEC, numbers={"seconds": Number(counted=False)})
+    (table,) = render([_result("cider", 1.0, count=8), _result("seconds", 2.0, count=500)], spec)
+    assert table.caption == "pets: 8 images; tiny"

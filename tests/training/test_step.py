@@ -280,8 +280,7 @@ def test_spike_leaves_everything_but_the_counters_as_it_was(tiny):
     jax.tree.map(np.testing.assert_array_equal, after.eval_params, after.ema_params)
 
 
-@pytest.mark.parametrize("remat", ["none", "blocks", "all"])
-def test_rematerialization_keeps_less_and_changes_nothing(tiny, remat):
+def test_rematerialization_keeps_less_and_changes_nothing(tiny):
     """What is kept for the backward pass, counted in the residuals of the tokenizer's pull-back."""
 
     def loss(params):
@@ -297,13 +296,13 @@ def test_rematerialization_keeps_less_and_changes_nothing(tiny, remat):
             jax.eval_shape(lambda p: jax.vjp(rematerialize(loss, policy), p)[1], tiny.params)
         )
     )
-    assert remat == "none" or kept(remat) < 0.5 * kept("none")
-    assert kept("all") <= kept("blocks")
-    gradients = jax.jit(jax.grad(rematerialize(loss, remat)))(tiny.params)
-    expected = jax.jit(jax.grad(loss))(tiny.params)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradients, expected
-    )
+    assert kept("all") <= kept("blocks") < 0.5 * kept("none")
+    expected = jax.jit(jax.grad(rematerialize(loss, "none")))(tiny.params)
+    for remat in ("blocks", "all"):
+        gradients = jax.jit(jax.grad(rematerialize(loss, remat)))(tiny.params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), gradients, expected
+        )
 
 
 def test_warmed_up_discriminator_trains_before_the_generator_hears_of_it(tiny):

@@ -28,6 +28,8 @@ class Number:
       between: stands between the ends of the interval.
       unit: stands after the number, not after the interval.
       undefined: stands for a number that is not finite.
+      counted: whether the table's caption counts its samples; a cost is not of the samples that
+        the other columns are of.
     """
 
     decimals: int | None = None
@@ -36,6 +38,7 @@ class Number:
     between: str = "–"
     unit: str = ""
     undefined: str = "undefined"
+    counted: bool = True
 
     def text(self, value: float) -> str:
         """The number alone."""
@@ -255,7 +258,8 @@ def _table(results: Sequence[Result], on: Fields, spec: TableSpec) -> Table:
             key if isinstance(key, tuple) else (key,) for key in _labels(spec.columns, spec)
         ]
         columns = labelled + [key for key in columns if key not in labelled]
-    counts = sorted({result.count for result in results})
+    counted = [r.count for r in results if spec.numbers.get(r.metric, Number()).counted]
+    counts = sorted(set(counted)) or [0]
     count = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     shown = {name: _written(name, value, on, spec) for name, value in on.items()}
     setting = described({name: value for name, value in on.items() if value is not None})

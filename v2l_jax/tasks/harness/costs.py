@@ -20,10 +20,10 @@ LABELS = {
     "tokenize_seconds": "Tokenizing 1,000 images, s",
 }
 NUMBERS = {
-    "visual_tokens": Number(1),
-    "trained_parameters": Number(2, scale=1e-6),
-    "training_flops": Number(1, scale=1e-12),
-    "tokenize_seconds": Number(1),
+    "visual_tokens": Number(1, counted=False),
+    "trained_parameters": Number(2, scale=1e-6, counted=False),
+    "training_flops": Number(1, scale=1e-12, counted=False),
+    "tokenize_seconds": Number(1, counted=False),
 }
 
 
