@@ -114,9 +114,7 @@ def choose_by_trie(
     def pick(node, logits, step):
         del step
         allowed = trie.tokens[at, node]
-        scores = jnp.where(
-            allowed >= 0, jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=1), -jnp.inf
-        )
+        scores = _among(logits, allowed)
         best = scores.argmax(-1)
         child = trie.children[at, node, best]
         token, broken = _checked(allowed[at, best], scores)
@@ -168,8 +166,7 @@ def generate(
         if shared.vocabulary is not None:
             logits = jnp.where(shared.vocabulary, logits, -jnp.inf)
         if ids is not None:
-            logits = jnp.take_along_axis(logits, jnp.maximum(ids, 0), axis=1)
-            logits = jnp.where(ids >= 0, logits, -jnp.inf)
+            logits = _among(logits, ids)
         choice = logits.argmax(-1)
         token = choice if ids is None else jnp.take_along_axis(ids, choice[:, None], axis=1)[:, 0]
         state, ended = shared.follow(state, token)
@@ -220,9 +217,7 @@ def follow_grammar(
     def pick(state, logits, step):
         node, found = state
         allowed = grammar.tokens[node]
-        scores = jnp.where(
-            allowed >= 0, jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=1), -jnp.inf
-        )
+        scores = _among(logits, allowed)
         best = scores.argmax(-1)
         token, broken = _checked(allowed[at, best], scores)
         found = found.at[:, step].set(scores[at, best] - jax.nn.logsumexp(logits, axis=-1))
@@ -245,6 +240,14 @@ def follow_grammar(
         jnp.zeros_like(at, bool),
     )
     return new, found
+
+
+def _among(
+    logits: Float[Array, "batch vocabulary"], allowed: Int[Array, "batch choices"]
+) -> Float[Array, "batch choices"]:
+    """The logits of each row's allowed tokens; minus infinity where `allowed` is -1, for none."""
+    chosen = jnp.take_along_axis(logits, jnp.maximum(allowed, 0), axis=1)
+    return jnp.where(allowed >= 0, chosen, -jnp.inf)
 
 
 def _checked(
