@@ -5,6 +5,8 @@ import json
 import pathlib
 import pickle
 import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -350,12 +352,29 @@ def bert_shapes(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
     return shapes | {f"embeddings.LayerNorm.{leaf}": (width,) for leaf in ("weight", "bias")}
 
 
+def _build(content: bytes, builders: Sequence[Callable[[Any], Any]], most: int) -> None:
+    """Builds the network whose tensors a JSON list names, if they have less than `most` numbers."""
+    from v2l_jax.formats.checked_tensors import arrays_by_name
+
+    try:
+        kind, *rows = json.loads(content)
+        arrays = {
+            str(name): np.broadcast_to(np.zeros((), np.dtype(str(dtype))), tuple(shape))
+            for name, dtype, shape in rows
+        }
+        chosen = builders[int(kind) % len(builders)]
+    except (ValueError, TypeError, RecursionError, OverflowError, SyntaxError):
+        return  # no list of tensors
+    if sum(x.size for x in arrays.values()) < most:
+        chosen(arrays_by_name(arrays, "m"))
+
+
 def networks() -> Reader:
     """Names, types and shapes of tensors of every network that is built from a foreign file; an
     input is a JSON list of these.
     """
     from tests import tiny_models, tiny_vit
-    from v2l_jax.formats.checked_tensors import CheckedTensors, arrays_by_name, fitting_together
+    from v2l_jax.formats.checked_tensors import CheckedTensors, fitting_together
     from v2l_jax.llm import llama_weights
     from v2l_jax.llm.llama_config import config_from_huggingface
     from v2l_jax.towers import bert, clip_weights, vit_weights
@@ -396,17 +415,7 @@ def networks() -> Reader:
     builders = (build_clip, build_bert, build_vit, build_llama)
 
     def read(content: bytes, folder: pathlib.Path) -> None:
-        try:
-            kind, *rows = json.loads(content)
-            arrays = {
-                str(name): np.broadcast_to(np.zeros((), np.dtype(str(dtype))), tuple(shape))
-                for name, dtype, shape in rows
-            }
-            chosen = builders[int(kind) % len(builders)]
-        except (ValueError, TypeError, RecursionError, OverflowError, SyntaxError):
-            return  # no list of tensors
-        if sum(x.size for x in arrays.values()) < 1 << 20:
-            chosen(arrays_by_name(arrays, "m"))
+        _build(content, builders, 1 << 20)
 
     with tempfile.TemporaryDirectory() as folder:
         place = tiny_models.write_clip(pathlib.Path(folder, "clip"))
@@ -424,7 +433,6 @@ def networks() -> Reader:
 def published_tokenizers() -> Reader:
     """Names and shapes of tokenizers that published code trained: V2L, VQ-GAN, LQAE."""
     from tests.published_checkpoint import published_arrays
-    from v2l_jax.formats.checked_tensors import arrays_by_name
     from v2l_jax.tokenizers.lqae_files import lqae_from_arrays
     from v2l_jax.tokenizers.reference import network_from_reference
     from v2l_jax.tokenizers.vqgan import vqgan_from_taming
@@ -446,17 +454,7 @@ def published_tokenizers() -> Reader:
     )
 
     def read(content: bytes, folder: pathlib.Path) -> None:
-        try:
-            kind, *rows = json.loads(content)
-            arrays = {
-                str(name): np.broadcast_to(np.zeros((), np.dtype(str(dtype))), tuple(shape))
-                for name, dtype, shape in rows
-            }
-            chosen = builders[int(kind) % len(builders)]
-        except (ValueError, TypeError, RecursionError, OverflowError, SyntaxError):
-            return  # no list of tensors
-        if sum(x.size for x in arrays.values()) < 1 << 22:
-            chosen(arrays_by_name(arrays, "m"))
+        _build(content, builders, 1 << 22)
 
     seeds = [
         json.dumps([number, *([n, x.dtype.name, x.shape] for n, x in tree.items())]).encode()

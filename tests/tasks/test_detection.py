@@ -81,7 +81,7 @@ def test_objects_that_the_language_model_writes_are_scored(config, workdir, monk
                 start = len(ids)
                 ids += how.name_ids(how.names[label])
                 for place in how.places(one.boxes[0], one.size):
-                    ids += how.place_ids(place)
+                    ids += how.places_ids[place]
                 ids += how.semicolon
                 likely += [hope / len(how.name_ids(how.names[label]))] * (len(ids) - start)
             answers.append((ids, np.asarray(likely, np.float32)))

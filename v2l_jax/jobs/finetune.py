@@ -94,8 +94,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     finetune/: checkpoints/, metrics.jsonl, adapters/, and merged/ where it is asked for.
 
     Raises:
-      ConfigError: the folder holds adapters that were trained with other settings, or the task has
-        no texts to learn from.
+      ConfigError: the folder holds adapters that were trained with other settings, the task has no
+        texts to learn from, or a merged checkpoint is asked for that would need a connector.
     """
     adapters.claim(config, workdir)
     c, context, folder = config.finetune, Run(config, workdir), adapters.folder(workdir)
@@ -107,6 +107,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         written = representation(config)
         rows = written.new_rows(context)
         connector = written.init_adapter(jax.random.fold_in(key, 1), context)
+    if c.merged and connector is not None:
+        raise ConfigError(
+            "a merged checkpoint has no connector, which the representation "
+            f"{config.representation.kind!r} needs; set config.finetune.merged=False"
+        )
     tx = adapter_optimizer(
         c.learning_rate,
         c.warmup_steps,
@@ -161,11 +166,6 @@ def _save(context: Run, trained: dict[str, Any], lora: Lora) -> None:
         llm.model.config.vocab_size,
     )
     if config.finetune.merged:
-        if between is not None:
-            raise ConfigError(
-                "a merged checkpoint has no connector, which the representation "
-                f"{config.representation.kind!r} needs; set config.finetune.merged=False"
-            )
         source = loading.locate(config.llm) / "config.json"
         write_merged(
             _merged(workdir),

@@ -8,13 +8,13 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from v2l_jax.data.sources import Source, Subset
+from v2l_jax.data.sources import Source
 from v2l_jax.jobs import train
 from v2l_jax.parallel.processes import barrier, is_primary
 from v2l_jax.run import building, loading
 from v2l_jax.run.paths import tokens_path
 from v2l_jax.run.reconstruction import encoded
-from v2l_jax.run.shards import Arrays, Shards, joined
+from v2l_jax.run.shards import Arrays, Shards, joined, part_of
 from v2l_jax.run.tokens import SPLITS, write_tokens
 from v2l_jax.run.workdir import is_from_this_training, note_training
 
@@ -62,9 +62,7 @@ def _tokens(
     start: int,
     stop: int,
 ) -> Arrays:
-    part, description = source, f"tokenizing {split}"
-    if stop - start < len(source):
-        part, description = Subset(source, range(start, stop)), f"{description} from {start:,} on"
+    part, description = part_of(source, start, stop, f"tokenizing {split}")
     return dict(encoded(config, trained, part, mesh, description))
 
 

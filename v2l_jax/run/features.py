@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from v2l_jax.data.sources import Source, Subset, TfdsSource
+from v2l_jax.data.sources import Source, TfdsSource
 from v2l_jax.errors import V2LError
 from v2l_jax.formats.numpy_files import read_npy
 from v2l_jax.parallel.processes import barrier, is_primary
 from v2l_jax.run import loading
 from v2l_jax.run.paths import assumed_path
-from v2l_jax.run.shards import Arrays, Shards, save_rows
+from v2l_jax.run.shards import Arrays, Shards, part_of, save_rows
 from v2l_jax.run.workdir import write_json
 from v2l_jax.towers.image_text import ImageTextTower
 
@@ -70,9 +70,7 @@ def _make(
 def _vectors(
     config: ConfigDict, tower: ImageTextTower, source: Source, name: str, start: int, stop: int
 ) -> Arrays:
-    part, description = source, f"looking at the {name} photos"
-    if stop - start < len(source):
-        part, description = Subset(source, range(start, stop)), f"{description} from {start:,} on"
+    part, description = part_of(source, start, stop, f"looking at the {name} photos")
     size = config.tower_options.batch_size
     return loading.encode_images(tower, part, size, description, loading.mesh(config))
 

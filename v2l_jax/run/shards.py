@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 
 from v2l_jax.atomic_write import atomic_write
+from v2l_jax.data.sources import Source, Subset
 from v2l_jax.errors import V2LError
 from v2l_jax.formats.numpy_files import read_npz
 from v2l_jax.parallel.processes import barrier, is_primary
@@ -84,6 +85,13 @@ def _read(path: pathlib.Path, rows: int) -> Arrays:
     if not arrays or any(len(array) != rows for array in arrays.values()):
         raise V2LError(f"{path} is damaged (it does not hold {rows} rows)")
     return arrays
+
+
+def part_of(source: Source, start: int, stop: int, description: str) -> tuple[Source, str]:
+    """The images of a shard, and what the progress bar calls the work on them."""
+    if stop - start == len(source):
+        return source, description
+    return Subset(source, range(start, stop)), f"{description} from {start:,} on"
 
 
 def concatenated(shards: Shards) -> Arrays:

@@ -384,10 +384,11 @@ class Asking:
 
     def __init__(self, run: Run, name: str):
         c, self.run, self.set = run.config.evaluate.vqa, run, read_set(run.config, name)
-        self.of, self.name = name, c[name].name
+        self.name = c[name].name
         asked, shown = self.set.asked, self.set.shown
         self.images = QuestionImages(asked + shown)
-        self.write = loop.Writer(run, ImageSet((f"vqa-{name}", self.images)))
+        self.image_set = ImageSet((f"vqa-{name}", self.images))
+        self.write = loop.Writer(run, self.image_set)
         if c.shot_choice == "similar":
             texts = [question.text for question in asked + shown]
             vectors = run.tower.encode_texts(texts, run.config.tower_options.batch_size)
@@ -426,8 +427,7 @@ class Asking:
         for prompt, question in zip(prompts, self.set.asked, strict=True):
             answer = len(answer_ids(tokenizer, question.answer, "\n"))
             lengths.append((len(encode(tokenizer, prompt, self.run.engine)) + answer, answer))
-        images = ImageSet((f"vqa-{self.of}", self.images))
-        return cost_rows(self.run, images, written, lengths, True)
+        return cost_rows(self.run, self.image_set, written, lengths, True)
 
     def _keep(
         self, way: str, written: Sequence[Segments], prompt: Prompt, answers: Sequence[str]

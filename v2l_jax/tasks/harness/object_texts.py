@@ -4,6 +4,7 @@ written read back.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -53,28 +54,28 @@ class ObjectText:
         """Tokens of a class."""
         return answer_ids(self.tokenizer, name)
 
-    def place_ids(self, place: int) -> list[int]:
-        """Tokens of a coordinate: a number of as many digits as all have."""
+    @functools.cached_property
+    def places_ids(self) -> list[list[int]]:
+        """Tokens of each coordinate: a number of as many digits as all have."""
         digits = len(str(self.bins - 1))
-        return answer_ids(self.tokenizer, f"{place:0{digits}d}")
+        return [answer_ids(self.tokenizer, f"{place:0{digits}d}") for place in range(self.bins)]
 
     def grammar(self) -> Grammar:
         """What may be written; of real classes only."""
-        places = [self.place_ids(place) for place in range(self.bins)]
         names = [self.name_ids(name) for name in self.names]
         ends = () if self.noise else (self.tokenizer.eos_id,)
-        return repeated([names, *[places] * 4, [self.semicolon]], ends)
+        return repeated([names, *[self.places_ids] * 4, [self.semicolon]], ends)
 
-    @property
+    @functools.cached_property
     def semicolon(self) -> list[int]:
         """Tokens of what ends an object."""
         return self.tokenizer.encode_inside(";")
 
-    @property
+    @functools.cached_property
     def longest(self) -> int:
         """Tokens of the longest text of all objects."""
         names = [*self.names, NOISE] if self.noise else self.names
-        place = max(len(self.place_ids(place)) for place in range(self.bins))
+        place = max(map(len, self.places_ids))
         one = max(len(self.name_ids(name)) for name in names) + 4 * place + len(self.semicolon)
         return self.objects * one + (not self.noise)
 
@@ -118,7 +119,7 @@ class ObjectText:
             start = len(ids)
             ids += self.name_ids(self.names[one.classes[i]])
             for place in self.places(one.boxes[i], one.size):
-                ids += self.place_ids(place)
+                ids += self.places_ids[place]
             ids += self.semicolon
             targets += [(at, ids[at]) for at in range(start, len(ids))]
         if not self.noise:
@@ -129,7 +130,7 @@ class ObjectText:
             shown = NOISE if rng.random() < 0.5 else self.names[rng.integers(len(self.names))]
             ids += self.name_ids(shown)
             for place in self.places(box, one.size):
-                ids += self.place_ids(place)
+                ids += self.places_ids[place]
             ids += self.semicolon
         return ids, targets
 
@@ -137,9 +138,7 @@ class ObjectText:
         self, ids: Sequence[int], found: Float[np.ndarray, " tokens"], size: tuple[int, int]
     ) -> list[Predicted]:
         """The objects that were written, of which one that was cut off is left out."""
-        names = {tuple(self.name_ids(name)): label for label, name in enumerate(self.names)}
-        places = {tuple(self.place_ids(place)): place for place in range(self.bins)}
-        ends = {tuple(self.semicolon): 0}
+        names, places, ends = self._fields
         objects: list[Predicted] = []
         at = 0
         while len(objects) < self.objects:
@@ -155,6 +154,13 @@ class ObjectText:
             whole = float(np.mean(found[start:at]))
             objects.append((values[0], self.box(values[1:5], size), likely, whole))
         return objects
+
+    @functools.cached_property
+    def _fields(self) -> tuple[dict[tuple[int, ...], int], ...]:
+        """What each sequence of tokens means: as a class, as a coordinate, as an end."""
+        names = {tuple(self.name_ids(name)): label for label, name in enumerate(self.names)}
+        places = {tuple(ids): place for place, ids in enumerate(self.places_ids)}
+        return names, places, {tuple(self.semicolon): 0}
 
 
 def _whole(ids: Sequence[int], at: int, known: Mapping[tuple[int, ...], int]) -> int | None:
@@ -203,7 +209,7 @@ class DetectionTexts:
     how: ObjectText
     features: np.ndarray | None = None
 
-    @property
+    @functools.cached_property
     def length(self) -> int:
         """Tokens of the longest text."""
         prompts = [len(prompt) for rows in self.rows.values() for _, prompt, _ in rows]
