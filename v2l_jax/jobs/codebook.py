@@ -24,7 +24,8 @@ from v2l_jax.towers.image_text import ImageTextTower
 
 EVERY_PROCESS = True
 """Several processes share this job; see `runner.run_jobs`."""
-_TEXTS = 16_384  # of a shard
+_TEXTS = 16_384  # of a shard at most
+_SENTENCES = 131_072  # of a shard at most: texts times templates
 _BATCHES = 16  # of words, of a shard
 
 
@@ -69,8 +70,10 @@ def _candidates(config: ConfigDict, workdir: pathlib.Path, together: bool) -> Co
         return Codebook.load(path)
     texts, ids, fingerprint = _expanded(config, workdir, together)
     tower = loading.image_text_tower(config)
-    shards = _embedded(config, workdir, tower, texts, together)
-    vectors = concatenated(shards)["vectors"]
+    plain = list(dict.fromkeys(text.strip() for text in texts))  # " dog" and "dog" are one
+    shards = _embedded(config, workdir, tower, plain, together)
+    place = {text: row for row, text in enumerate(plain)}
+    vectors = concatenated(shards)["vectors"][[place[text.strip()] for text in texts]]
     candidates = Codebook(vectors, tuple(texts), tuple(ids), tower.name, fingerprint)
     if together:
         barrier("candidates")  # all have read the shards
@@ -161,7 +164,9 @@ def _embedded(
     texts: list[str],
     together: bool,
 ) -> Shards:
-    """The vectors of all texts."""
+    """The vectors of all texts. A shard has as many as its sentences allow: with CLIP's 80 it takes
+    minutes on a CPU, not half an hour.
+    """
     templates = (
         IMAGENET_TEMPLATES
         if config.codebook.templates == "imagenet"
@@ -170,9 +175,10 @@ def _embedded(
     encode = lambda some: tower.encode_texts(some, config.codebook.embed_batch_size)
 
     def make(start: int, stop: int) -> Arrays:
-        return {"vectors": embed_texts(encode, texts[start:stop], templates, _TEXTS)}
+        return {"vectors": embed_texts(encode, texts[start:stop], templates)}
 
-    return Shards(workdir / "codebook" / "embedded.shards", len(texts), _TEXTS, make, together)
+    rows = min(_TEXTS, max(1, _SENTENCES // len(templates)))
+    return Shards(workdir / "codebook" / "embedded_texts.shards", len(texts), rows, make, together)
 
 
 def _filtered(config: ConfigDict, candidates: Codebook, images: np.ndarray) -> Codebook:
