@@ -68,7 +68,7 @@ def test_objects_that_the_language_model_writes_are_scored(config, workdir, monk
     """
     run = Run(config, workdir)
     images = detection.read_set(config, "asked")
-    how = detection.text_of(run, images)
+    how = detection.text_of(run.config, run.llm.tokenizer, images)
     shown: dict[tuple[int, ...], int] = {}
 
     def follow(engine, prompts, grammar, most, description):

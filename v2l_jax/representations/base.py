@@ -131,6 +131,16 @@ class Representation:
         """
         raise NotImplementedError
 
+    def shortest(self, budget: int) -> Segments:
+        """An image as short as it can be written, for what is checked before anything runs; its
+        ids stand for any. Nothing by default, where the length is not known beforehand.
+
+        Args:
+          budget: as for `segments`.
+        """
+        del budget
+        return ()
+
     def content(self, images: ImageSet) -> Int[np.ndarray, " images"] | None:
         """For each image, the number of the one whose content its segments tell of: itself, but for
         controls; None where segments tell nothing of any image.

@@ -34,7 +34,7 @@ from v2l_jax.ops.precision import EXACT
 from v2l_jax.options import FLAG, POSITIVE, TEMPLATE, TEXT, number, option
 from v2l_jax.parallel.mesh import local_rows, replicate
 from v2l_jax.representations import caption
-from v2l_jax.representations.base import ImageSet, Representation, Segments, Slots, Written
+from v2l_jax.representations.base import Ids, ImageSet, Representation, Segments, Slots, Written
 from v2l_jax.run.run import Run
 from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.loop import fit
@@ -88,6 +88,11 @@ class Options(Representation):
         mapped = vectors @ np.asarray(learnt["kernel"]) + np.asarray(learnt["bias"])
         mapped = mapped.reshape(len(images), self.slots, -1)
         return Written(len(images), lambda index: (Slots(mapped[index]),))
+
+    def shortest(self, budget: int) -> Segments:
+        """As many places as there are vectors."""
+        del budget
+        return (Ids((0,) * self.slots),)
 
     def _path(self, run: Run) -> pathlib.Path:
         """Another language model, tower, seed or set of training images has another file."""

@@ -19,7 +19,7 @@ from v2l_jax.codebook.filter import count_hits, first_spellings, keep_frequent
 from v2l_jax.data.sources import Source
 from v2l_jax.metrics.results import Scalar
 from v2l_jax.options import FLAG, SHARE, one_of, option
-from v2l_jax.representations.base import ImageSet, Representation, Segments, Text, Written
+from v2l_jax.representations.base import Ids, ImageSet, Representation, Segments, Text, Written
 from v2l_jax.representations.token_choice import TokenChoice, choose_words, single_words
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import read_json
@@ -61,6 +61,10 @@ class Options(Representation):
         return TokenChoice(
             count, diverse, float(self.mmr) if diverse else 1.0, float(self.adaptive)
         )
+
+    def shortest(self, budget: int) -> Segments:
+        """A token for each word; one word where those unlike the first are left out."""
+        return (Ids((0,) * (1 if self.adaptive else budget)),)
 
     def codebook(self, run: Run) -> Codebook:
         """The words that are chosen from."""

@@ -35,7 +35,7 @@ from v2l_jax.tasks.harness.examples import (
     prompt_example,
     words_of,
 )
-from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
+from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.prompts import Prompt, example_part, input_part
 
 POSITION = 50
@@ -89,10 +89,12 @@ def check(config: ConfigDict) -> None:
     """Raises DataError for files that are missing or damaged, too few examples, and prompts that
     cannot fit the language model.
     """
-    c, episode = config.evaluate.captioning, _captioned(config).episodes[0]
-    image = least_written(config, c.tokens)
-    prompt = caption_prompt([(image, caption) for _, caption in episode.shots], image)
-    check_prompt_fits(config, "captioning", prompt, c.max_new_tokens)
+    c, image = config.evaluate.captioning, least_written(config, config.evaluate.captioning.tokens)
+    prompts = (
+        caption_prompt([(image, caption) for _, caption in episode.shots], image)
+        for episode in _captioned(config).episodes
+    )
+    check_prompts_fit(config, "captioning", prompts, c.max_new_tokens)
 
 
 class _Captioned(NamedTuple):

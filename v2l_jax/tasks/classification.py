@@ -27,6 +27,7 @@ from v2l_jax.run.run import Run
 from v2l_jax.tasks.harness import costs, loop, tuned
 from v2l_jax.tasks.harness.classes import named_labels
 from v2l_jax.tasks.harness.costs import cost_rows
+from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.learning import learnable, trained_how
 from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, encode
 from v2l_jax.training.metric_log import read_metrics
@@ -79,13 +80,17 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises DataError for fewer than two classes, images of none, or classes that no training
-    image shows, where labels are known before images are read.
+    """Raises DataError for fewer than two classes, images of none, prompts that cannot fit, or
+    classes that no training image shows, where labels are known before images are read.
     """
     photos = loading.photos(config)
     if not photos.labels_at_hand:
         return
     _, labels, names = chosen(config, photos)
+    c, tokenizer = config.evaluate.classification, loading.text_tokenizer(config)
+    answer = max(map(len, name_ids(tokenizer, names)))
+    shown = prompt(least_written(config, c.tokens), c.question)
+    check_prompts_fit(config, "classification", [shown], answer)
     if "tuned" not in config.evaluate.classification.models:
         return
     known, _ = named_labels(photos, dict(config.evaluate.classification.class_names))

@@ -52,7 +52,14 @@ from v2l_jax.run.workdir import read_json, write_json
 from v2l_jax.tasks.harness.fit import check_length_fits
 from v2l_jax.tasks.harness.galleries import kept_gallery
 from v2l_jax.tasks.harness.noised_examples import NoisedExamples
-from v2l_jax.tasks.harness.windows import PromptPieces, Window, WindowFilling, WindowPrompts, cover
+from v2l_jax.tasks.harness.windows import (
+    PromptPieces,
+    Window,
+    WindowFilling,
+    WindowPrompts,
+    cover,
+    prompt_length,
+)
 from v2l_jax.tokenizers.base import TokenStreams
 
 POSITION = 70
@@ -219,10 +226,7 @@ def _check_fits(config: ConfigDict, side: int) -> None:
     pieces = prompt_pieces(tokenizer, options.window, config.published)
     for name in options.corruptions:
         window = windows_of(name, (side, side), options)[-1]
-        words = [part.stop - part.start for part in window]
-        shown = len(pieces.input) + len(pieces.output) + sum(words)
-        length = len(pieces.instruction) + (len(options.rates) + 1) * shown
-        check_length_fits(config, name, length)
+        check_length_fits(config, name, prompt_length(pieces, window, len(options.rates)))
 
 
 def replaced_words(options: Options, positions: int) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from v2l_jax.data.boxes import BoxImages, coco_truth, read_coco_boxes, write_coco_results
 from v2l_jax.errors import DataError
+from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.metrics.detection import average_precision, f1, matches
 from v2l_jax.metrics.results import Result, Scalar
 from v2l_jax.options import (
@@ -30,10 +31,12 @@ from v2l_jax.report.data import TaskSection
 from v2l_jax.report.tables import Number, TableSpec, render
 from v2l_jax.representations import fingerprint
 from v2l_jax.representations.base import ImageSet, Text
+from v2l_jax.run import loading
 from v2l_jax.run.loading import locate
 from v2l_jax.run.run import Run
 from v2l_jax.tasks.harness import costs, loop, tuned
 from v2l_jax.tasks.harness.costs import cost_rows
+from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.learning import learnable, trained_how
 from v2l_jax.tasks.harness.object_texts import DetectionTexts, ObjectText, Predicted
 from v2l_jax.tasks.harness.prompts import encode
@@ -104,9 +107,13 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 def check(config: ConfigDict) -> None:
     """Raises DataError for files that are missing or damaged, classes that are not those learnt
-    from, and names that cannot be told apart.
+    from, names that cannot be told apart, and texts that cannot fit the language model.
     """
-    asked = read_set(config, "asked")
+    asked, c = read_set(config, "asked"), config.evaluate.detection
+    how = text_of(config, loading.text_tokenizer(config), asked)
+    how.grammar()
+    shown = (*least_written(config, c.tokens), Text(c.question))
+    check_prompts_fit(config, "detection", [shown], how.longest)
     if "tuned" in config.evaluate.detection.models:
         shown = read_set(config, "shown")
         if shown.names != asked.names:
@@ -134,10 +141,10 @@ def read_set(config: ConfigDict, which: str) -> BoxImages:
     return dataclasses.replace(found, images=found.images[:most])
 
 
-def text_of(run: Run, images: BoxImages) -> ObjectText:
+def text_of(config: ConfigDict, tokenizer: TextTokenizer, images: BoxImages) -> ObjectText:
     """How the objects of these images are written."""
-    c = run.config.evaluate.detection
-    return ObjectText(run.llm.tokenizer, images.names, c.bins, c.objects, c.noise)
+    c = config.evaluate.detection
+    return ObjectText(tokenizer, images.names, c.bins, c.objects, c.noise)
 
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
@@ -145,7 +152,7 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
     COCO results files.
     """
     images, c = read_set(run.config, "asked"), run.config.evaluate.detection
-    how = text_of(run, images)
+    how = text_of(run.config, run.llm.tokenizer, images)
     grammar = how.grammar()
     for state in dict.fromkeys(str(setting["llm_state"]) for setting in missing):
         changed = tuned.tuned(run) if state == "tuned" else tuned.untrained(run)
@@ -223,7 +230,7 @@ def training_texts(run: Run) -> DetectionTexts:
     for i, one in enumerate(images.images):
         ids = encode(run.llm.tokenizer, (*written[i], Text(c.question)))
         rows["held_out" if i % HELD_OUT == 0 else "train"].append((i, ids, one))
-    texts = DetectionTexts(rows, text_of(run, images), features)
+    texts = DetectionTexts(rows, text_of(run.config, run.llm.tokenizer, images), features)
     return texts.checked(run.llm.model.config.context_length)
 
 

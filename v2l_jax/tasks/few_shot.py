@@ -67,7 +67,7 @@ from v2l_jax.tasks.harness.answers import (
 )
 from v2l_jax.tasks.harness.classes import class_names, named_labels, names_of, nearest_last
 from v2l_jax.tasks.harness.examples import prompt_example
-from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
+from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.prompts import Prompt, example_part, input_part, task_induction
 
 POSITION = 20
@@ -218,27 +218,35 @@ def check(config: ConfigDict) -> None:
                 "which shots lacks"
             )
         EpisodePhotos(next(iter(files.values())).paths)
-        episodes = (episode for file in files.values() for episode in file.episodes)
-        _check_fits(config, {name for episode in episodes for name in episode.class_names})
+        _check_fits(config, {key: _longest_names(file.episodes) for key, file in files.items()})
         return
     photos = loading.photos(config)
+    cells = list(itertools.product(c.ways, sorted(shots)))
     if photos.labels_at_hand:
-        for ways, k in itertools.product(c.ways, sorted(shots)):
-            make_episodes(config, photos, ways, k)
-    _check_fits(config, names_of(photos, dict(c.class_names)))
+        made = {cell: make_episodes(config, photos, *cell) for cell in cells}
+        _check_fits(config, {cell: _longest_names(episodes) for cell, episodes in made.items()})
+        return
+    shortest = sorted(names_of(photos, dict(c.class_names)), key=len)
+    _check_fits(config, {(ways, k): tuple(shortest[:ways]) for ways, k in cells})
 
 
-def _check_fits(config: ConfigDict, names: Iterable[str]) -> None:
-    """Raises DataError for settings whose shortest prompt does not fit the language model."""
-    by_length = sorted(names, key=len)
+def _longest_names(episodes: Iterable[Episode]) -> tuple[str, ...]:
+    """The class names of the episode that has the most to write."""
+    return max((e.class_names for e in episodes), key=lambda names: sum(map(len, names)))
+
+
+def _check_fits(config: ConfigDict, names: dict[tuple[int, int], tuple[str, ...]]) -> None:
+    """Raises DataError for settings with a prompt that does not fit the language model; `names` are
+    an episode's classes by ways and shots.
+    """
     for setting in settings(config):
         if setting["control"] != "none":
             continue
-        some = by_length[: int(setting["ways"])]
+        some = names[int(setting["ways"]), int(setting["shots"])]
         image = least_written(config, int(setting["tokens"]))
         shots = [(image, name) for name in some for _ in range(int(setting["shots"]))]
         how = (bool(setting["induction"]), int(setting["repetitions"]))
-        check_prompt_fits(config, label(setting), few_shot_prompt(shots, image, some, *how).whole)
+        check_prompts_fit(config, label(setting), [few_shot_prompt(shots, image, some, *how).whole])
 
 
 def make_episodes(

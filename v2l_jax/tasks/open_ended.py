@@ -35,7 +35,7 @@ from v2l_jax.run.run import Run
 from v2l_jax.tasks.harness import loop
 from v2l_jax.tasks.harness.answers import WrittenLine
 from v2l_jax.tasks.harness.classes import named_labels
-from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
+from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.prompts import Prompt
 
 POSITION = 27
@@ -115,10 +115,10 @@ def check(config: ConfigDict) -> None:
             made = _questions(config, photos, ways, shots, "real")
             if c.file:
                 _photos(made)
-            question = made.questions[0]
-            written = {i: image for i in (*(i for i, _ in question.shown), question.image)}
-            label = f"open-ended, {ways}-way {shots}-shot"
-            check_prompt_fits(config, label, prompt(question, written, c.repetitions))
+            shown = {i for q in made.questions for i in (*(i for i, _ in q.shown), q.image)}
+            written = dict.fromkeys(shown, image)
+            prompts = [prompt(question, written, c.repetitions) for question in made.questions]
+            check_prompts_fit(config, f"open-ended, {ways}-way {shots}-shot", prompts)
 
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:

@@ -16,18 +16,19 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from v2l_jax.codebook.single_tokens import SingleTokens
-from v2l_jax.errors import ConfigError
+from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.options import CONTROLS, POSITIVE, SHARE, each, option
 from v2l_jax.report.data import TaskSection
 from v2l_jax.report.tables import Number, TableSpec, render
 from v2l_jax.representations.controls import derangement
-from v2l_jax.run import building
+from v2l_jax.run import building, loading
 from v2l_jax.run.pictures import PictureQuality, from_words
 from v2l_jax.run.run import Run
 from v2l_jax.tasks.denoising import prompt_pieces
+from v2l_jax.tasks.harness.fit import check_length_fits
 from v2l_jax.tasks.harness.noised_examples import NoisedExamples
-from v2l_jax.tasks.harness.windows import Window, WindowFilling, WindowPrompts
+from v2l_jax.tasks.harness.windows import Window, WindowFilling, WindowPrompts, prompt_length
 from v2l_jax.tokenizers.base import TokenStreams
 
 POSITION = 62
@@ -64,7 +65,9 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises ConfigError where the tokenizer has no such layers."""
+    """Raises ConfigError where the tokenizer has no such layers, DataError for more images than
+    are held out and prompts that cannot fit.
+    """
     c, sides = config.evaluate.progressive, config.model.spae.sides
     if config.model.kind != "spae":
         raise ConfigError(
@@ -76,6 +79,15 @@ def check(config: ConfigDict) -> None:
             f"config.evaluate.progressive gives {c.given} layers and paints from {c.layers}, but "
             f"must give fewer than it paints from, and there are {len(sides)}"
         )
+    available = len(loading.photos(config).held_out)
+    if max(c.images, 2) > available:
+        raise DataError(
+            f"config.evaluate.progressive.images asks for {max(c.images, 2)} held-out photos, but "
+            f"there are {available}; ask for fewer, or raise config.data.held_out"
+        )
+    last = segments([side**2 for side in sides[: c.layers]], c.given, c.segment)[-1]
+    pieces = prompt_pieces(loading.text_tokenizer(config), c.segment)
+    check_length_fits(config, "progressive", prompt_length(pieces, last, len(c.rates)))
 
 
 def segments(lengths: Sequence[int], given: int, size: int) -> list[Window]:

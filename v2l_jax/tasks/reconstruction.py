@@ -48,9 +48,10 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises AssetError where there is no such Inception; the rest other jobs make."""
-    if config.evaluate.reconstruction.inception:
-        loading.locate(config.evaluate.reconstruction.inception)
+    """Raises AssetError where there is no such Inception or LPIPS; the rest other jobs make."""
+    for weights in (config.evaluate.reconstruction.inception, config.train.perceptual):
+        if weights:
+            loading.locate(weights)
 
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:

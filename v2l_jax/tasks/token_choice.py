@@ -28,6 +28,7 @@ from v2l_jax.tasks.few_shot import Scoring, answering, hits, make_prompts
 from v2l_jax.tasks.harness import loop
 from v2l_jax.tasks.harness.answers import Given
 from v2l_jax.tasks.harness.classes import named_labels, nearest_last
+from v2l_jax.tasks.harness.fit import check_prompts_fit
 
 POSITION = 30
 """Where its section stands on the page."""
@@ -140,14 +141,19 @@ def settings(config: ConfigDict) -> list[dict[str, Scalar]]:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises DataError if a class has too few photos for the episodes asked, where labels are
-    known before images are read.
+    """Raises DataError for prompts that cannot fit, or a class that has too few photos for the
+    episodes asked, where labels are known before images are read.
     """
     photos = loading.photos(config)
     if not photos.labels_at_hand:
         return
-    for ways, kind in itertools.product(config.evaluate.token_choice.ways, PHOTOS):
-        make_episodes(config, photos, ways, kind)
+    c, written = config.evaluate.token_choice, Words()
+    for ways, kind in itertools.product(c.ways, PHOTOS):
+        episodes = make_episodes(config, photos, ways, kind)
+        images = [written.shortest(c.tokens)] * (len(photos.train) + len(photos.held_out))
+        prompts = make_prompts(episodes, images, Scoring())
+        label = f"{ways}-way, {kind} photos"
+        check_prompts_fit(config, label, (prompt.whole for prompt in prompts))
 
 
 def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:

@@ -40,7 +40,7 @@ from v2l_jax.tasks.harness.examples import (
     prompt_example,
     words_of,
 )
-from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
+from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.learning import trained_how
 from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, answer_text, encode
 from v2l_jax.tasks.harness.tuned import tuned, untrained
@@ -176,10 +176,12 @@ def check(config: ConfigDict) -> None:
     for name in c.sets:
         asked, shown, _ = read_set(config, name)
         shots = draw_shots(asked, shown, c.shots, config.seed)
-        if c.shot_choice == "random":
-            first, pool = ([(image, q) for q in group] for group in (asked[:1], shown))
-            (prompt,) = make_prompts(first, pool, shots[:1])
-            check_prompt_fits(config, c[name].name, prompt)
+        if c.shot_choice == "similar":  # which are shown, the tower will say
+            briefest = sorted(range(len(shown)), key=lambda i: len(shown[i].text))
+            shots = [briefest[: c.shots]] * len(asked)
+        queries, pool = ([(image, question) for question in group] for group in (asked, shown))
+        answer = c.max_new_tokens if "open" in c.answering else 1
+        check_prompts_fit(config, c[name].name, make_prompts(queries, pool, shots), answer)
 
 
 def read_set(config: ConfigDict, name: str) -> QuestionSet:

@@ -19,7 +19,7 @@ from v2l_jax.run.run import Run
 from v2l_jax.tasks.harness import loop
 from v2l_jax.tasks.harness.answers import LikeliestName
 from v2l_jax.tasks.harness.classes import named_labels, names_of
-from v2l_jax.tasks.harness.fit import check_prompt_fits, least_written
+from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.prompts import Prompt, input_part, task_induction
 
 POSITION = 25
@@ -59,7 +59,7 @@ def check(config: ConfigDict) -> None:
         chosen(config, photos)
     names = names_of(photos, dict(config.evaluate.zero_shot.class_names))
     image = least_written(config, config.evaluate.zero_shot.tokens)
-    check_prompt_fits(config, "zero-shot", prompt(image, names))
+    check_prompts_fit(config, "zero-shot", [prompt(image, names)])
 
 
 def chosen(

@@ -47,6 +47,13 @@ class PromptPieces:
     output: tuple[int, ...]
 
 
+def prompt_length(pieces: PromptPieces, window: Window, examples: int) -> int:
+    """Tokens of a prompt of so many examples and its answer."""
+    words = sum(part.stop - part.start for part in window)
+    shown = len(pieces.input) + len(pieces.output) + words
+    return len(pieces.instruction) + (examples + 1) * shown
+
+
 @dataclasses.dataclass(frozen=True)
 class WindowPrompts:
     """Prompts of any window, in token ids of the language model.
