@@ -16,11 +16,11 @@ def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.data.update({"name": "easy-VQA", "labelled": ("easy-vqa/train",), "held_out": 0.01})
     config.data.rename_classes = {}
-    words = {"image_size": 112, "words": 256, "most_points": 256, "rows_start": "projected"}
-    words |= {"components": 0, "whiten": False, "spherical": False}
+    words = {"image_size": 112, "most_points": 128, "said": "easy-vqa/train"}
     config.representation.visual_words.update(words)
-    config.finetune.update({"task": "vqa", "steps": 600, "batch_size": 32, "warmup_steps": 20})
-    config.finetune.update({"learning_rate": 1e-3, "rows_learning_rate": 2e-3})
+    config.finetune.update({"task": "vqa", "steps": 250, "batch_size": 4, "together": 8})
+    config.finetune.update({"learning_rate": 1e-3, "rows_learning_rate": 2e-3, "warmup_steps": 20})
+    config.finetune.update({"eval_images": 24})
     config.evaluate.tasks = ("vqa",)
     config.evaluate.vqa.sets = ("easy_vqa",)
     config.evaluate.vqa.update({"tuned": True, "shots": 0, "shown_questions": 0, "tokens": 16})

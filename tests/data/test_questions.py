@@ -239,3 +239,9 @@ def test_real_sets(asset):
     assert len(test) == 9673 and len({q.image for q in test}) == 1000
     assert sum(q.answer_type == "yes/no" for q in test) == 7136
     assert {q.answer for q in test} == set((shapes / "answers.txt").read_text().split())
+
+
+def test_answers_of_an_image_but_yes_and_no():
+    rows = [("a", "yes"), ("a", "red"), ("b", "no"), ("a", "circle"), ("a", "red")]
+    asked = [Question(image, "?", (answer,), "") for image, answer in rows]
+    assert answers_by_image(asked) == {"a": ("red", "circle")}

@@ -60,7 +60,8 @@ def another(one: options.Option):
     """A value of an option that is not its default: another choice, or one of `OTHER_VALUES`."""
     named = one.rule.wants.partition("one of ")[2].split(", or")[0].replace("'", "").split(", ")
     named_elsewhere = {"model.kind": "vqgan", "representation.kind": "none"}
-    for path in ("representation.caption.file", "representation.frozen.captions"):
+    for path in ("caption.file", "frozen.captions", "visual_words.said", "mixed_words.said"):
+        path = f"representation.{path}"
         named_elsewhere[path] = __file__  # its content counts, so it is read
     two = (("early", ()), ("late", (("train.disc_start", 9),)))
     named_elsewhere |= {"sweep.axes": (("start", two),), "sweep.target": ("psnr", 20.0)}

@@ -18,8 +18,9 @@ from v2l_jax.llm.training_texts import TextBatches
 from v2l_jax.metrics.results import read_results
 from v2l_jax.representations import representation
 from v2l_jax.representations.base import ImageSet
-from v2l_jax.representations.visual_words import nearest_patches, vocabulary_path
+from v2l_jax.representations.visual_words import vocabulary_path
 from v2l_jax.representations.visual_words_page import coloured, nearest_texts
+from v2l_jax.representations.word_rows import nearest_patches
 from v2l_jax.run import adapters, loading
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import classification

@@ -1,5 +1,6 @@
 """Training steps of adapters: what is trained, against torch and PEFT; resuming; NaN; devices."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import jax
@@ -18,6 +19,7 @@ from v2l_jax.llm.llama import Llama, load_llama
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
 from v2l_jax.llm.lora import Lora
 from v2l_jax.llm.peft_files import save_adapters
+from v2l_jax.llm.training_texts import AnswerTexts, Asked
 from v2l_jax.parallel.mesh import make_mesh, replicate, shard_batch
 from v2l_jax.training.checkpoints import Checkpointer
 from v2l_jax.training.loop import fit
@@ -203,3 +205,26 @@ def test_gradients_equal_those_of_peft(torch, tmp_path):
                 np.testing.assert_allclose(
                     rows, theirs[f"base_model.model.model.{name}"], atol=1e-5
                 )
+
+
+def test_texts_that_begin_alike_read_it_once(params):
+    """Loss and gradients are those of whole texts, one a row."""
+    rng = np.random.default_rng(0)
+    begin = [rng.integers(0, 40, n).tolist() for n in (4, 6)]
+    rests = [[rng.integers(0, 40, n).tolist() for n in lengths] for lengths in ((3, 5), (4,))]
+    rows = [
+        Asked(image, [*begin[image], *rest[:-2]], rest[-2:])
+        for image, texts in enumerate(rests)
+        for rest in texts
+    ]
+    texts = AnswerTexts({"train": rows})
+    together = dataclasses.replace(texts, together=2)
+    assert (texts.count("train"), together.count("train")) == (3, 2)
+    batch = together.texts("train", np.array([0, 1]), (0,))
+    assert batch["prefix"].tolist() == [begin[0], begin[1][:4]]
+    adapters = jax.tree.map(lambda x: x + 0.01, _state().adapters)
+    both = jax.value_and_grad(lambda a, batch: adapter_loss(MODEL, params, a, 4.0, batch))
+    value, gradient = both(adapters, batch)
+    expected, wanted = both(adapters, texts.texts("train", np.arange(3), (0,)))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), gradient, wanted)

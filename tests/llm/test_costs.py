@@ -82,8 +82,8 @@ def test_training_step(params, connected):
     step, arguments = _step(MODEL, params, connected)
     jaxpr = jax.make_jaxpr(step)(*arguments).jaxpr
     jaxpr, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as XLA does
-    sizes, slots = ([(DIM, 64), (64, 64)], SLOTS) if connected else ([], 0)
-    wanted = training_flops(CONFIG, LORA, LENGTH, TARGETS, sizes, slots, recomputed=True)
+    sizes = [(DIM, 64, SLOTS), (64, 64, SLOTS)] if connected else []
+    wanted = training_flops(CONFIG, LORA, LENGTH, TARGETS, sizes, recomputed=True)
     assert flops_of(jaxpr) / ROWS == pytest.approx(wanted, rel=0.05)
 
 

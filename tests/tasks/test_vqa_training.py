@@ -1,6 +1,7 @@
 """Questions as training texts, and the tuned model asked about others."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,8 +9,11 @@ from PIL import Image
 
 from tests.tiny_visual_words import COLOURS, get_config
 from v2l_jax.errors import ConfigError
-from v2l_jax.jobs import runner
+from v2l_jax.jobs import finetune, runner, vocabulary
 from v2l_jax.metrics.results import read_results
+from v2l_jax.representations import representation
+from v2l_jax.representations.base import ImageSet
+from v2l_jax.representations.word_rows import said_digest, texts_of_images
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import vqa
 from v2l_jax.tasks.harness.tuned import untrained
@@ -87,3 +91,25 @@ def test_examples_in_the_prompt_are_not_for_training(config, workdir):
     changed.evaluate.vqa.shots = 2
     with pytest.raises(ConfigError, match="one set and no examples"):
         vqa.training_texts(untrained(Run(changed, workdir)))
+
+
+def test_more_texts_together_than_an_image_has_are_refused(config, workdir):
+    changed = config.copy_and_resolve_references()
+    changed.finetune.together = 2
+    with pytest.raises(ConfigError, match="together is 2, but an image has at most 1 of the texts"):
+        finetune.training_texts(Run(changed, workdir))
+
+
+def test_answers_say_what_an_image_shows(config, tmp_path):
+    """They are what rows start from, by a ridge regression."""
+    changed, said = config.copy_and_resolve_references(), config.evaluate.vqa.easy_vqa.shown
+    changed.data.labelled = (said,)
+    changed.representation.visual_words.update({"rows_start": "ridge", "said": said})
+    run, names = Run(changed, tmp_path), list(COLOURS)
+    texts, paths = texts_of_images(said, run.photos.train), ImageSet(("train", run.photos.train))
+    assert texts == {i: names[int(pathlib.Path(p).stem) % 3] for i, p in enumerate(paths)}
+    assert representation(changed).fingerprint()["said"] == said_digest(said)
+    assert said_digest(said).startswith("train ")
+    vocabulary.run(changed, tmp_path)
+    rows = representation(changed).new_rows(run)
+    assert rows is not None and np.ptp(rows[:6], axis=0).max() > 0.01

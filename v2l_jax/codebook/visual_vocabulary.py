@@ -51,8 +51,13 @@ class VisualVocabulary:
         self, features: Float[np.ndarray, "patches dim"], mesh: Mesh | None = None
     ) -> Int[np.ndarray, " patches"]:
         """The nearest word of each patch."""
-        zero = np.zeros(self.centres.shape[1])
-        return assign(self.prepare(features), self.centres, zero, mesh)[0]
+        return self.nearest(self.prepare(features), mesh)
+
+    def nearest(
+        self, prepared: Float[np.ndarray, "patches kept"], mesh: Mesh | None = None
+    ) -> Int[np.ndarray, " patches"]:
+        """The nearest word of each patch, by features as `prepare` gives them."""
+        return assign(prepared, self.centres, np.zeros(self.centres.shape[1]), mesh)[0]
 
     def check_made_with(self, wanted: dict[str, Any], where: object) -> None:
         """Raises ConfigError where the words are of another tower, layer or size than asked for."""

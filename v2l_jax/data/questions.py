@@ -165,6 +165,15 @@ def read_easy_vqa(folder: StrPath) -> tuple[Question, ...]:
     return _not_empty(records, path)
 
 
+def answers_by_image(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
+    """Path → what different questions answer about an image but yes and no, each answer once."""
+    found: dict[str, dict[str, None]] = {}
+    for question in questions:
+        if question.answer not in ("yes", "no"):
+            found.setdefault(question.image, {})[question.answer] = None
+    return {path: tuple(answers) for path, answers in found.items()}
+
+
 def sample_questions(questions: Sequence[Question], most: int, seed: int) -> tuple[Question, ...]:
     """Draws different questions, spread over as many images as there are, so that they are near to
     independent.

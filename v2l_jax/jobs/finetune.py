@@ -27,7 +27,7 @@ from v2l_jax.llm.connector import save_connector
 from v2l_jax.llm.lora import PROJECTIONS, Lora
 from v2l_jax.llm.merged import write_merged
 from v2l_jax.llm.peft_files import save_adapters
-from v2l_jax.llm.training_texts import TextBatches, TrainingTexts
+from v2l_jax.llm.training_texts import AnswerTexts, TextBatches, TrainingTexts
 from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, WEIGHT, Rule, each, number, one_of, option
 from v2l_jax.parallel.mesh import local_rows, replicate, shard_batch
 from v2l_jax.representations import representation
@@ -60,6 +60,12 @@ class Options:
     )
     steps: int = option(120, "training steps", POSITIVE)
     batch_size: int = option(4, "images a step", POSITIVE)
+    together: int = option(
+        1,
+        "texts of an image that are learnt in one step, drawn where it has more; what they begin "
+        "with, such as the image's words, is read once for all",
+        POSITIVE,
+    )
     learning_rate: float = option(4e-3, "peak learning rate", number(0, 1))
     rows_learning_rate: float = option(
         2e-3, "peak learning rate of new rows of the embedding, and of a connector", number(0, 1)
@@ -188,7 +194,8 @@ def training_texts(context: Run) -> TrainingTexts:
     """The texts of `config.finetune.task`, which its module gives as `training_texts(run)`.
 
     Raises:
-      ConfigError: there is no such task, or it has none.
+      ConfigError: there is no such task, it has none, or no image has several that could be learnt
+        together.
     """
     name = context.config.finetune.task
     learnable = [task for task, module in tasks().items() if hasattr(module, "training_texts")]
@@ -196,7 +203,18 @@ def training_texts(context: Run) -> TrainingTexts:
         raise ConfigError(
             f"config.finetune.task is {name!r}, but must be one of {', '.join(learnable)}"
         )
-    return tasks()[name].training_texts(context)
+    texts, together = tasks()[name].training_texts(context), context.config.finetune.together
+    if together == 1:
+        return texts
+    most = 1
+    if isinstance(texts, AnswerTexts):
+        most = max(len(group.rests) for group in texts.groups["train"])
+    if most < together:
+        raise ConfigError(
+            f"config.finetune.together is {together}, but an image has at most {most} of the texts "
+            f"that {name!r} learns; lower it"
+        )
+    return dataclasses.replace(texts, together=together)
 
 
 def _evaluator(

@@ -146,17 +146,26 @@ def adapter_loss(
       batch: {"tokens": int32 [batch, length], -1 pads on the right; "targets": int32 [batch,
         targets], positions of the tokens that count, -1 for none; with a connector also "features":
         [batch, slots, dim], which stand where the ids are `vocab_size` + 0, 1, …; "labels", where
-        other tokens shall be predicted than stand at the targets, these}.
+        other tokens shall be predicted than stand at the targets, these; "prefix", where several
+        texts begin alike: int32 [batch, length], what those of a row begin with, which is read
+        once; "tokens" and "targets" are then [batch, texts, length], what follows it}.
       chunk: target tokens whose logits are held at once.
     """
-    tokens, targets = jnp.asarray(batch["tokens"]), jnp.asarray(batch["targets"])
-    positions = jnp.where(tokens >= 0, jnp.arange(tokens.shape[1], dtype=jnp.int32), -1)
-    tuned, ids = tuned_params(params, adapters, scale), jnp.maximum(tokens, 0)
+    read = lambda name: jnp.asarray(batch[name])
+    tuned = tuned_params(params, adapters, scale)
+    first = read("prefix" if "prefix" in batch else "tokens")
+    ids = jnp.maximum(first, 0)
     if adapters is not None and CONNECTOR in adapters:
         vectors = connect(adapters[CONNECTOR], batch["features"])
         tuned, ids = with_vectors(tuned, ids, vectors, model.config.vocab_size)
-    variables = {"params": tuned}
-    hidden, _ = model.apply(variables, ids, positions)
+    variables, positions, contexts = {"params": tuned}, _positions(first), ()
+    tokens, targets = (read(name).reshape(-1, read(name).shape[-1]) for name in _PER_TEXT)
+    if "prefix" in batch:
+        _, prefix = model.apply(variables, ids, positions, keep=True)
+        ends = jnp.repeat(positions.max(1) + 1, len(tokens) // len(first))
+        ids, contexts = jnp.maximum(tokens, 0), (prefix,)
+        positions = jnp.where(tokens >= 0, ends[:, None] + _positions(tokens), -1)
+    hidden, _ = model.apply(variables, ids, positions, contexts)
     return target_loss(
         lambda x: model.apply(variables, x, method="logits"),
         hidden,
@@ -165,6 +174,14 @@ def adapter_loss(
         chunk,
         batch.get("labels"),
     )
+
+
+_PER_TEXT = ("tokens", "targets")
+
+
+def _positions(tokens: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
+    """0, 1, …, and -1 where a row is padded on the right."""
+    return jnp.where(tokens >= 0, jnp.arange(tokens.shape[1], dtype=jnp.int32), -1)
 
 
 def make_adapter_step(model: Llama, lora: Lora, tx: optax.GradientTransformation) -> AdapterStep:

@@ -38,8 +38,7 @@ def training_flops(
     lora: Lora,
     length: int | float,
     targets: int | float,
-    connector: Sequence[tuple[int, int]] = (),
-    slots: int = 0,
+    connector: Sequence[tuple[int, int, int]] = (),
     recomputed: bool = False,
 ) -> float:
     """Operations of one text's training step with LoRA beside frozen matrices: a forward pass, the
@@ -51,16 +50,15 @@ def training_flops(
       lora: what trains.
       length: tokens of the text.
       targets: tokens that are predicted.
-      connector: (in, out) of each matrix of a connector that trains too; its input needs no
-        gradient.
-      slots: vectors that it makes for the text.
+      connector: (inner size, columns, rows) of the matrix products of a connector that trains too;
+        the first one's input needs no gradient.
       recomputed: whether to count what is computed a second time to save memory, every layer's
         forward pass and the logits. It is left out of what methods are compared by.
     """
     once = forward_flops(config, length, targets)
     adapters = 2 * adapter_parameters(config, lora) * length
     backward = once + _attention(config, length) + 2 * adapters
-    between = [2 * inner * out * slots for inner, out in connector]
+    between = [2 * inner * columns * rows for inner, columns, rows in connector]
     beside = 3 * sum(between) - (between[0] if between else 0)
     out, inner = projection_sizes(config, "down_proj")  # a layer's last product is needed once
     again = once + adapters - 2 * config.num_layers * out * inner * length if recomputed else 0.0

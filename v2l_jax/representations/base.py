@@ -178,12 +178,16 @@ class Representation:
         del run
         return []
 
-    def features(self, run: Run, images: ImageSet) -> Float[np.ndarray, "images slots dim"] | None:
+    def features(self, run: Run, images: ImageSet) -> Float[np.ndarray, "images inputs dim"] | None:
         """What a trained network turns into vectors, for every image; None where there is no such
         network.
         """
         del run, images
         return None
+
+    def slots(self, features: Float[np.ndarray, "images inputs dim"]) -> int:
+        """How many vectors that network makes of an image's features; by default, one of each."""
+        return features.shape[1]
 
     def init_adapter(self, key: Any, run: Run) -> dict[str, Any] | None:
         """Fresh parameters of `llm.connector`, which turns `features` into vectors; None where

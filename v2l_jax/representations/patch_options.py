@@ -2,6 +2,9 @@
 
 import dataclasses
 
+import numpy as np
+from jaxtyping import Float
+
 from v2l_jax.data.transforms import FITS
 from v2l_jax.options import COUNT, FLAG, NAME, POSITIVE, Rule, one_of, option
 from v2l_jax.representations.base import ImageSet, Representation
@@ -35,6 +38,11 @@ class PatchOptions(Representation):
             return None
         count = sum(images for _, images in spent)
         return sum((seconds or 0.0) * images for seconds, images in spent) / count
+
+    def flat_patches(self, run: Run, images: ImageSet) -> Float[np.ndarray, "images patches dim"]:
+        """The patches of every image, row by row; made and kept, unless they are there."""
+        parts = [self.patches.of(run, name, part) for name, part in images.parts]
+        return np.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in parts])
 
     @property
     def patches(self) -> PatchFeatures:

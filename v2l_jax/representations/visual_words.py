@@ -7,30 +7,40 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 from jaxtyping import Float
 
 from v2l_jax.atomic_write import atomic_write
-from v2l_jax.codebook.kmeans import Centres, KMeans, fit
+from v2l_jax.codebook.kmeans import KMeans, fit
 from v2l_jax.codebook.kmeans_variants import class_weights, explained_variance, fit_per_class
 from v2l_jax.codebook.nearest_centres import assign
 from v2l_jax.codebook.visual_vocabulary import VisualVocabulary, inliers, preparation, prepared
-from v2l_jax.errors import ConfigError, V2LError
+from v2l_jax.errors import V2LError
 from v2l_jax.formats.text_files import read_json
 from v2l_jax.llm import new_rows
 from v2l_jax.metrics.codebook_usage import summarise
 from v2l_jax.metrics.results import Scalar
-from v2l_jax.ops.unit_vectors import unit_vectors
-from v2l_jax.options import COUNT, FLAG, POSITIVE, number, one_of, option
+from v2l_jax.options import COUNT, FLAG, POSITIVE, TEXT, number, one_of, option
 from v2l_jax.report.data import Gallery
 from v2l_jax.representations import visual_words_page, word_sequences
 from v2l_jax.representations.base import Ids, ImageSet, Segments, Written
 from v2l_jax.representations.patch_options import PATCH_OPTIONS, PatchOptions
+from v2l_jax.representations.word_rows import first_rows, said_digest
 from v2l_jax.representations.word_sequences import Sequence_
 from v2l_jax.run.run import Run
+
+
+class Clustered(NamedTuple):
+    """Centres of the training images' patches, how many are nearest to each, and the sum of their
+    squared distances.
+    """
+
+    centres: Float[np.ndarray, "words kept"]
+    counts: np.ndarray
+    objective: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +78,21 @@ class Options(PatchOptions):
     rows_start: str = option(
         "projected", "where the new rows of the embedding start", one_of(*new_rows.STARTS)
     )
+    said: str = option(
+        "",
+        "what is said of training images, for rows_start 'ridge': '' is their classes' names; else "
+        "captions, as representation.caption.file, or a folder of easy-VQA's, of which all answers "
+        "but yes and no count",
+        TEXT,
+    )
 
     def fingerprint(self) -> dict[str, Scalar]:
         """The options that are not their default, after the tower, layer and size."""
         always = ("tower", "layer", "image_size", "pool", "words", "sequence")
         default = {f.name: f.default for f in dataclasses.fields(self)}
         values = dataclasses.asdict(self)
-        return {n: v for n, v in values.items() if n in always or v != default[n]}
+        known = {n: v for n, v in values.items() if n in always or v != default[n]}
+        return known | ({"said": said_digest(self.said)} if self.said else {})
 
     def vocabulary(self, run: Run) -> VisualVocabulary:
         """What the vocabulary job made.
@@ -204,54 +222,33 @@ class Options(PatchOptions):
         own = np.asarray(run.llm.params["embedding"], np.float32)
         rng = np.random.default_rng((run.config.seed, 11))
         special = new_rows.mean_resizing(own, 3, rng)
-        return np.concatenate([self._rows(run, own, rng), special])
+        return np.concatenate([self.rows_of(run, self.vocabulary(run), rng), special])
 
-    def _rows(
-        self, run: Run, own: np.ndarray, rng: np.random.Generator
+    def rows_of(
+        self, run: Run, vocabulary: VisualVocabulary, rng: np.random.Generator
     ) -> Float[np.ndarray, "words hidden"]:
-        vocabulary = self.vocabulary(run)
-        count = len(vocabulary)
-        if self.rows_start == "mean_resizing":
-            return new_rows.mean_resizing(own, count, rng)
-        if self.rows_start == "normal":
-            return new_rows.normal(count, own.shape[1], rng)
-        if self.rows_start == "mean":
-            return new_rows.about_mean(own, count, rng)
-        if self.rows_start == "projected":
-            return new_rows.projected(own, vocabulary.centres, rng)
-        if self.rows_start == "ridge":
-            return self._ridge(run, vocabulary, own)
-        return self._aligned(run, vocabulary, own)
-
-    def _ridge(self, run: Run, vocabulary: VisualVocabulary, own: np.ndarray) -> np.ndarray:
-        """Through a map from images' mean features to the rows of their class's name, fitted on the
-        training images.
-        """
-        labels = np.asarray(run.photos.train.labels)
-        names = run.photos.held_out.class_names
-        kept = np.flatnonzero(labels >= 0)
-        if len(set(labels[kept].tolist())) < 2:
-            raise ConfigError(
-                "rows_start 'ridge' needs training images of two classes; choose another start"
-            )
+        """Where the rows of a vocabulary's centres start."""
         features = self.patches.of(run, "train", run.photos.train)
-        means = np.stack([vocabulary.prepare(_flat(features[i])).mean(0) for i in kept])
-        rows = [own[run.llm.tokenizer.encode(f" {name}")].mean(0) for name in names]
-        said = np.stack([rows[labels[i]] for i in kept])
-        return new_rows.ridge(own, vocabulary.centres, means, said)
+        return first_rows(self.rows_start, self.said, run, features, vocabulary, rng)
 
-    def _aligned(self, run: Run, vocabulary: VisualVocabulary, own: np.ndarray) -> np.ndarray:
-        """Through the image–text tower's vectors of the images that each word's nearest patches
-        lie in.
+    def clustered(self, run: Run, points: np.ndarray, labels: np.ndarray) -> Clustered:
+        """Clusters the training images' patches.
+
+        Args:
+          run: the run.
+          points: prepared features.
+          labels: of the images that they are of.
         """
-        book = run.local_words
-        vectors = run.features("train", run.photos.train)
-        features = self.patches.of(run, "train", run.photos.train)
-        near, place = nearest_patches(vocabulary, features, 64)
-        del near
-        of_words = unit_vectors(vectors[place].mean(1), 1e-12)
-        rows = np.stack([own[list(ids)].mean(0) for ids in book.token_ids])
-        return new_rows.aligned(own, of_words, np.asarray(book.embeddings), rows)
+        how = kmeans_of(self, run)
+        if self.supervision == "class":
+            centres = fit_per_class(points, labels, how, run.mesh).centres
+        else:
+            state = vocabulary_path(run.workdir).with_name("kmeans.npz")
+            state.parent.mkdir(parents=True, exist_ok=True)
+            centres = fit(points, how, run.mesh, state).centres
+            state.unlink(missing_ok=True)
+        nearest, objective = assign(points, centres, np.zeros(points.shape[1]), run.mesh)
+        return Clustered(centres, np.bincount(nearest, minlength=self.words), objective)
 
     def path_of_words(self, run: Run, name: str, part: Any) -> pathlib.Path:
         """Where `prepare` writes the words of a part."""
@@ -287,13 +284,12 @@ def make_vocabulary(options: Options, run: Run) -> VisualVocabulary:
         weights = class_weights(prepared(flat, mean, projection, False), labels)
         projection = projection * weights
     points = prepared(flat, mean, projection, options.spherical)
-    found = _clustered(options, run, points, labels)
-    nearest, objective = assign(points, found.centres, np.zeros(points.shape[1]), run.mesh)
-    usage = summarise(np.bincount(nearest, minlength=options.words))
+    found = options.clustered(run, points, labels)
+    usage = summarise(found.counts)
     health = {
         "usage": usage.fraction,
         "perplexity": usage.perplexity,
-        "explained_variance": explained_variance(objective, points),
+        "explained_variance": explained_variance(found.objective, points),
     }
     vocabulary = VisualVocabulary(
         found.centres, mean, projection, options.spherical, options.made_with(run), health
@@ -306,10 +302,9 @@ def make_vocabulary(options: Options, run: Run) -> VisualVocabulary:
     return vocabulary
 
 
-def _clustered(
-    options: Options, run: Run, points: Float[np.ndarray, "patches dim"], labels: np.ndarray
-) -> Centres:
-    how = KMeans(
+def kmeans_of(options: Options, run: Run) -> KMeans:
+    """How the options cluster."""
+    return KMeans(
         options.words,
         options.iterations,
         options.start,
@@ -318,35 +313,3 @@ def _clustered(
         options.most_points,
         run.config.seed,
     )
-    if options.supervision == "class":
-        return fit_per_class(points, labels, how, run.mesh)
-    state = vocabulary_path(run.workdir).with_name("kmeans.npz")
-    state.parent.mkdir(parents=True, exist_ok=True)
-    found = fit(points, how, run.mesh, state)
-    state.unlink(missing_ok=True)
-    return found
-
-
-def nearest_patches(
-    vocabulary: VisualVocabulary, features: Float[np.ndarray, "images r c dim"], count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The patches nearest to each word.
-
-    Returns:
-      Their numbers within their image, and those of their images, both int [words, count].
-    """
-    points = vocabulary.prepare(_flat(features))
-    lengths = np.sum(points**2, axis=1)
-    each = features.shape[1] * features.shape[2]
-    found = []
-    for centre in vocabulary.centres:
-        distance = lengths - 2 * points @ centre
-        count = min(count, len(distance))
-        nearest = np.argpartition(distance, count - 1)[:count]
-        found.append(nearest[np.argsort(distance[nearest], kind="stable")])
-    rows = np.stack(found)
-    return rows % each, rows // each
-
-
-def _flat(features: Float[np.ndarray, "*shape dim"]) -> Float[np.ndarray, "patches dim"]:
-    return np.asarray(features, np.float32).reshape(-1, features.shape[-1])

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from v2l_jax.data.transforms import fit_square, resize
 from v2l_jax.ops.unit_vectors import unit_vectors
 from v2l_jax.report.data import Gallery, Picture
+from v2l_jax.representations.word_rows import nearest_patches
 from v2l_jax.representations.word_sequences import Sequence_, boxes
 from v2l_jax.run import adapters
 from v2l_jax.run.run import Run
@@ -75,8 +76,6 @@ def coloured(
 
 def _sheets(options: "Options", run: Run, chosen: list[int]) -> list[list[Picture]]:
     """A row of patches for each word, the first with the word's number and its neighbours."""
-    from v2l_jax.representations.visual_words import nearest_patches
-
     vocabulary, source = options.vocabulary(run), run.photos.train
     features = options.patches.of(run, "train", source)
     cells, of = nearest_patches(vocabulary, features, 8)

@@ -28,6 +28,7 @@ _EARLIER = {
     "task": "restoration",
     "rows_learning_rate": 2e-3,
     "rank_stabilised": False,
+    "together": 1,
 }  # settings that runs of earlier versions did not write
 
 

@@ -3,6 +3,7 @@ of them (Zhu et al. 2024, section 3.4, Figure 5).
 """
 
 import dataclasses
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -425,11 +426,15 @@ class Asking:
 
     def _costs(self, prompts: Sequence[Prompt], written: Sequence[Segments]) -> list[Result]:
         """What the tuned model cost."""
-        tokenizer, lengths = self.run.llm.tokenizer, []
-        for prompt, question in zip(prompts, self.set.asked, strict=True):
+        tokenizer, engine, lengths, shared = self.run.llm.tokenizer, self.run.engine, [], []
+        for prompt, question, image in zip(prompts, self.set.asked, written, strict=True):
             answer = len(answer_ids(tokenizer, question.answer, "\n"))
-            lengths.append((len(encode(tokenizer, prompt, self.run.engine)) + answer, answer))
-        return cost_rows(self.run, self.image_set, written, lengths, True)
+            lengths.append((len(encode(tokenizer, prompt, engine)) + answer, answer))
+            two = [question_prompt((), Asked(image, text)) for text in ("is", "what")]
+            alike = os.path.commonprefix([encode(tokenizer, prompt, engine) for prompt in two])
+            shared.append(len(alike))
+        begin = float(np.mean(shared))
+        return cost_rows(self.run, self.image_set, written, lengths, True, begin)
 
     def _keep(
         self, way: str, written: Sequence[Segments], prompt: Prompt, answers: Sequence[str]

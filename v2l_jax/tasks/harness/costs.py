@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from v2l_jax.llm.connector import matrix_products
 from v2l_jax.llm.costs import adapter_parameters, training_flops
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.report.tables import Number
@@ -41,6 +42,7 @@ def cost_rows(
     shown: Sequence[Segments],
     texts: Sequence[tuple[int, int]],
     tuned: bool,
+    shared: float = 0.0,
     **measured_on: Scalar,
 ) -> list[Result]:
     """Rows of what a setting costs.
@@ -51,6 +53,8 @@ def cost_rows(
       shown: the images' segments.
       texts: for questions like those that are learnt, tokens of the whole text and of its answer.
       tuned: whether the language model is fine-tuned; else nothing was trained.
+      shared: tokens that the texts of an image begin with, which are read once for those that are
+        learnt together.
       measured_on: fields that make the rows stand beside those of the accuracy.
 
     Returns:
@@ -66,12 +70,13 @@ def cost_rows(
         new, connector = adapters.trained_rows(run), adapters.connector_of(run)
         parameters += 0 if new is None else new.size
         parameters += sum(x.size for x in jax.tree.leaves(connector))
-        sizes = [x.shape for x in jax.tree.leaves(connector) if x.ndim == 2]
-        slots = visual_tokens(shown[0]) if sizes else 0
-        one = training_flops(config, lora, length, answer, sizes, slots)
+        read = representation(run.config).features(run, images) if connector else None
+        sizes = [] if read is None else matrix_products(connector, read.shape[1])
+        flops = lambda length, answer: training_flops(config, lora, length, answer, sizes)
+        step = c.together * flops(length, answer) - (c.together - 1) * flops(shared, 0)
         rows += [
             Result("trained_parameters", float(parameters), 1, None, measured_on),
-            Result("training_flops", one * c.steps * c.batch_size, 1, None, measured_on),
+            Result("training_flops", step * c.steps * c.batch_size, 1, None, measured_on),
         ]
     seconds = representation(run.config).tokenize_seconds(run, images)
     if seconds is not None:

@@ -22,22 +22,24 @@ def learnable(
       budget: as for `Representation.segments`.
 
     Returns:
-      Segments; and features [images, slots, dim], whose vectors stand where the segments have the
+      Segments; and features [images, inputs, dim], whose vectors stand where the segments have the
       ids after the vocabulary's last, or None where nothing but words is written.
     """
-    features = representation(run.config).features(run, images)
+    shown = representation(run.config)
+    features = shown.features(run, images)
     if features is None:
         return loop.Writer(run, images)("none", budget), None
     first = run.llm.model.config.vocab_size
-    slots = Ids(tuple(range(first, first + features.shape[1])))
+    slots = Ids(tuple(range(first, first + shown.slots(features))))
     return [(slots,)] * len(images), features
 
 
 def trained_how(config: ConfigDict) -> str:
     """Fine-tuning in a line of a table."""
     f = config.finetune
+    root = " over its root" if f.rank_stabilised else ""
+    together = f" times {f.together}" if f.together > 1 else ""
     return (
-        f"rank {f.rank}, alpha {f.alpha:g}{' over its root' if f.rank_stabilised else ''}, "
-        f"{' '.join(f.targets)}; {f.steps} steps of "
-        f"{f.batch_size}, rate {f.learning_rate:g}, seed {config.seed}"
+        f"rank {f.rank}, alpha {f.alpha:g}{root}, {' '.join(f.targets)}; {f.steps} steps of "
+        f"{f.batch_size}{together}, rate {f.learning_rate:g}, seed {config.seed}"
     )
