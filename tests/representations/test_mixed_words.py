@@ -68,7 +68,9 @@ def test_they_begin_as_the_words_themselves(run, form, options, before):
         number = np.where(features[..., 0] < 0, likeliest, features[..., 0].astype(int))
         expected = np.asarray(inner["rows"])[number]
     vectors = np.asarray(connect(params, features))
-    assert vectors.shape == (COUNT, before + 4 + 2, 16) and shown.slots(features) == before + 6
+    assert (
+        vectors.shape == (COUNT, before + 4 + 2, 16) and shown.vector_count(features) == before + 6
+    )
     np.testing.assert_allclose(vectors[:, before:], expected, atol=1e-5)
     assert shown.new_rows(run) is None
     assert len(matrix_products(params, features.shape[1])) == 1 + (form == "probabilistic")
@@ -118,7 +120,7 @@ def _like_product(run, workdir, chunks):
 def test_a_resampler_reads_all_patches_in_any_order(run, form, tmp_path):
     changed, shown, features, params = _like(run, "resampler", form=form, queries=3)
     vectors = np.asarray(connect(params, features))
-    assert vectors.shape == (COUNT, 3, 16) and shown.slots(features) == 3
+    assert vectors.shape == (COUNT, 3, 16) and shown.vector_count(features) == 3
     turned = np.asarray(connect(params, features[:, ::-1]))
     np.testing.assert_allclose(turned, vectors, atol=1e-4)
     one = features.copy()
@@ -133,7 +135,7 @@ def test_a_resampler_reads_all_patches_in_any_order(run, form, tmp_path):
 def test_a_blind_prefix_is_the_same_for_all(run):
     _, shown, features, params = _like(run, "blind_prefix", vectors=5)
     vectors = np.asarray(connect(params, features))
-    assert vectors.shape == (COUNT, 5, 16) and shown.slots(features) == 5
+    assert vectors.shape == (COUNT, 5, 16) and shown.vector_count(features) == 5
     np.testing.assert_array_equal(vectors, np.tile(vectors[:1], (COUNT, 1, 1)))
 
 

@@ -185,7 +185,7 @@ class Representation:
         del run, images
         return None
 
-    def slots(self, features: Float[np.ndarray, "images inputs dim"]) -> int:
+    def vector_count(self, features: Float[np.ndarray, "images inputs dim"]) -> int:
         """How many vectors that network makes of an image's features; by default, one of each."""
         return features.shape[1]
 

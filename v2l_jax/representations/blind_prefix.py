@@ -26,7 +26,7 @@ class Options(Connected):
         del run
         return np.zeros((len(images), 1, 1), np.float32)
 
-    def slots(self, features: np.ndarray) -> int:
+    def vector_count(self, features: np.ndarray) -> int:
         """The learned vectors."""
         del features
         return self.vectors

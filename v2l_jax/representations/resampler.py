@@ -28,7 +28,7 @@ class Options(Connected, PatchOptions):
         """The patches of every image, row by row."""
         return self.flat_patches(run, images)
 
-    def slots(self, features: np.ndarray) -> int:
+    def vector_count(self, features: np.ndarray) -> int:
         """The queries."""
         del features
         return self.queries

@@ -30,7 +30,7 @@ def learnable(
     if features is None:
         return loop.Writer(run, images)("none", budget), None
     first = run.llm.model.config.vocab_size
-    slots = Ids(tuple(range(first, first + shown.slots(features))))
+    slots = Ids(tuple(range(first, first + shown.vector_count(features))))
     return [(slots,)] * len(images), features
 
 
