@@ -14,11 +14,12 @@ from configs.bovw import quickstart
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.data.update({"name": "easy-VQA", "labelled": ("easy-vqa/train",), "held_out": 0.01})
+    config.data.update({"name": "easy-VQA", "labelled": ("easy-vqa/train",), "held_out": 0.75})
     config.data.rename_classes = {}
+    config.llm_options.dtype = "bfloat16"
     words = {"image_size": 112, "most_points": 128, "said": "easy-vqa/train"}
     config.representation.visual_words.update(words)
-    config.finetune.update({"task": "vqa", "steps": 250, "batch_size": 4, "together": 8})
+    config.finetune.update({"task": "vqa", "steps": 160, "batch_size": 4, "together": 8})
     config.finetune.update({"learning_rate": 1e-3, "rows_learning_rate": 2e-3, "warmup_steps": 20})
     config.finetune.update({"eval_images": 24})
     config.evaluate.tasks = ("vqa",)

@@ -180,7 +180,7 @@ def test_one_class_gives_no_start_of_rows(changed, workdir, monkeypatch):
     changed.representation.visual_words.rows_start = "ridge"
     run = Run(changed, workdir)
     monkeypatch.setattr(run.photos.train, "labels", np.zeros(len(run.photos.train), int))
-    with pytest.raises(ConfigError, match="'ridge' needs training images of two classes"):
+    with pytest.raises(ConfigError, match="'ridge' needs training images of which two things are said"):
         representation(changed).new_rows(run)
 
 

@@ -22,7 +22,7 @@ from v2l_jax.report.data import (
     TaskSection,
 )
 from v2l_jax.report.page import render_page
-from v2l_jax.representations.visual_words import vocabulary_path
+from v2l_jax.representations import representation
 from v2l_jax.run import building, loading
 from v2l_jax.run.building import TrainedTokenizer
 from v2l_jax.run.paths import assumed_path, global_path
@@ -49,7 +49,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     photos = context.photos
     example = read_json(workdir / "evaluate" / "few_shot" / "example.json", None)
     results, metrics = read_results(workdir / "results.json"), workdir / "metrics.jsonl"
-    words = global_path(workdir).exists() or not vocabulary_path(workdir).exists()
+    words = global_path(workdir).exists() or representation(config).of_tower
     data = ReportData(
         results=results,
         photos=_photo_rows(context) if tokenize.is_done(config, workdir) else (),

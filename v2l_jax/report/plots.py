@@ -101,9 +101,9 @@ def accuracy_plot(ways: int, by_shots: Mapping[int, Mapping[str, Result]], ident
     return inline(figure, identifier, f"Accuracy among {ways} names; {'; '.join(parts)}; {label}.")
 
 
-def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
+def curve_plot(label: str, lines: Sequence[Line], identifier: str, key: bool = False) -> str:
     """Draws one quantity over training steps; lines are told apart by colour and dash, as the
-    page's key does.
+    page's key does, or a key and a title in the plot itself.
 
     `identifier` must be unique on the page.
     """
@@ -120,6 +120,7 @@ def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
             linewidth=1.6,
             marker="o" if few else None,
             markersize=3.5,
+            label=name,
         )
         if steps:
             ends = f"{values[0]:.4g} at step {steps[0]:g}, {values[-1]:.4g} at step {steps[-1]:g}"
@@ -128,6 +129,9 @@ def curve_plot(label: str, lines: Sequence[Line], identifier: str) -> str:
     axes.locator_params(axis="y", nbins=4)
     axes.locator_params(axis="x", nbins=5, integer=True)
     axes.set_xlabel("step", color=_MUTED, fontsize=_FONT_SIZE)
+    if key:
+        axes.set_title(label, loc="left", color=_INK, fontsize=_FONT_SIZE)
+        axes.legend(frameon=False, labelcolor=_INK, fontsize=_FONT_SIZE)
     return inline(figure, identifier, f"{label}: {'; '.join(summaries)}.")
 
 

@@ -154,6 +154,9 @@ class Representation:
         del run
         return None
 
+    of_tower: ClassVar[bool] = False
+    """Whether the run's image–text tower says how images are written."""
+
     summary_names: ClassVar[tuple[str, ...]] = ()
     """What `summaries` has."""
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,8 @@ Map = dict[str, Any]
 @dataclasses.dataclass(frozen=True)
 class Options(Representation):
     """Options of Frozen. An image is as many vectors as `slots` says, whatever the budget."""
+
+    of_tower: ClassVar[bool] = True
 
     slots: int = option(2, "vectors an image; the paper tried 1, 2 and 4", POSITIVE)
     captions: str = option(

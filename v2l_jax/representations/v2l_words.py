@@ -10,6 +10,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ Words = Sequence[str]
 @dataclasses.dataclass(frozen=True)
 class Options(Representation):
     """Options of V2L's global words; the defaults are the paper's. The budget counts words."""
+
+    of_tower: ClassVar[bool] = True
 
     vocabulary: str = option(
         "global",

@@ -16,13 +16,11 @@ from v2l_jax.llm.training_texts import AnswerTexts, Asked
 from v2l_jax.metrics.probe import probe
 from v2l_jax.metrics.results import Result, Scalar, proportion
 from v2l_jax.options import CONTROLS, COUNT, FLAG, NAME, POSITIVE, each, entries, one_of, option
-from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import TaskSection
-from v2l_jax.report.plots import Line, curve_plot
 from v2l_jax.report.tables import Number, TableSpec, render
 from v2l_jax.representations import fingerprint, representation
 from v2l_jax.representations.base import ImageSet, Segments, Text
-from v2l_jax.run import adapters, loading
+from v2l_jax.run import loading
 from v2l_jax.run.run import Run
 from v2l_jax.tasks.harness import costs, loop, tuned
 from v2l_jax.tasks.harness.classes import named_labels
@@ -30,7 +28,7 @@ from v2l_jax.tasks.harness.costs import cost_rows
 from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.learning import learnable, trained_how
 from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, encode
-from v2l_jax.training.metric_log import read_metrics
+from v2l_jax.tasks.harness.tuning_curve import tuning_curve
 
 POSITION = 26
 """Where its section stands on the page."""
@@ -276,18 +274,5 @@ def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
         lead,
         tables=render(results, TABLE),
         galleries=representation(run.config).galleries(run),
-        figures=training_curve(run) if run.config.finetune.task == "classification" else [],
+        figures=tuning_curve(run, "classification"),
     )
-
-
-def training_curve(run: Run) -> list[str]:
-    """The loss of the answers, on training and held-out images."""
-    path = adapters.folder(run.workdir) / "metrics.jsonl"
-    curves = curves_from_rows(read_metrics(path)) if path.exists() else {}
-    lines = [
-        Line(name, *curves[key])
-        for key, name in (("train/loss", "training"), ("eval/loss", "held out"))
-        if key in curves
-    ]
-    label = "Cross-entropy of an answer's token, nats"
-    return [curve_plot(label, lines, "classification-loss")] if lines else []

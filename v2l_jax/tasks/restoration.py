@@ -32,9 +32,7 @@ from v2l_jax.llm.lora import Adapters, scaled
 from v2l_jax.llm.text_tokenizers import TextTokenizer
 from v2l_jax.metrics.results import Result, Scalar, mean
 from v2l_jax.options import CONTROLS, COUNT, POSITIVE, option
-from v2l_jax.report.curves import curves_from_rows
 from v2l_jax.report.data import PromptExample, TaskSection
-from v2l_jax.report.plots import Line, curve_plot
 from v2l_jax.report.tables import Number, TableSpec, render
 from v2l_jax.representations.controls import derangement
 from v2l_jax.run import adapters, loading
@@ -49,8 +47,8 @@ from v2l_jax.tasks.harness.hidden_tokens import (
     frequency_nats,
     most_frequent_word,
 )
+from v2l_jax.tasks.harness.tuning_curve import tuning_curve
 from v2l_jax.tokenizers.base import TokenStreams
-from v2l_jax.training.metric_log import read_metrics
 
 POSITION = 80
 """Where its section stands on the page."""
@@ -475,18 +473,7 @@ def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
         "Hidden words, filled in",
         _LEAD,
         tables=render(results, TABLE),
-        figures=_curve(adapters.folder(run.workdir) / "metrics.jsonl"),
+        figures=tuning_curve(run, "restoration", "a hidden word"),
         galleries=kept_gallery("Hidden words filled in", folders),
         examples=[PromptExample(**example)] if example else [],
     )
-
-
-def _curve(path: pathlib.Path) -> list[str]:
-    curves = curves_from_rows(read_metrics(path)) if path.exists() else {}
-    lines = [
-        Line(name, *curves[key])
-        for key, name in (("train/loss", "training"), ("eval/loss", "held out"))
-        if key in curves
-    ]
-    label = "Cross-entropy of a hidden word, nats"
-    return [curve_plot(label, lines, "restoration-loss")] if lines else []

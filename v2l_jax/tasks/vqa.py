@@ -45,6 +45,7 @@ from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.learning import trained_how
 from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, answer_text, encode
 from v2l_jax.tasks.harness.tuned import tuned, untrained
+from v2l_jax.tasks.harness.tuning_curve import tuning_curve
 
 POSITION = 60
 """Where its section stands on the page."""
@@ -526,6 +527,7 @@ def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
         _LEAD + (_DRAWN_SHAPES if blind else ""),
         render(plain, TABLE) + render(adapted, TUNED_TABLE) + render(spent, COST_TABLE),
         galleries=[gallery for gallery, _ in found],
+        figures=tuning_curve(run, "vqa"),
         examples=[prompt for _, prompt in found[:1]],
     )
 
