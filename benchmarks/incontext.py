@@ -3,16 +3,17 @@
 python -m benchmarks.incontext [--kind=few_shot,deblurring,inpainting,outpainting,scaling]
 python -m benchmarks.incontext --shape=llama2-7b      (on a GPU)
 
-`make test-parity` installs the peer.
+`make test-parity` installs the peer; without it, or with --peer=False, ours stands alone.
 
 The peer is the published way (`torch_loop`): batch 1, 16 new tokens a few-shot query, 2 a denoising
 window. The bound is the time of all prompts' operations, nothing shared, at the machine's measured
 matmul peak in ours' type. Deblurring stands for rotation and shift too, which ask the same number
 of prompts of the same lengths. `--shape=llama2-7b` has random bfloat16 weights, the same on both
-sides, and measures prefill and decoding by themselves as well; it has been run at a tiny size only.
+sides. "phases" are prefill and decoding by themselves. It has been run at tiny sizes only.
 """
 
 import dataclasses
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,18 +38,30 @@ from v2l_jax.llm.llama_sharding import place_params
 from v2l_jax.llm.text_tokenizers import load_text_tokenizer
 from v2l_jax.run.workdir import environment
 
-_KINDS = ("few_shot", "deblurring", "inpainting", "outpainting", "scaling")
+_KINDS = ("few_shot", "deblurring", "inpainting", "outpainting", "scaling", "phases")
 _SMOLLM2, _SMOLLM2_THETA = "smollm2-135m-instruct", 100_000.0
 
 SHAPES = {
     "llama2-7b": LlamaConfig(
         32_000, 4096, 11_008, 32, 32, 32, 128, 4096, 1e-5, rotary_frequencies(128, 10_000.0)
     ),
+    "smollm2-135m": LlamaConfig(
+        49_152, 576, 1536, 30, 9, 3, 64, 8192, 1e-5, rotary_frequencies(64, _SMOLLM2_THETA)
+    ),
     "tiny": LlamaConfig(512, 64, 96, 2, 4, 2, 16, 4096, 1e-5, rotary_frequencies(16, 10_000.0)),
 }
 """Sizes that are run with random weights."""
 
-_KIND = flags.DEFINE_list("kind", list(_KINDS), f"What is measured: {', '.join(_KINDS)}.")
+_KIND = flags.DEFINE_list(
+    "kind",
+    None,
+    f"What is measured: {', '.join(_KINDS)}; phases need random weights. Default: all that can be.",
+)
+_PEER = flags.DEFINE_bool("peer", None, "Measure the peer too; where it is installed by default.")
+_VOCABULARY = flags.DEFINE_string(
+    "vocabulary", _SMOLLM2, "Tokenizer of the prompts: an asset or a file."
+)
+_PHASE_TOKENS = flags.DEFINE_integer("phase_tokens", 512, "Tokens of a prompt of the phases.")
 _SHAPE = flags.DEFINE_enum("shape", "smollm2", ("smollm2", *SHAPES), "The language model.")
 _DTYPE = flags.DEFINE_list(
     "dtype", None, "Types ours runs in; float32,bfloat16 for smollm2, bfloat16 otherwise."
@@ -75,15 +88,15 @@ class Engines:
       config: its sizes.
       ours: decoders by type.
       peaks: matmul peak of each of those types, operations a second.
-      peer: the loop in torch.
+      peer: the loop in torch; None where ours stands alone.
       peer_name: what the tables call it.
     """
 
     config: LlamaConfig
     ours: Mapping[str, LLMEngine]
     peaks: Mapping[str, float]
-    peer: TorchLoop
-    peer_name: str
+    peer: TorchLoop | None = None
+    peer_name: str = "no peer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +106,7 @@ class Row:
     Attributes:
       task, engine, unit: what was measured.
       rate: episodes or images a second.
-      ratio: over the peer's.
+      ratio: over the peer's; None where there is none.
       bound: the rate at the machine's matmul peak; None for the peer.
       same: share of the peer's answers that it gives too; None for the peer.
     """
@@ -102,27 +115,35 @@ class Row:
     engine: str
     unit: str
     rate: float
-    ratio: float
+    ratio: float | None
     bound: float | None = None
     same: float | None = None
 
 
-def smollm2_engines(dtypes: Sequence[str], token_budget: int) -> Engines:
+def smollm2_engines(dtypes: Sequence[str], token_budget: int, with_peer: bool) -> Engines:
     """SmolLM2-135M with its own weights; the peer in float32."""
     path = assets.fetch(_SMOLLM2)
     ours = {}
     for dtype in dtypes:
         config, params = load_llama(path, jnp.dtype(dtype))
         ours[dtype] = LLMEngine(Llama(config, jnp.dtype(dtype)), params, token_budget=token_budget)
+    peaks = {d: machine.matmul_peak(d) for d in dtypes}
+    if not with_peer:
+        return Engines(config, ours, peaks)
     peer = TorchLoop(config, "float32", _SMOLLM2_THETA)
     peer.load_gguf(str(path))
-    return Engines(
-        config, ours, {d: machine.matmul_peak(d) for d in dtypes}, peer, "torch loop, float32"
-    )
+    return Engines(config, ours, peaks, peer, "torch loop, float32")
 
 
-def random_engines(config: LlamaConfig, dtype: str, token_budget: int) -> Engines:
+def random_engines(
+    config: LlamaConfig, dtype: str, token_budget: int, with_peer: bool = True
+) -> Engines:
     """A model of random weights, both sides in the same type and on the same device."""
+    peaks = {dtype: machine.matmul_peak(dtype)}
+    if not with_peer:
+        params = _random_params(config, dtype)
+        engine = LLMEngine(Llama(config, jnp.dtype(dtype)), params, token_budget=token_budget)
+        return Engines(config, {dtype: engine}, peaks)
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
     peer = TorchLoop(config, dtype, device=device)
     params = llama_weights.params_from_tensors(
@@ -131,16 +152,38 @@ def random_engines(config: LlamaConfig, dtype: str, token_budget: int) -> Engine
     engine = LLMEngine(
         Llama(config, jnp.dtype(dtype)), place_params(params, None), token_budget=token_budget
     )
-    return Engines(
-        config, {dtype: engine}, {dtype: machine.matmul_peak(dtype)}, peer, f"torch loop, {dtype}"
+    return Engines(config, {dtype: engine}, peaks, peer, f"torch loop, {dtype}")
+
+
+def _random_params(config: LlamaConfig, dtype: str) -> dict[str, jax.Array]:
+    """Normal numbers of deviation 0.02, each array made on the device; norm scales and biases as
+    the model starts them.
+    """
+    model, tokens = Llama(config, jnp.dtype(dtype), jnp.dtype(dtype)), jnp.zeros((1, 1), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
+    draw = jax.jit(
+        lambda key, shape, kind: 0.02 * jax.random.normal(key, shape, kind), static_argnums=(1, 2)
+    )
+    is_scale = lambda path: "norm" in jax.tree_util.keystr(path)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    return jax.tree.unflatten(
+        tree,
+        [
+            jnp.ones(leaf.shape, leaf.dtype)
+            if is_scale(path)
+            else draw(jax.random.key(i), leaf.shape, leaf.dtype)
+            for i, (path, leaf) in enumerate(leaves)
+        ],
     )
 
 
 def measure_task(task: Workload, engines: Engines, repeats: int) -> list[Row]:
-    """The peer's row and ours."""
-    engines.peer.generate(task.prompts[0], 2)  # not counted
-    peer_seconds, answers = _timed(lambda: task.peer(engines.peer), repeats)
-    rows = [Row(task.name, engines.peer_name, task.unit, task.count / peer_seconds, 1.0)]
+    """The peer's row, where there is one, and ours."""
+    rows, peer_seconds, answers, peer = [], None, None, engines.peer
+    if peer is not None:
+        peer.generate(task.prompts[0], 2)  # not counted
+        peer_seconds, answers = _timed(lambda: task.peer(peer), repeats)
+        rows = [Row(task.name, engines.peer_name, task.unit, task.count / peer_seconds, 1.0)]
     work = bounds.flops(engines.config, list(map(len, task.prompts)), task.needed_tokens)
     for dtype, engine in engines.ours.items():
         task.ours(engine)  # compiles
@@ -149,14 +192,14 @@ def measure_task(task: Workload, engines: Engines, repeats: int) -> list[Row]:
             engines.peaks[dtype], machine.matmul_peak(dtype)
         )  # where others use the machine too, the strictest
         bound = task.count * peak / work
-        same = agreement(ours, answers)
+        same = None if answers is None else agreement(ours, answers)
         rows.append(
             Row(
                 task.name,
                 f"ours, {dtype}",
                 task.unit,
                 task.count / seconds,
-                peer_seconds / seconds,
+                None if peer_seconds is None else peer_seconds / seconds,
                 bound,
                 same,
             )
@@ -168,11 +211,13 @@ def measure_scaling(
     task: Denoising, counts: Sequence[int], engines: Engines, repeats: int
 ) -> list[list[str]]:
     """Seconds a picture takes for one window, answered for more and more pictures together."""
-    prompts = task.first_window
-    peer, _ = _timed(lambda: engines.peer.generate(prompts[0], task.needed_tokens), repeats + 1)
+    prompts, peer, of_peer = task.first_window, engines.peer, ""
+    if peer is not None:
+        seconds, _ = _timed(lambda: peer.generate(prompts[0], task.needed_tokens), repeats + 1)
+        of_peer = f"{seconds * 1e3:.1f}"
     rows = []
     for count in counts:
-        cells = [str(count), f"{peer * 1e3:.1f}"]
+        cells = [str(count), of_peer]
         for engine in engines.ours.values():
             ask = lambda: engine.generate(prompts[:count], task.needed_tokens)
             ask()
@@ -224,7 +269,7 @@ def task_cells(row: Row) -> list[str]:
         row.task,
         row.engine,
         f"{row.rate:.3g} {row.unit}",
-        f"{row.ratio:.2f}",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
         *bound,
         "" if row.same is None else f"{row.same:.1%}",
     ]
@@ -247,10 +292,10 @@ def _timed(call: Callable[[], list], repeats: int) -> tuple[float, list]:
     return best, answers
 
 
-def report(engines: Engines, kinds: Sequence[str], random_weights: bool) -> None:
+def report(engines: Engines, kinds: Sequence[str]) -> None:
     """Measures and prints the tables, each line as soon as it is known."""
     vocabulary, repeats = engines.config.vocab_size, _REPEATS.value
-    tokenizer = load_text_tokenizer(assets.fetch(_SMOLLM2))
+    tokenizer = load_text_tokenizer(assets.fetch(_VOCABULARY.value))
     head = ["task", "engine", "a second", "over the peer", "bound", "of the bound", "same answers"]
     tasks: list[Workload] = []
     if "few_shot" in kinds:
@@ -278,9 +323,9 @@ def report(engines: Engines, kinds: Sequence[str], random_weights: bool) -> None
             "\nMilliseconds a picture and window of inpainting\n\n"
             + markdown(columns, measure_scaling(task, counts, engines, repeats))
         )
-    if random_weights:
+    if "phases" in kinds:
         (dtype,) = engines.ours
-        phases = measure_phases(engines, dtype, 512, 32, repeats)
+        phases = measure_phases(engines, dtype, _PHASE_TOKENS.value, 32, repeats)
         print(
             "\n" + markdown(["phase", "batch", "ours", "measured ceiling", "fraction"], phases),
             flush=True,
@@ -290,20 +335,28 @@ def report(engines: Engines, kinds: Sequence[str], random_weights: bool) -> None
 def main(argv: list[str]) -> None:
     """Prints the machine and the tables."""
     del argv
-    if unknown := sorted(set(_KIND.value) - set(_KINDS)):
-        raise app.UsageError(f"--kind knows {', '.join(_KINDS)}; not {', '.join(unknown)}")
+    own_weights = _SHAPE.value == "smollm2"
+    possible = [kind for kind in _KINDS if not (own_weights and kind == "phases")]
+    kinds = possible if _KIND.value is None else _KIND.value
+    if unknown := sorted(set(kinds) - set(possible)):
+        raise app.UsageError(f"--kind knows {', '.join(possible)}; not {', '.join(unknown)}")
+    with_peer = _PEER.value
+    if with_peer is None:
+        with_peer = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
     budget = _TOKEN_BUDGET.value or (4096 if jax.default_backend() == "cpu" else 16_384)
     known = environment()
     print(
-        f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; {_SHAPE.value}"
+        f"\n{known['cpu']}, {known['cpu_cores']} cores; jax {jax.__version__} on "
+        f"{known['devices']}; {_SHAPE.value}"
     )
-    if _SHAPE.value == "smollm2":
-        engines = smollm2_engines(_DTYPE.value or ("float32", "bfloat16"), budget)
+    if own_weights:
+        engines = smollm2_engines(_DTYPE.value or ("float32", "bfloat16"), budget, with_peer)
     else:
-        engines = random_engines(SHAPES[_SHAPE.value], (_DTYPE.value or ["bfloat16"])[0], budget)
+        dtype = (_DTYPE.value or ["bfloat16"])[0]
+        engines = random_engines(SHAPES[_SHAPE.value], dtype, budget, with_peer)
     peaks = ", ".join(f"{peak / 1e9:.0f} GF/s in {dtype}" for dtype, peak in engines.peaks.items())
     print(f"Measured matmul peak: {peaks}\n", flush=True)
-    report(engines, _KIND.value, _SHAPE.value != "smollm2")
+    report(engines, kinds)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,20 @@ python -m benchmarks.train --config=configs/imagenet.py --word_dim=768 --local_w
 The peer is the same architecture in plain torch (`torch_tokenizer`), with the same weights, batch
 and losses; "first loss" shows it. Eager and compiled, each in the types asked for; bfloat16 is
 autocast. Engines take turns and the fastest turn counts. The published step is measured: no
-projector fits. The bound is the time of the step's operations at the machine's measured matmul peak
-in the same type, XLA's or torch's, whichever is higher.
+projector fits. Where torch is not installed, ours stands alone. The bound is the time of the step's
+operations at the machine's measured matmul peak in the same type, XLA's or torch's, whichever is
+higher. The task "first_step" is how long a training takes to its first step's end: see
+`benchmarks.first_step`.
 """
 
 import dataclasses
+import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if __name__ == "__main__":  # the peer needs the GPU's memory too
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -29,7 +33,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from benchmarks import machine, torch_tokenizer
+from benchmarks import first_step, machine
 from launch.compiled_costs import flops_of
 from v2l_jax import command_line
 from v2l_jax.data.loader import make_loader
@@ -37,6 +41,9 @@ from v2l_jax.ops import cpu_settings
 from v2l_jax.run import building, loading
 from v2l_jax.run.workdir import environment
 from v2l_jax.training.losses import LossWeights
+
+if TYPE_CHECKING:
+    from benchmarks import torch_tokenizer
 
 HEAD = (
     "task",
@@ -168,22 +175,24 @@ class Row:
 class Ours:
     """The step and the tokenization of this project, from the peer's weights."""
 
-    def __init__(self, sizes: Sizes, dtype: str, gan: bool, arrays: Mapping[str, np.ndarray]):
+    def __init__(
+        self, sizes: Sizes, dtype: str, gan: bool, arrays: Mapping[str, np.ndarray] | None
+    ):
+        """From the peer's arrays, or a random start where there is no peer."""
         config = ConfigDict(sizes.config.to_dict())
         config.model.dtype, config.train.disc_start = dtype, _disc_start(gan)
         self._tokenizer = building.tokenizer(config, sizes.words)
         trainer = building.trainer(config, self._tokenizer, 1)
-        params, disc = torch_tokenizer.flax_params(arrays)
-        state = jax.jit(trainer.initial_state)()
-        assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, state.params)
-        self.state = jax.device_put(
-            state.replace(
-                params=params,
-                disc_params=disc["params"],
-                disc_batch_stats=disc["batch_stats"],
-                step=np.int32(1),
+        state = jax.jit(trainer.initial_state)().replace(step=np.int32(1))
+        if arrays is not None:
+            from benchmarks import torch_tokenizer
+
+            params, disc = torch_tokenizer.flax_params(arrays)
+            assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, state.params)
+            state = state.replace(
+                params=params, disc_params=disc["params"], disc_batch_stats=disc["batch_stats"]
             )
-        )
+        self.state = jax.device_put(state)
         frozen = building.frozen_inputs(self._tokenizer, sizes.words, sizes.lpips)
         self.frozen = jax.device_put(frozen)
         self._step, self._encode = trainer.step_function(), jax.jit(self._tokenizer.encode)
@@ -213,8 +222,15 @@ def _disc_start(gan: bool) -> int:
     return 0 if gan else 10**9
 
 
-def peer(sizes: Sizes, dtype: str, gan: bool, compiled: bool = False) -> torch_tokenizer.Trainer:
+def peer_is_here() -> bool:
+    """Whether torch is installed and has a device of the same kind as JAX."""
+    return importlib.util.find_spec("torch") is not None and jax.default_backend() in ("cpu", "gpu")
+
+
+def peer(sizes: Sizes, dtype: str, gan: bool, compiled: bool = False) -> "torch_tokenizer.Trainer":
     """The peer, one step done, so that the game is on where it is asked for."""
+    from benchmarks import torch_tokenizer
+
     config, train = sizes.config, sizes.config.train
     return torch_tokenizer.Trainer(
         building.tokenizer(config, sizes.words),
@@ -233,14 +249,15 @@ def peer(sizes: Sizes, dtype: str, gan: bool, compiled: bool = False) -> torch_t
 def engines_of(
     sizes: Sizes, task: str, dtype: str, compiled: bool
 ) -> tuple[dict[str, Engine], float]:
-    """Engines of a task by "eager", "compiled" and "ours"; and the operations that an image
-    takes.
+    """Engines of a task by "eager", "compiled" (both where torch is installed) and "ours"; and the
+    operations that an image takes.
     """
     gan, training = task == "train_gan", task != "tokenize"
     size = sizes.config.train.batch_size if training else sizes.config.evaluate.batch_size
     batch = sizes.batch(size)
     engines = {}
-    for name in ("eager", "compiled") if compiled else ("eager",):
+    names = ("eager", "compiled")[: 1 + compiled] if peer_is_here() else ()
+    for name in names:
         trainer = peer(sizes, dtype, gan, name == "compiled")
         call = trainer.train if training else trainer.tokenize
         placed = trainer.put(batch)
@@ -250,7 +267,7 @@ def engines_of(
             lambda call=call, placed=placed: call(placed),
             trainer.wait,
         )
-    ours = Ours(sizes, dtype, gan, peer(sizes, dtype, gan).arrays())
+    ours = Ours(sizes, dtype, gan, peer(sizes, dtype, gan).arrays() if names else None)
     placed = jax.device_put(batch)
     last: list[Any] = [None]
 
@@ -295,7 +312,7 @@ def measure(
             peak, machine.matmul_peak(dtype)
         )  # where others use the machine too, the strictest
     rates = {name: engine.images / best[name] for name, engine in engines.items()}
-    others = {"eager": rates["eager"], "compiled": rates.get("compiled"), "bound": peak / flops}
+    others = {name: rates.get(name) for name in ("eager", "compiled")} | {"bound": peak / flops}
     return [
         Row(task, engine.name, rates[name], losses[name], **others)
         for name, engine in engines.items()
@@ -316,6 +333,17 @@ def pipeline_rate(config: ConfigDict, batches: int) -> float:
     return batches * config.train.batch_size / (time.perf_counter() - start)
 
 
+def _torch_version() -> str:
+    return importlib.metadata.version("torch") if peer_is_here() else "is not installed"
+
+
+def _first_steps() -> Iterator[list[str]]:
+    """Rows of `first_step`, with the same config and sizes."""
+    own = ("config", "word_dim", "local_words", "global_words")
+    given = [f"--{name}={flags.FLAGS[name].value}" for name in own]
+    return first_step.rows([*given, *command_line.overrides()])
+
+
 def print_line(cells: Sequence[str]) -> None:
     """A line of the table."""
     print("| " + " | ".join(cells) + " |", flush=True)
@@ -334,7 +362,9 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "dtypes", ["float32", "bfloat16"], "Types of convolutions and matrix products."
     )
-    flags.DEFINE_list("tasks", ["train", "train_gan", "tokenize"], "What is measured.")
+    flags.DEFINE_list(
+        "tasks", ["train", "train_gan", "tokenize", "first_step"], "What is measured."
+    )
     flags.DEFINE_bool("compile", True, "Measure torch.compile too.")
     flags.DEFINE_bool("photos", True, "Measure the input pipeline too, on the config's photos.")
     flags.DEFINE_integer("steps", 8, "Steps or batches of a turn.")
@@ -348,8 +378,8 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     known, config = environment(), command_line.load_config()
     print(
-        f"\n{known['cpu']}, {known['cpu_cores']} cores; jax on {known['devices']}; torch "
-        f"{torch_tokenizer.torch.__version__}"
+        f"\n{known['cpu']}, {known['cpu_cores']} cores; jax {jax.__version__} on "
+        f"{known['devices']}; torch {_torch_version()}"
     )
     sizes = Sizes.of(config, given.word_dim, given.local_words, given.global_words)
     side, batch = config.model.image_size, config.train.batch_size
@@ -359,10 +389,14 @@ def main(argv: Sequence[str]) -> None:
     )
     print_line(HEAD)
     print_line(["---"] * len(HEAD))
-    for task in given.tasks:
+    for task in (task for task in given.tasks if task != "first_step"):
         for dtype in given.dtypes:
             for row in measure(sizes, task, dtype, given.compile, given.steps, given.turns):
                 print_line(row.cells())
+    if "first_step" in given.tasks:
+        print()
+        for cells in (first_step.HEAD, ["---"] * len(first_step.HEAD), *_first_steps()):
+            print_line(cells)
     if given.photos:
         name = f"{config.train.loader_workers} workers"
         print_line(Row("input pipeline alone", name, pipeline_rate(config, 40)).cells())

@@ -39,3 +39,8 @@ def load_config() -> ConfigDict:
       ConfigError: there is no such file, or an override names no option or cannot be read.
     """
     return experiment.load(flags.FLAGS.config, _overrides)
+
+
+def overrides() -> list[str]:
+    """The command line's overrides as it gave them, for a program that this one starts."""
+    return [f"--config.{path}={value}" for path, value in _overrides]

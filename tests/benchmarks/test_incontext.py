@@ -55,6 +55,16 @@ def test_engine_and_loop_agree(tokenizer, engines):
         )
 
 
+def test_ours_alone(tokenizer):
+    """Without the peer the same rows, and as fast a bound; nothing is compared."""
+    engines = incontext.random_engines(CONFIG, "float32", token_budget=1024, with_peer=False)
+    (row,) = incontext.measure_task(
+        FewShot.make(tokenizer, 2, 1, 3, CONFIG.vocab_size), engines, repeats=1
+    )
+    assert row.rate > 0 and row.bound > 0 and (row.ratio, row.same) == (None, None)
+    assert incontext.task_cells(row)[3] == ""
+
+
 def test_agreement_is_of_whole_answers():
     assert agreement([[1, 2], [3]], [[1, 2], [4]]) == 0.5
 
@@ -62,7 +72,7 @@ def test_agreement_is_of_whole_answers():
 def test_tables_of_random_weights(tokenizer, engines, capsys):
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(episodes=5, images=2, grid=4, repeats=1, scaling=["1", "2"]):
-        incontext.report(engines, ["inpainting", "scaling"], random_weights=True)
+        incontext.report(engines, ["inpainting", "scaling", "phases"])
     out = capsys.readouterr().out
     assert out.count("| torch loop, float32 | ") == 2 and out.count("| ours, float32 |") == 2
     assert "| prefill | " in out and "| decoding | " in out and out.count("\n| 2 | ") == 1

