@@ -12,11 +12,14 @@ here. Run it from a checkout in the project's environment.
 """
 
 import argparse
+import lzma
 import pathlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
+from collections.abc import Collection
 
 from launch import bundle_assets, bundle_wheels
 from launch.stages import STAGES, Place, chosen
@@ -43,33 +46,40 @@ def collect(options: argparse.Namespace) -> None:
     packages = bundle_wheels.lacking(options.python, present)
     out.mkdir(parents=True, exist_ok=True)
     _write_code(out)
-    _told(out, "code")
+    _told(out, "code.tar.xz")
     bundle_wheels.download(packages, options.python, options.platform, out / "wheels")
     _told(out, "wheels")
-    place = Place(out, tiny=False)
-    (out / "assets").mkdir(exist_ok=True)
-    needed = {name for stage in stages for name in stage.assets}
-    for name, write in bundle_assets.WRITERS.items():
-        if name in needed:
-            write(place)
-            _told(out / "assets", name)
+    _write_assets(out, {name for stage in stages for name in stage.assets})
+    _told(out, "assets.tar.xz")
     print(f"{out}: {_megabytes(out):.1f} MB; run it there with {out.name}/run")
 
 
 def _write_code(out: pathlib.Path) -> None:
-    archive = ["git", "archive", "--format=tar.gz", f"--output={out / 'code.tar.gz'}", "HEAD"]
-    ended = subprocess.run(
-        archive, cwd=bundle_wheels.ROOT, capture_output=True, text=True, check=False
-    )
+    archive = ["git", "archive", "--format=tar", "HEAD"]
+    ended = subprocess.run(archive, cwd=bundle_wheels.ROOT, capture_output=True, check=False)
     if ended.returncode:
-        raise ValueError(f"the code is archived from a git checkout: {ended.stderr.strip()}")
+        reason = ended.stderr.decode(errors="replace").strip()
+        raise ValueError(f"the code is archived from a git checkout: {reason}")
+    (out / "code.tar.xz").write_bytes(lzma.compress(ended.stdout))
     shutil.copyfile(bundle_wheels.ROOT / "launch" / "bundle_run.py", out / "run")
     (out / "run").chmod(0o755)
 
 
+def _write_assets(out: pathlib.Path, needed: Collection[str]) -> None:
+    place = Place(out, tiny=False)
+    (out / "assets").mkdir()
+    for name, write in bundle_assets.WRITERS.items():
+        if name in needed:
+            write(place)
+            _told(out / "assets", name)
+    with tarfile.open(out / "assets.tar.xz", "w:xz") as archive:
+        for path in sorted((out / "assets").iterdir()):
+            archive.add(path, path.name)
+    shutil.rmtree(out / "assets")
+
+
 def _told(folder: pathlib.Path, name: str) -> None:
-    path = folder / ("code.tar.gz" if name == "code" else name)
-    print(f"{name}: {_megabytes(path):.1f} MB", flush=True)
+    print(f"{name}: {_megabytes(folder / name):.1f} MB", flush=True)
 
 
 def _megabytes(path: pathlib.Path) -> float:

@@ -3,6 +3,7 @@
 import pathlib
 import pickle
 import shutil
+import tempfile
 from collections.abc import Callable
 
 import gguf
@@ -10,18 +11,16 @@ import jax
 import numpy as np
 from PIL import Image
 
-from launch.stages import LPIPS, PHOTOS, VOCABULARY, WORDS, Place, mini_settings
+from launch.stages import FEATURES, LPIPS, PHOTOS, VOCABULARY, Place, mini_settings
 from v2l_jax import experiment
 from v2l_jax.assets import fetch as assets
 from v2l_jax.data.image_files import EXTENSIONS
 from v2l_jax.data.transforms import shrink
 from v2l_jax.formats.pickles import read_pickle
 from v2l_jax.run import features, loading
-from v2l_jax.run.paths import global_path, local_path
-from v2l_jax.tokenizers.released import SHIPPED
 
-_PHOTO_SIDE = 160  # pixels; the small tokenizer sees 128 of them
-_PHOTO_QUALITY = 88  # of JPEG
+_PHOTO_SIDE = 144  # pixels; the small tokenizer sees 128 of them
+_PHOTO_QUALITY = 85  # of JPEG
 _PHOTO_FOLDERS = ("dogs-cats", "pizza-steak-sushi")
 
 
@@ -72,24 +71,21 @@ def write_small(path: pathlib.Path, small: pathlib.Path) -> None:
     Image.fromarray(pixels).save(small, quality=_PHOTO_QUALITY)
 
 
-def write_words(place: Place) -> None:
-    """The words of the released small tokenizer, and the tower's vectors of the bundle's photos:
-    what a training reads from its workdir.
-    """
-    workdir = place.asset(WORDS)
-    for name, path in (("local", local_path(workdir)), ("global", global_path(workdir))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(SHIPPED / "v2l-mini" / f"{name}_words.safetensors", path)
+def write_features(place: Place) -> None:
+    """The tower's vectors of the bundle's photos, as a training keeps them in its workdir."""
     config = experiment.load("configs/v2l_mini.py", mini_settings(place))
     photos = loading.photos(config)
-    for split, source in (("train", photos.train), ("held_out", photos.held_out)):
-        features.cached(config, workdir, split, source)
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = pathlib.Path(folder)
+        for split, source in (("train", photos.train), ("held_out", photos.held_out)):
+            features.cached(config, workdir, split, source)
+        shutil.copytree(workdir / "features", place.asset(FEATURES))
 
 
 WRITERS: dict[str, Callable[[Place], None]] = {
     VOCABULARY: lambda place: write_vocabulary(place.asset(VOCABULARY)),
     LPIPS: lambda place: write_lpips(place.asset(LPIPS)),
     PHOTOS: lambda place: write_photos(place.asset(PHOTOS)),
-    WORDS: write_words,
+    FEATURES: write_features,
 }
-"""How each asset is made, in this order: the words need the photos and the vocabulary."""
+"""How each asset is made, in this order: features are of the photos."""

@@ -17,10 +17,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 def main() -> None:
     """Unpacks what is not unpacked yet and becomes `python -m launch.stages`."""
-    if not (HERE / "code").is_dir():
-        with tarfile.open(HERE / "code.tar.gz") as archive:
-            archive.extractall(HERE / "code.partial", filter="data")
-        (HERE / "code.partial").rename(HERE / "code")
+    for name in ("code", "assets"):
+        if not (HERE / name).is_dir():
+            with tarfile.open(HERE / f"{name}.tar.xz") as archive:
+                archive.extractall(HERE / f"{name}.partial", filter="data")
+            (HERE / f"{name}.partial").rename(HERE / name)
     if not (HERE / "site").is_dir():
         wheels = sorted(map(str, (HERE / "wheels").glob("*.whl")))
         options = ["--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir"]

@@ -21,9 +21,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-VOCABULARY, LPIPS, PHOTOS, WORDS = "vocabulary.gguf", "lpips.ckpt", "photos", "mini"
+VOCABULARY, LPIPS, PHOTOS, FEATURES = "vocabulary.gguf", "lpips.ckpt", "photos", "features"
 """Assets of a bundle, files or folders of assets/."""
 
+_RELEASED = pathlib.Path(__file__).parents[1] / "v2l_jax" / "assets" / "released" / "v2l-mini"
 _LEAST_SECONDS = 5  # with less left, no stage is begun
 
 
@@ -137,10 +138,20 @@ def mini_settings(place: Place) -> list[tuple[str, str]]:
     return list(settings.items())
 
 
+def lay_words(workdir: pathlib.Path) -> None:
+    """Puts the released small tokenizer's codebooks where a training looks for them."""
+    (workdir / "codebook").mkdir(parents=True)
+    for name in ("local", "global"):
+        shutil.copyfile(
+            _RELEASED / f"{name}_words.safetensors", workdir / "codebook" / f"{name}.safetensors"
+        )
+
+
 def _mini(place: Place) -> list[list[str]]:
     workdir = place.results / "mini"
     shutil.rmtree(workdir, ignore_errors=True)  # trained anew each time
-    shutil.copytree(place.asset(WORDS), workdir)
+    lay_words(workdir)
+    shutil.copytree(place.asset(FEATURES), workdir / "features")
     settings = [f"--config.{path}={text}" for path, text in mini_settings(place)]
     config = ["--config=configs/v2l_mini.py", f"--workdir={workdir}"]
     return [_python("v2l_jax.main", *config, *settings)]
@@ -188,7 +199,7 @@ _STAGES = (
     Stage("incontext", "prompts of the tasks, beside torch", 240, (VOCABULARY,), _incontext),
     Stage("phases", "prefill and decoding by themselves", 120, (VOCABULARY,), _phases),
     Stage(
-        "mini", "the small tokenizer learns", 180, (VOCABULARY, LPIPS, PHOTOS, WORDS), _mini,
+        "mini", "the small tokenizer learns", 180, (VOCABULARY, LPIPS, PHOTOS, FEATURES), _mini,
         _learnt,
     ),
 )  # fmt: skip
