@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+import v2l_jax
 from v2l_jax.errors import ConfigError, V2LError
 from v2l_jax.jobs.runner import may_differ
 from v2l_jax.run.paths import tokens_path
@@ -29,6 +30,18 @@ def test_a_machine_without_git_names_the_version_instead_of_the_commit(monkeypat
     monkeypatch.setenv("PATH", "")
     code_version.cache_clear()
     assert code_version().startswith("v")
+    code_version.cache_clear()
+
+
+def test_archived_code_names_its_commit(monkeypatch):
+    """`git archive` replaces $Format:%H$, as .gitattributes asks it to."""
+    root = pathlib.Path(v2l_jax.__file__).parents[1]
+    assert "v2l_jax/__init__.py export-subst" in (root / ".gitattributes").read_text()
+    assert v2l_jax.__commit__ == "$Format:%H$"
+    monkeypatch.setattr(v2l_jax, "__commit__", "0123456789abcdef0123456789abcdef01234567")
+    monkeypatch.setenv("PATH", "")
+    code_version.cache_clear()
+    assert code_version() == "0123456789ab"
     code_version.cache_clear()
 
 

@@ -20,6 +20,7 @@ import filelock
 import jax
 from absl import logging
 
+import v2l_jax
 from v2l_jax import buckets
 from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import ConfigError, V2LError
@@ -30,17 +31,7 @@ from v2l_jax.training.checkpoints import check_name
 _MADE_FROM = "training.json"
 _REMEDY = "delete it, or name another --workdir"
 _BUCKET = re.compile("[a-z][a-z0-9]+:/")
-_PACKAGES = (
-    "v2l_jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "transformers",
-    "numpy",
-)
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "numpy")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -160,7 +151,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def code_version() -> str:
     """The commit that this code is of, with "-dirty" and a digest where files differ from it; the
-    package's version where there is no git.
+    package's version where neither git nor `git archive` says.
     """
     here = pathlib.Path(__file__).parents[1]
 
@@ -176,7 +167,8 @@ def code_version() -> str:
     except FileNotFoundError:
         commit, change = "", b""
     if not commit:
-        return f"v{metadata.version('v2l_jax')}"
+        archived = not v2l_jax.__commit__.startswith("$")
+        return v2l_jax.__commit__[:12] if archived else f"v{v2l_jax.__version__}"
     return commit + (f"-dirty-{hashlib.sha256(change).hexdigest()[:8]}" if change else "")
 
 
@@ -213,8 +205,15 @@ def environment() -> dict[str, Any]:
         "devices": f"{len(devices)} × {devices[0].device_kind}",
         "processes": jax.process_count(),
         "git_commit": code_version(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {"v2l_jax": v2l_jax.__version__} | {n: _version(n) for n in _PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu_name() -> str:
