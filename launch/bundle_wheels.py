@@ -20,7 +20,7 @@ OF_JAX = ("jax", "jaxlib", "ml-dtypes", "numpy", "opt-einsum", "scipy")
 
 _FOR_TESTS = ("hypothesis", "pytest")
 _NOT_NEEDED = (
-    "huggingface_hub", "jinja2", "matplotlib", "pycocoevalcap", "pycocotools",
+    "huggingface_hub", "matplotlib", "pycocoevalcap", "pycocotools",
     "tensorflow-datasets", "transformers",
 )  # fmt: skip
 """Of the project's dependencies, what no stage imports."""
