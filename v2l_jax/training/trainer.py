@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from v2l_jax.data.loader import Loader, make_loader
 from v2l_jax.data.sources import Source
 from v2l_jax.data.transforms import Transform
+from v2l_jax.ops.run_once import run_once
 from v2l_jax.parallel.mesh import local_rows, place
 from v2l_jax.parallel.sharding import Rule, tree_shardings
 from v2l_jax.training.checkpoints import Checkpointer
@@ -126,7 +127,7 @@ class Trainer:
           params: parameters to start from instead, on the host.
         """
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes())
-        state = jax.jit(self.initial_state, out_shardings=shardings)()
+        state = run_once(self.initial_state, out_shardings=shardings)
         if params is None:
             return state
         params = place(params, shardings.params)
