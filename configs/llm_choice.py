@@ -20,6 +20,6 @@ def get_config(llm: str = "smollm2-135m-instruct") -> ConfigDict:
     config.jobs = ("codebook", "evaluate", "report")
     config.codebook.expand_limit = config.codebook.local_limit = 4_096
     config.evaluate.tasks = ("few_shot",)
-    controls = {"controls": ("no_tokens", "shuffled"), "control_shots": (1,)}
+    controls = {"controls": ("shuffled", "no_tokens"), "control_shots": (1,)}
     config.evaluate.few_shot.update({"shots": (1, 3), "episodes": 100} | controls)
     return config

@@ -1,6 +1,5 @@
 """PyTorch checkpoint reading, against torch itself and files made by hand."""
 
-import io
 import os
 import pickle
 import struct
@@ -10,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from tests.torch_zip import Tensor, write_torch, write_zip
 from v2l_jax.errors import AssetError
 from v2l_jax.formats.torch_files import read_torch
 
@@ -136,56 +136,6 @@ def test_whole_modules_are_refused_by_name(torch, tmp_path):
         read_torch(tmp_path / "module.pth")
 
 
-class Mention:
-    """Pickles as the global torch.<name>, without torch."""
-
-    def __init__(self, module, name):
-        self.module, self.name = module, name
-
-
-class _Pickler(pickle._Pickler):
-    """Writes what torch would write."""
-
-    def save(self, value, save_persistent_id=True):
-        if isinstance(value, Mention):
-            self.write(b"c" + f"{value.module}\n{value.name}\n".encode())
-        elif isinstance(value, Tensor):
-            self.save(Mention("torch._utils", "_rebuild_tensor_v2"))
-            self.write(b"(")
-            self.save(("storage", Mention("torch", value.kind), value.key, "cpu", value.count))
-            self.write(b"Q")
-            for part in (value.offset, value.size, value.stride, False, None):
-                self.save(part)
-            self.write(b"tR")
-        else:
-            super().save(value, save_persistent_id)
-
-    def memoize(self, value):
-        pass
-
-
-class Tensor:
-    def __init__(self, count, size, stride, offset=0, kind="FloatStorage", key="0"):
-        self.count, self.size, self.stride, self.offset, self.kind, self.key = (
-            count,
-            size,
-            stride,
-            offset,
-            kind,
-            key,
-        )
-
-
-def write_zip(path, tensor, storage, compression=zipfile.ZIP_STORED, order=b"little"):
-    buffer = io.BytesIO()
-    _Pickler(buffer, 2).dump({"w": tensor})
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", buffer.getvalue(), zipfile.ZIP_STORED)
-        archive.writestr("archive/byteorder", order, zipfile.ZIP_STORED)
-        archive.writestr("archive/data/0", storage)
-    return path
-
-
 def test_made_by_hand_without_torch(tmp_path):
     values = np.arange(12, dtype=np.float32)
     path = write_zip(tmp_path / "m.pth", Tensor(12, (2, 3), (1, 4), offset=1), values.tobytes())
@@ -194,6 +144,12 @@ def test_made_by_hand_without_torch(tmp_path):
         tmp_path / "m.pth", Tensor(12, (12,), (1,)), values.astype(">f4").tobytes(), order=b"big"
     )
     np.testing.assert_array_equal(read_torch(path)["w"], values)
+
+
+def test_torch_reads_what_the_writer_of_other_tests_writes(torch, tmp_path):
+    tree = {"state_dict": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "epoch": 3}
+    path = write_torch(tmp_path / "m.pth", tree)
+    assert_same(read_torch(path), torch.load(path, weights_only=True))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The paper's tables by their configs, one workdir, on tiny files of the very formats: a random
 LLaMA with SentencePiece, a random CLIP, a checkpoint in the published layout, a TFDS-prepared
-imagenet2012, Mini-ImageNet with published episodes and Frozen's questions, COCO captions, VQA v2.
+imagenet2012, Mini-ImageNet with published episodes and Frozen's questions, COCO captions, VQA v2,
+and pytorch-fid's Inception.
 """
 
 import importlib.resources
@@ -12,16 +13,18 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
 
+from tests.inception_checkpoint import torchvision_layout
 from tests.published_checkpoint import published_arrays
 from tests.tiny_models import sentencepiece, write_clip, write_llm
+from tests.torch_zip import write_torch
 from v2l_jax import experiment
 from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.errors import ConfigError
 from v2l_jax.jobs import codebook, runner
 from v2l_jax.metrics.results import read_results
 from v2l_jax.run import building, loading, released_words
+from v2l_jax.towers.inception import load_inception
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "v2l"
 GLOBAL = 40
@@ -61,8 +64,8 @@ def _write_imagenet(folder, synsets, rng, monkeypatch):
 
             def _split_generators(self, dl_manager):
                 return {
-                    "train": self._generate_examples(32),
-                    "validation": self._generate_examples(8),
+                    "train": self._generate_examples(28),
+                    "validation": self._generate_examples(12),
                 }
 
             def _generate_examples(self, count):
@@ -150,7 +153,10 @@ def files(asset, tmp_path_factory):
     backend = sentencepiece(360)
     write_llm(home / "llama", "llama", backend, context=4096)
     write_clip(home / "clip")
-    save_file(published_arrays(backend.get_vocab_size(), GLOBAL, 12), home / "v2l.safetensors")
+    arrays = published_arrays(backend.get_vocab_size(), GLOBAL, 12)
+    write_torch(home / "v2l.pth", {"state_dict": arrays, "epoch": 100})
+    inception = torchvision_layout(load_inception(asset("inception-v3-fid")), rng)
+    write_torch(home / "data" / "pt_inception-2015-12-05-6726825d.pth", inception)
     words = [f"word{i}" for i in range(GLOBAL)]
     (home / "words.txt").write_text("\n".join(words) + "\n")
     return home
@@ -175,7 +181,7 @@ SMALL = {
     "evaluate.captioning.controls": "()", "evaluate.vqa.shots": "1",
     "evaluate.vqa.max_new_tokens": "3", "evaluate.vqa.controls": "()", "finetune.steps": "2",
     "finetune.batch_size": "8", "finetune.eval_images": "8", "evaluate.restoration.images": "2",
-    "evaluate.restoration.controls": "()", "evaluate.reconstruction.inception": "inception-v3-fid",
+    "evaluate.restoration.controls": "()",
 }  # fmt: skip
 
 
@@ -184,7 +190,7 @@ def _config(files, name, **more):
         "llm": str(files / "llama"),
         "tower": f"clip:{files / 'clip'}",
         "data.tfds_dir": str(files / "tfds"),
-        "model.released": str(files / "v2l.safetensors"),
+        "model.released": str(files / "v2l.pth"),
         "model.released_words": str(files / "words.txt"),
     }
     config = experiment.load(CONFIGS / f"{name}.py", [*(here | SMALL | more).items()])
@@ -216,7 +222,7 @@ def test_every_table_is_filled(run):
     assert of("few_shot") == {"few_shot_accuracy"}
     assert of("open_ended") == {"open_ended_accuracy"}
     assert of("semantic_quality") == {"clip_score", "clip_r_min_max", "clip_ratio"}
-    assert of("reconstruction") >= {"fid", "psnr", "ssim", "effective_tokens"}
+    assert of("reconstruction") >= {"fid", "inception_score", "psnr", "ssim", "effective_tokens"}
     assert of("denoising") >= {"psnr", "token_accuracy"}
     assert of("captioning") >= {"cider", "clip_score"}
     assert of("vqa") == {"vqa_accuracy"}
@@ -224,7 +230,7 @@ def test_every_table_is_filled(run):
     names = {r.measured_on["llm"] for r in rows}
     assert len(names) == 1 and all(np.isfinite(r.value) for r in rows if r.metric != "psnr")
     shown = [r for r in rows if r.metric == "fid"]
-    assert shown[0].measured_on["tokenizer"] == "v2l, v2l.safetensors"
+    assert shown[0].measured_on["tokenizer"] == "v2l, v2l.pth"
     assert shown[0].measured_on["tokens"] == 8 * 8 + 5
 
 
@@ -235,7 +241,7 @@ def test_the_page_has_a_section_for_each(run):
         "Questions about pictures",
     ):  # fmt: skip
         assert title in page, title
-    assert "LLaMA-2 7B" in page and "word3" in page
+    assert "LLaMA-2 7B" in page and "word3" in page and ">IS<" in page
 
 
 def test_the_words_are_the_checkpoints(run, files):
