@@ -242,6 +242,7 @@ def test_the_page_has_a_section_for_each(run):
     ):  # fmt: skip
         assert title in page, title
     assert "LLaMA-2 7B" in page and "word3" in page and ">IS<" in page
+    assert "class: tench" in page and "n01440764" not in page
 
 
 def test_the_words_are_the_checkpoints(run, files):

@@ -40,6 +40,7 @@ def _result(metric, value, control="none", ci95=None, count=8, **more):
     ("number", "result", "text"),
     [
         (Number(3), Result("m", 0.12345, 9, (0.1, 0.25)), "0.123\n0.100–0.250"),
+        (Number(2), Result("m", 0.1, 9, (-0.05, 0.25)), "0.10\n-0.05 to 0.25"),
         (Number(1, 100.0, unit=" %"), Result("m", 0.12345, 9, (0.1, 0.25)), "12.3 %\n10.0–25.0"),
         (Number(1, 100.0, "+", " to "), Result("m", 0.02, 9, (-0.1, 0.1)), "+2.0\n-10.0 to +10.0"),
         (Number(2), Result("m", 2.0, 1), "2.00"),

@@ -411,7 +411,7 @@ def test_rows_are_controls_and_columns_types():
         ["Closed answers\nthe picture's words", "0.80\n0.70–0.90", "–", "–"],
     ]
     assert all(
-        part in table.caption for part in ("photos", "4 examples", "21 words", "tiny", "conse")
+        part in table.caption for part in ("photos", "examples: 4", "21 words", "tiny", "conse")
     )
 
 

@@ -30,6 +30,7 @@ from v2l_jax.run.reconstruction import reconstruct
 from v2l_jax.run.run import Run
 from v2l_jax.run.workdir import environments, read_json
 from v2l_jax.tasks import tasks
+from v2l_jax.tasks.harness.classes import shown_names
 from v2l_jax.tokenizers.base import TokenStreams
 from v2l_jax.training.metric_log import read_metrics
 
@@ -118,6 +119,7 @@ def _photo_rows(run: Run) -> list[PhotoRow]:
         return chosen if own is None else np.concatenate([run.features("report", own), chosen])
 
     source, rows = building.with_inputs(trained.tokenizer, shown, vectors), []
+    names = shown_names(shown.class_names)
     for tokens, pictures, _ in reconstruct(
         config, trained.tokenizer, trained.variables, source, mesh
     ):
@@ -129,7 +131,7 @@ def _photo_rows(run: Run) -> list[PhotoRow]:
                     words=words_shown(trained, tokens, "global", i),
                     reconstruction=picture,
                     local_words=words_shown(trained, tokens, "local", i),
-                    caption=shown.class_names[record["label"]]
+                    caption=names[record["label"]]
                     if record["label"] >= 0
                     else pathlib.Path(record["path"]).stem,
                 )

@@ -185,8 +185,8 @@ def _cell(result: Result | None, decimals: int) -> str:
     if result is None:
         return "–"
     value, _, interval = Number(decimals).cell(result).partition("\n")
-    ends = interval.split("–")
-    return f"{value} ({interval})" if interval and ends[0] != ends[-1] else value
+    ends = {Number(decimals).text(end) for end in result.ci95 or ()}
+    return f"{value} ({interval})" if interval and len(ends) == 2 else value
 
 
 def _label(facts: CardFacts, method: str) -> str:

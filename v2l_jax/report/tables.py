@@ -25,7 +25,7 @@ class Number:
       decimals: digits after the point; None writes four significant digits.
       scale: what the number is multiplied by, such as 100 for percent.
       sign: "+" writes the sign of positive numbers too.
-      between: stands between the ends of the interval.
+      between: stands between the ends of the interval; " to " where one is negative.
       unit: stands after the number, not after the interval.
       undefined: stands for a number that is not finite.
       counted: whether the table's caption counts its samples; a cost is not of the samples that
@@ -52,7 +52,8 @@ class Number:
         value = self.text(result.value) + self.unit
         if result.ci95 is None or not all(map(math.isfinite, result.ci95)):
             return value
-        return f"{value}\n{self.between.join(map(self.text, result.ci95))}"
+        between = " to " if min(result.ci95) < 0 else self.between
+        return f"{value}\n{between.join(map(self.text, result.ci95))}"
 
 
 @dataclasses.dataclass(frozen=True)

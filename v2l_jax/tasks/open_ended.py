@@ -220,7 +220,7 @@ TABLE = TableSpec(
     labels={
         "names": {"nonsense": "Made-up names", "real": "Real names", "file": "Names of the file"},
         "control": {
-            "none": "{names}",
+            "none": "the image",
             "no_tokens": "control: no image",
             "shuffled": "control: another image",
         },

@@ -29,6 +29,7 @@ from v2l_jax.report.word_ring import word_ring
 from v2l_jax.representations.controls import derangement
 from v2l_jax.run import loading
 from v2l_jax.run.run import Run
+from v2l_jax.tasks.harness.classes import shown_names
 
 POSITION = 40
 """Where its section stands on the page."""
@@ -130,10 +131,11 @@ def _write_rings(
         ring.unlink()
     labels = np.asarray(photos.labels)
     turn = [(np.sum(labels[:i] == label), label, i) for i, label in enumerate(labels)]
+    names = shown_names(photos.class_names)
     for number, (_, label, i) in enumerate(sorted(turn)[: c.rings]):
         ids = nearest[i, : c.ring_words]
         cosines = unit_rows(np.asarray(words.embeddings)[ids]) @ unit_rows(vectors[i : i + 1])[0]
-        caption = f"class: {photos.class_names[label]}" if label >= 0 else ""
+        caption = f"class: {names[label]}" if label >= 0 else ""
         svg = word_ring(
             photos[i]["image"], [words.texts[j] for j in ids], cosines.tolist(), caption
         )

@@ -470,7 +470,7 @@ _DRAWN_SHAPES = (
 )
 TABLE = TableSpec(
     caption=(
-        "{dataset}: accuracy with 95 % intervals; {shots} examples, {shot_choice}; {tokens} words "
+        "{dataset}: accuracy with 95 % intervals; examples: {shots}, {shot_choice}; {tokens} words "
         "a picture; {representation}; {llm}, {tower}"
     ),
     rows=("answering", "control"),
@@ -483,7 +483,7 @@ TABLE = TableSpec(
             "no_tokens": "control: no words",
             "shuffled": "control: another picture's words",
         },
-        "answer_type": {"all": "All"},
+        "answer_type": {"all": "All", "yes/no": "Yes/no"},
         "shot_choice": {"random": "drawn by the seed", "similar": "the most similar questions"},
     },
     counts_in_head=True,

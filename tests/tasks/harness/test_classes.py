@@ -4,8 +4,9 @@ import numpy as np
 
 from v2l_jax.data.episodes import draw_episodes
 from v2l_jax.data.sources import SyntheticSource
+from v2l_jax.errors import AssetError
 from v2l_jax.run import loading
-from v2l_jax.tasks.harness.classes import class_names, named_labels, nearest_last
+from v2l_jax.tasks.harness.classes import class_names, named_labels, nearest_last, shown_names
 
 
 def test_wordnet_ids_get_english_names_and_doubles_are_left_out(asset):
@@ -21,6 +22,14 @@ def test_wordnet_ids_get_english_names_and_doubles_are_left_out(asset):
     )
     labels, names = named_labels(photos, {})
     assert names == ["crane", "tabby"] and labels.tolist() == [0, -1, 1, 0, 0, -1]
+
+
+def test_a_page_without_the_names_shows_the_ids(monkeypatch):
+    def offline(name):
+        raise AssetError(f"asset {name} cannot be downloaded")
+
+    monkeypatch.setattr(loading, "locate", offline)
+    assert shown_names(["n02123045", "mine"]) == ["n02123045", "mine"]
 
 
 def test_the_most_similar_shot_comes_last():

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from v2l_jax.data.episodes import Episode, read_class_names
+from v2l_jax.errors import AssetError
 from v2l_jax.run import loading
 
 _WORDNET_ID = re.compile(r"n\d{8}")
@@ -54,6 +55,15 @@ def class_names(ids: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     if any(_WORDNET_ID.fullmatch(i) and i not in given for i in ids):
         wordnet = read_class_names(loading.locate("imagenet-lemmas"))
     return {i: given.get(i, wordnet.get(i, i)) for i in ids}
+
+
+def shown_names(ids: Sequence[str]) -> list[str]:
+    """What a page calls each class: a WordNet id's first word where the names are at hand."""
+    try:
+        names = class_names(ids, {})
+    except AssetError:  # a page is made offline too
+        return list(ids)
+    return [names[i] for i in ids]
 
 
 def nearest_last(
