@@ -2,6 +2,7 @@
 follow, a death that all follow.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -13,8 +14,10 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests import synthetic_config
+from tests import synthetic_config, tiny_models
+from v2l_jax.metrics.results import read_results
 from v2l_jax.training.metric_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -120,6 +123,39 @@ def test_two_processes_share_tokens_and_write_those_of_one(tmp_path, one_process
     for name, expected in found[0].items():
         np.testing.assert_array_equal(found[1][name], expected)
         assert len(expected) == synthetic_config.IMAGES
+
+
+def test_two_processes_evaluate_as_one(tmp_path):
+    """Both answer prompts of both tasks, and the rows are those of one process."""
+    backend = tiny_models.byte_level(300)
+    tiny_models.write_llm(tmp_path / "llm", "llama", backend, context=2048)
+    said, random = {}, np.random.default_rng(0)
+    for name in ("cat", "dog", "pizza"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            path = tmp_path / "photos" / name / f"{number}.png"
+            Image.fromarray(random.integers(0, 255, (20, 20, 3), np.uint8)).save(path)
+            said[f"{name}/{number}.png"] = f"a {name} on a sofa {number}"
+    (tmp_path / "said.json").write_text(json.dumps(said))
+    found = []
+    for processes in (1, 2):
+        workdir = tmp_path / str(processes)
+        flags = ["--config=tests/tiny_config.py", f"--workdir={workdir}"]
+        flags += [f"--config.llm={tmp_path / 'llm'}", "--config.jobs=evaluate"]
+        flags += [f"--config.data.labelled={tmp_path / 'photos'}", "--config.data.held_out=0.5"]
+        flags += ["--config.representation.kind=caption"]
+        flags += [f"--config.representation.caption.file={tmp_path / 'said.json'}"]
+        flags += ["--config.evaluate.tasks=few_shot,zero_shot"]
+        code, errors = finish(launch(processes, workdir, flags))
+        assert code == 0, errors[-3000:]
+        if processes == 2:
+            assert "zero-shot, none" in (workdir / "logs" / "process_1.log").read_text()
+        found.append([(r.metric, r.measured_on["task"], r.value) for r in results(workdir)])
+    assert found[0] == found[1] and {task for _, task, _ in found[0]} == {"few_shot", "zero_shot"}
+
+
+def results(workdir):
+    return sorted(read_results(workdir / "results.json"), key=lambda r: str(r.to_json()))
 
 
 def test_a_process_that_dies_takes_the_job_down_and_is_named(tmp_path):

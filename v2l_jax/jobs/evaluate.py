@@ -2,15 +2,21 @@
 row.
 """
 
+import dataclasses
 import pathlib
 
 from absl import logging
 from ml_collections import ConfigDict
 
 from v2l_jax.jobs.identity import missing, note
+from v2l_jax.llm import shared_engine
 from v2l_jax.metrics.results import Scalar
+from v2l_jax.parallel.processes import is_primary
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import tasks
+
+EVERY_PROCESS = True
+"""Several processes share this job; see `runner.run_jobs`."""
 
 
 def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
@@ -24,14 +30,20 @@ def open_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Measures what results.json lacks; rows that are there are not measured again."""
-    context = open_run(config, workdir)
+    """Measures what results.json lacks; rows that are there are not measured again. The first of
+    several processes runs the tasks, and all answer their prompts.
+    """
+    if not is_primary():
+        shared_engine.serve(lambda: Run(config, workdir).engine)
+        return
+    context = dataclasses.replace(open_run(config, workdir), together=True)
     for task in config.evaluate.tasks:
         left = _missing(config, task, workdir)
         if left:
             module = tasks()[task]
             logging.info("%s: %s", task, (module.__doc__ or "").splitlines()[0])
             module.measure(context, left)
+    shared_engine.finished()
 
 
 def check(config: ConfigDict) -> None:

@@ -5,11 +5,10 @@ once.
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-
-from v2l_jax.llm.llama import KVCache
 
 PREFIX_OVERHEAD = 16  # tokens' worth of padding and extra attention that a separate prefix costs
 _COPY_COST = 0.03  # of computing a prefix token: copying its keys and values
@@ -38,11 +37,12 @@ class PrefixCache:
 
     Attributes:
       rows: which row of the cache holds a prefix, by its token ids.
-      cache: [layers, rows, length, …].
+      cache: a KVCache, [layers, rows, length, …]; of an engine of several processes, where `rows`
+        says which process holds a prefix, the number that they call it by.
     """
 
     rows: Mapping[tuple[int, ...], int]
-    cache: KVCache
+    cache: Any
 
     def cut(self, prompts: Sequence[Sequence[int]]) -> list[Prompt]:
         """Cuts each prompt behind the longest prefix that is here; at least one token stays in the

@@ -139,11 +139,19 @@ def barrier(name: str) -> None:
     the others wrote before it, in a bucket's folder too.
     """
     if jax.process_count() > 1:
+        buckets.push()
+        meet(name)
+        buckets.pull()
+
+
+def meet(name: str) -> None:
+    """Waits, for up to a week, until every process has come to the same call; files are not looked
+    at.
+    """
+    if jax.process_count() > 1:
         from orbax.checkpoint import multihost
 
-        buckets.push()
         multihost.sync_global_processes(f"v2l_jax:{name}", timeout=_WEEK)
-        buckets.pull()
 
 
 def whole_on_own_devices(tree: PyTree, mesh: Mesh, own: Mesh) -> PyTree:

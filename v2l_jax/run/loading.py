@@ -5,7 +5,7 @@ import functools
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -46,11 +46,13 @@ class LanguageModel:
     params: Any
     tokenizer: TextTokenizer
 
-    def engine(self, mesh: Mesh, token_budget: int) -> LLMEngine:
-        """The in-context engine over this model."""
+    def engine(
+        self, mesh: Mesh, token_budget: int, kind: Callable[..., LLMEngine] = LLMEngine
+    ) -> LLMEngine:
+        """The in-context engine over this model; `kind` makes it."""
         rows = self.model.config.vocab_size
         ids = existing_ids(self.tokenizer, rows)
-        return LLMEngine(
+        return kind(
             self.model,
             self.params,
             mesh=mesh if mesh.size > 1 else None,

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -21,6 +22,7 @@ from v2l_jax.codebook.codebook import Codebook
 from v2l_jax.data.sources import Source
 from v2l_jax.errors import ConfigError
 from v2l_jax.llm.engine import LLMEngine
+from v2l_jax.llm.shared_engine import SharedEngine
 from v2l_jax.metrics.results import Result, Scalar, merge_results
 from v2l_jax.ops.batches import in_batches
 from v2l_jax.ops.nearest import nearest_rows
@@ -40,11 +42,13 @@ class Run:
       config: the whole experiment.
       workdir: the run's folder.
       identify: gives the fields that say what a task's rows depend on; see `jobs.identity`.
+      together: whether the job's other processes serve this one's engine (`llm.shared_engine`).
     """
 
     config: ConfigDict
     workdir: pathlib.Path
     identify: Callable[[str], Mapping[str, Scalar]] = lambda task: {}
+    together: bool = False
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -67,7 +71,11 @@ class Run:
     @functools.cached_property
     def engine(self) -> LLMEngine:
         """The in-context engine over the language model."""
-        return self.llm.engine(self.mesh, self.config.llm_options.token_budget)
+        budget, processes = self.config.llm_options.token_budget, jax.process_count()
+        if self.together and processes > 1:
+            shared = functools.partial(SharedEngine, processes=processes)
+            return self.llm.engine(self.mesh, budget, shared)
+        return self.llm.engine(self.mesh, budget)
 
     @functools.cached_property
     def tower(self) -> ImageTextTower:

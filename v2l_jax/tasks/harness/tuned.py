@@ -57,7 +57,7 @@ def tuned(run: Run) -> Run:
         )
     if rows is not None:
         changes[NEW_ROWS] = {"rows": jax.numpy.asarray(rows)}
-    return ChangedRun(run.config, run.workdir, run.identify, run, changes, lora.scale)
+    return _changed(run, changes, lora.scale)
 
 
 def untrained(run: Run) -> Run:
@@ -66,4 +66,9 @@ def untrained(run: Run) -> Run:
     if start is None:
         return run
     changes = {NEW_ROWS: {"rows": jax.numpy.asarray(start)}}
-    return ChangedRun(run.config, run.workdir, run.identify, run, changes, 1.0)
+    return _changed(run, changes, 1.0)
+
+
+def _changed(run: Run, changes: dict[str, Any], scale: float) -> Run:
+    """Other processes serve the run's own model, so this one answers alone."""
+    return ChangedRun(run.config, run.workdir, run.identify, base=run, changes=changes, scale=scale)
