@@ -5,7 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from v2l_jax.codebook.visual_vocabulary import VisualVocabulary, inliers, preparation, prepared
+from v2l_jax.codebook.visual_vocabulary import (
+    PreparedPoints,
+    VisualVocabulary,
+    inliers,
+    preparation,
+    prepared,
+)
 from v2l_jax.errors import CheckpointError, ConfigError
 
 RNG = np.random.default_rng(0)
@@ -63,3 +69,11 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "x").write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="cannot read the visual words"):
         VisualVocabulary.load(tmp_path / "x")
+
+
+def test_points_are_prepared_as_they_are_read():
+    points = PreparedPoints(FEATURES, MEAN, MATRIX, True)
+    whole = prepared(FEATURES, MEAN, MATRIX, True)
+    assert (len(points), points.shape) == (500, whole.shape)
+    for rows in (slice(3, 9), np.array([7, 2, 400])):
+        np.testing.assert_allclose(points[rows], whole[rows], atol=1e-6)

@@ -2,6 +2,7 @@
 is refused before anything is trained.
 """
 
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.tiny_visual_words import COLOURS, PER_CLASS, get_config
-from v2l_jax.codebook.visual_vocabulary import VisualVocabulary
+from v2l_jax.codebook.kmeans_variants import fit_in_batches
+from v2l_jax.codebook.visual_vocabulary import VisualVocabulary, prepared
 from v2l_jax.data.sources import SyntheticSource
 from v2l_jax.errors import ConfigError, DataError
 from v2l_jax.jobs import finetune, runner, vocabulary
@@ -18,10 +20,11 @@ from v2l_jax.llm.training_texts import TextBatches
 from v2l_jax.metrics.results import read_results
 from v2l_jax.representations import representation
 from v2l_jax.representations.base import ImageSet
-from v2l_jax.representations.visual_words import vocabulary_path
+from v2l_jax.representations.visual_words import kmeans_of, vocabulary_path
 from v2l_jax.representations.visual_words_page import coloured, nearest_texts
 from v2l_jax.representations.word_rows import nearest_patches
 from v2l_jax.run import adapters, loading
+from v2l_jax.run.patches import PatchFeatures
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import classification
 from v2l_jax.tasks.harness import tuned
@@ -180,8 +183,58 @@ def test_one_class_gives_no_start_of_rows(changed, workdir, monkeypatch):
     changed.representation.visual_words.rows_start = "ridge"
     run = Run(changed, workdir)
     monkeypatch.setattr(run.photos.train, "labels", np.zeros(len(run.photos.train), int))
-    with pytest.raises(ConfigError, match="'ridge' needs training images of which two things are said"):
+    with pytest.raises(
+        ConfigError, match="'ridge' needs training images of which two things are said"
+    ):
         representation(changed).new_rows(run)
+
+
+class _OnDisk:
+    """Features in a file: slices of at most so many rows are read."""
+
+    def __init__(self, array, most):
+        self.array, self.most, self.shape = array, most, array.shape
+
+    def __len__(self):
+        return len(self.array)
+
+    def reshape(self, *shape):
+        return _OnDisk(self.array.reshape(*shape), self.most)
+
+    def __getitem__(self, rows):
+        found = self.array[rows]
+        assert len(found) <= self.most
+        return found
+
+
+def test_features_that_do_not_fit_in_memory(changed, workdir, tmp_path, monkeypatch):
+    """Words are made of those that are drawn, or of all, a batch at a time."""
+    options = changed.representation.visual_words
+    run = Run(changed, workdir)
+    features = np.array(representation(changed).patches.of(run, "train", run.photos.train))
+    features = np.tile(
+        features, (1000, 1, 1, 1)
+    )  # 72,000 patches, of which 65,536 are searched at a time
+    flat = features.reshape(-1, features.shape[-1])
+    labels = np.tile(np.asarray(run.photos.train.labels), 1000)
+    source = dataclasses.replace(run.photos, train=SyntheticSource(len(features), 8, 0))
+    monkeypatch.setattr(source.train, "labels", labels, raising=False)
+    monkeypatch.setattr(loading, "photos", lambda config: source)
+    read = lambda most: lambda *_: _OnDisk(features, most)
+    options.most_points = 20
+    monkeypatch.setattr(PatchFeatures, "of", read(6 * 20))
+    vocabulary.run(changed, tmp_path / "drawn")
+    monkeypatch.setattr(PatchFeatures, "of", read(65_536))
+    options.passes = 1
+    vocabulary.run(changed, tmp_path / "all")
+    words = VisualVocabulary.load(vocabulary_path(tmp_path / "all"))
+    assert words.made_with["passes"] == 1
+    points = prepared(flat, words.mean, words.projection, False)
+    expected = fit_in_batches(points, kmeans_of(representation(changed), run))
+    np.testing.assert_allclose(words.centres, expected.centres, atol=1e-4)
+    options.outliers = 4.0
+    with pytest.raises(ConfigError, match="neither leaves outliers out"):
+        vocabulary.run(changed, tmp_path / "none")
 
 
 @pytest.mark.parametrize(

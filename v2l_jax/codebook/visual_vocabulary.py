@@ -132,6 +132,31 @@ def prepared(
     return x.astype(np.float32)
 
 
+class PreparedPoints:
+    """Features as `prepared` gives them, made when rows are sliced out: for a file mapped to memory
+    that does not fit in it.
+
+    Attributes:
+      shape: points and kept features.
+    """
+
+    def __init__(
+        self,
+        features: Any,
+        mean: Float[np.ndarray, " dim"],
+        projection: Float[np.ndarray, "dim kept"],
+        unit: bool,
+    ):
+        self._features, self._how = features, (mean, projection, unit)
+        self.shape = (len(features), projection.shape[1])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Float[np.ndarray, "rows kept"]:
+        return prepared(self._features[rows], *self._how)
+
+
 def preparation(
     features: Float[np.ndarray, "patches dim"], components: int, whiten: bool
 ) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim kept"]]:

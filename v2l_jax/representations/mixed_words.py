@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from v2l_jax.codebook.kmeans import Points
 from v2l_jax.codebook.kmeans_variants import fit_product
 from v2l_jax.codebook.nearest_centres import assign
 from v2l_jax.errors import ConfigError
@@ -63,7 +64,7 @@ class Options(Connected, visual_words.Options):
         chunks = {"chunks": self.chunks} if self.form == "product" else {}
         return super().made_with(run) | chunks
 
-    def clustered(self, run: Run, points: np.ndarray, labels: np.ndarray) -> Clustered:
+    def clustered(self, run: Run, points: Points, labels: np.ndarray) -> Clustered:
         """k-means; for product words of each chunk: row c of the centres has the c-th centre of
         every chunk.
 
@@ -72,10 +73,10 @@ class Options(Connected, visual_words.Options):
         """
         if self.form != "product":
             return super().clustered(run, points, labels)
-        if self.supervision == "class":
+        if self.supervision == "class" or self.passes:
             raise ConfigError(
-                "product words are not made of each class apart; set "
-                "config.representation.mixed_words.supervision to 'none' or 'weights'"
+                "product words are made neither of each class apart nor in batches; set "
+                "config.representation.mixed_words.supervision to 'none' or 'weights', passes to 0"
             )
         found = fit_product(points, self.chunks, kmeans_of(self, run), run.mesh)
         counts = np.concatenate([part.counts for part in found])

@@ -14,11 +14,22 @@ from absl import logging
 from jaxtyping import Float
 
 from v2l_jax.atomic_write import atomic_write
-from v2l_jax.codebook.kmeans import KMeans, fit
-from v2l_jax.codebook.kmeans_variants import class_weights, explained_variance, fit_per_class
+from v2l_jax.codebook.kmeans import KMeans, Points, fit, sample
+from v2l_jax.codebook.kmeans_variants import (
+    class_weights,
+    explained_variance,
+    fit_in_batches,
+    fit_per_class,
+)
 from v2l_jax.codebook.nearest_centres import assign
-from v2l_jax.codebook.visual_vocabulary import VisualVocabulary, inliers, preparation, prepared
-from v2l_jax.errors import V2LError
+from v2l_jax.codebook.visual_vocabulary import (
+    PreparedPoints,
+    VisualVocabulary,
+    inliers,
+    preparation,
+    prepared,
+)
+from v2l_jax.errors import ConfigError, V2LError
 from v2l_jax.formats.text_files import read_json
 from v2l_jax.llm import new_rows
 from v2l_jax.metrics.codebook_usage import summarise
@@ -52,7 +63,15 @@ class Options(PatchOptions):
     iterations: int = option(25, "of k-means", POSITIVE)
     restarts: int = option(1, "of k-means; the best is kept", POSITIVE)
     spherical: bool = option(False, "k-means on unit vectors", FLAG)
-    most_points: int = option(256, "training patches a word that k-means sees; 0 = all", COUNT)
+    most_points: int = option(
+        256, "training patches a word that are drawn for k-means and kept in memory; 0 = all", COUNT
+    )
+    passes: int = option(
+        0,
+        "of mini-batch k-means over all training patches, a batch in memory at a time; 0: "
+        "`iterations` over those that are drawn",
+        COUNT,
+    )
     components: int = option(0, "principal components that are kept; 0 = all features", COUNT)
     whiten: bool = option(False, "bring every component to variance one", FLAG)
     outliers: float = option(
@@ -119,6 +138,7 @@ class Options(PatchOptions):
         )
         names += ("components", "whiten", "outliers", "supervision")
         values = {name: getattr(self, name) for name in names}
+        values |= {"passes": self.passes} if self.passes else {}
         return values | {"seed": run.config.seed, "data": run.config.data.name}
 
     def prepare(self, run: Run, images: ImageSet, budget: int) -> None:
@@ -231,7 +251,7 @@ class Options(PatchOptions):
         features = self.patches.of(run, "train", run.photos.train)
         return first_rows(self.rows_start, self.said, run, features, vocabulary, rng)
 
-    def clustered(self, run: Run, points: np.ndarray, labels: np.ndarray) -> Clustered:
+    def clustered(self, run: Run, points: Points, labels: np.ndarray) -> Clustered:
         """Clusters the training images' patches.
 
         Args:
@@ -240,6 +260,9 @@ class Options(PatchOptions):
           labels: of the images that they are of.
         """
         how = kmeans_of(self, run)
+        if self.passes:
+            found = fit_in_batches(points, how, epochs=self.passes, mesh=run.mesh)
+            return Clustered(found.centres, found.counts, found.objectives[-1])
         if self.supervision == "class":
             centres = fit_per_class(points, labels, how, run.mesh).centres
         else:
@@ -269,21 +292,33 @@ def make_vocabulary(options: Options, run: Run) -> VisualVocabulary:
     """Clusters the patches of the training images, and writes the words' file.
 
     Raises:
+      ConfigError: passes over all patches are asked for with what needs them at once.
       DataError: fewer patches than words.
     """
+    if options.passes and (options.outliers or options.supervision == "class"):
+        raise ConfigError(
+            "mini-batch k-means neither leaves outliers out nor clusters each class apart; set "
+            f"passes=0, or outliers=0.0 (here {options.outliers}) and supervision='none' "
+            f"(here {options.supervision!r})"
+        )
     source, path = run.photos.train, vocabulary_path(run.workdir)
     features = options.patches.of(run, "train", source)
-    flat = features.reshape(-1, features.shape[-1])
+    every = features.reshape(-1, features.shape[-1])
     labels = np.repeat(np.asarray(source.labels), features.shape[1] * features.shape[2])
+    rows = sample(np.arange(len(every)), options.most_points * options.words, run.config.seed)
+    flat, labels = np.asarray(every[rows], np.float32), labels[rows]
     if options.outliers:
         kept = inliers(flat, options.outliers)
         logging.info("%d of %d patches are outliers and left out", np.sum(~kept), len(kept))
-        flat, labels = np.asarray(flat)[kept], labels[kept]
+        flat, labels = flat[kept], labels[kept]
     mean, projection = preparation(flat, options.components, options.whiten)
     if options.supervision == "weights":
         weights = class_weights(prepared(flat, mean, projection, False), labels)
         projection = projection * weights
-    points = prepared(flat, mean, projection, options.spherical)
+    if options.passes:
+        points = PreparedPoints(every, mean, projection, options.spherical)
+    else:
+        points = prepared(flat, mean, projection, options.spherical)
     found = options.clustered(run, points, labels)
     usage = summarise(found.counts)
     health = {
