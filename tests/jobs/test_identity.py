@@ -20,7 +20,8 @@ SPEED_LOGGING_PICTURES = """
     train.keep_every train.hang_minutes evaluate.tasks evaluate.batch_size
     evaluate.captioning.pictures evaluate.denoising.pictures evaluate.restoration.pictures
     evaluate.restoration.batch_size evaluate.semantic_quality.rings
-    evaluate.semantic_quality.ring_words evaluate.vqa.pictures finetune.log_every
+    evaluate.semantic_quality.ring_words evaluate.vqa.pictures evaluate.classification.looked_at
+    finetune.log_every
     finetune.eval_every finetune.eval_images finetune.checkpoint_every
     finetune.merged release.name sweep.title
 """.split()

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,6 +30,8 @@ from v2l_jax.run.patches import PatchFeatures
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import classification
 from v2l_jax.tasks.harness import tuned
+from v2l_jax.tasks.harness.looked_at import heat
+from v2l_jax.tasks.harness.prompts import encode
 
 HELD_OUT = round(0.4 * PER_CLASS) * len(COLOURS)
 VOCABULARY = 49152
@@ -90,6 +94,38 @@ def test_patches_are_coloured_by_word():
     assert (shown[1, 1] != shown[1, 5]).any()
     np.testing.assert_array_equal(shown[5, 1], [100, 100, 100])  # a patch of no word
     np.testing.assert_array_equal(shown[0, 0], [255, 255, 255])
+
+
+def test_where_answers_look(config, workdir):
+    """Effects are those of the whole text, scored by the plain network; the page shows them."""
+    kept = json.loads((workdir / "evaluate/classification/looked_at.json").read_text())
+    assert len(kept) == 4 and {len(one["share"]) for one in kept} == {4}
+    one, run = kept[1], tuned.tuned(Run(config, workdir))
+    assert sum(one["share"]) == pytest.approx(np.mean(one["by_layer"]), abs=1e-4)
+    assert 0 < sum(one["reached"]) < 1
+    written = representation(config).segments(run, ImageSet.own(run), 9)[one["image"]]
+    question = config.evaluate.classification.question
+    ids = encode(run.llm.tokenizer, classification.prompt(written, question))
+    (answer,) = classification.name_ids(run.llm.tokenizer, [one["answer"]])
+
+    def likelihood(prompt):
+        tokens, variables = jnp.asarray([[*prompt, *answer]]), {"params": run.llm.params}
+        hidden, _ = run.llm.model.apply(variables, tokens, jnp.arange(tokens.shape[1])[None])
+        logits = run.llm.model.apply(variables, hidden[0], method="logits")
+        scores = jax.nn.log_softmax(logits)[len(prompt) - 1 : -1]
+        return float(scores[jnp.arange(len(answer)), jnp.array(answer)].sum())
+
+    place = ids.index(written[0].ids[2])
+    effect = likelihood(ids) - likelihood([*ids[:place], *ids[place + 1 :]])
+    assert one["effect"][1] == pytest.approx(effect, abs=1e-3)
+    assert "Where an answer looks" in (workdir / "report.html").read_text()
+
+
+def test_what_looks_most_is_tinted_most():
+    where = [[(0.0, 0.0, 0.5, 1.0)], [(0.5, 0.0, 1.0, 1.0)]]
+    shown = heat(np.full((8, 8, 3), 100, np.uint8), where, [-1.0, 2.0])
+    np.testing.assert_array_equal(shown[0, 0], [100, 100, 100])
+    np.testing.assert_array_equal(shown[7, 7], [216, 85, 25])  # three quarters of the tint
 
 
 def test_texts_nearest_to_a_row(config, workdir):

@@ -173,7 +173,7 @@ class Llama(nn.Module):
             hidden, stacked = carry
             layer, weights, changes, shared = xs
             weights = weights | {name: take(w, layer) for name, w in by_bits.items()}
-            queries, keys, values = _project(c, weights, changes, hidden, rotation, self.dtype)
+            queries, keys, values = project(c, weights, changes, hidden, rotation, self.dtype)
             segments = [
                 Segment(floats(k), floats(v), context.positions)
                 for (k, v), context in zip(shared, contexts)
@@ -193,16 +193,16 @@ class Llama(nn.Module):
                 )
                 segments.append(Segment(seen_keys, seen_values, written))
                 mixed = attention(queries, positions, segments, window, self.dtype)
-            out = _matmul(mixed, weights["attention_output"], self.dtype)
+            out = matmul(mixed, weights["attention_output"], self.dtype)
             out = adapt(out, mixed, changes, {"o_proj": 1}, self.dtype)
             hidden = hidden + out.astype(self.residual_dtype)
-            hidden = hidden + _mlp(c, weights, changes, hidden, self.dtype).astype(
+            hidden = hidden + mlp(c, weights, changes, hidden, self.dtype).astype(
                 self.residual_dtype
             )
             kept = tuple(stored(x, kept_type) for x in (keys, values))
             return (hidden, stacked), kept if keep and cache is None else None
 
-        hidden = self._embedded(tokens) if inputs is None else inputs
+        hidden = self.embedded(tokens) if inputs is None else inputs
         if adapters is None and self.has_variable("params", "adapters"):
             adapters = self.get_variable("params", "adapters")
         xs = (
@@ -224,9 +224,10 @@ class Llama(nn.Module):
         elif keep:
             keys, values = kept
             cache = KVCache(keys, values, positions, jnp.asarray(length, jnp.int32))
-        return _rms_norm(hidden, self.final_norm, c.norm_eps), cache
+        return rms_norm(hidden, self.final_norm, c.norm_eps), cache
 
-    def _embedded(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length hidden"]:
+    def embedded(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length hidden"]:
+        """Input embeddings of ids, "slots" included."""
         if self.slots is None:
             return take(self.embedding, tokens)
         size = self.config.vocab_size
@@ -237,10 +238,10 @@ class Llama(nn.Module):
     def logits(self, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch vocab"]:
         """Next-token logits, float32, of the hidden states that one wants them for."""
         matrix = self.embedding.T if self.config.tied_embeddings else self.output
-        return _matmul(hidden, matrix, self.dtype)
+        return matmul(hidden, matrix, self.dtype)
 
 
-def _project(
+def project(
     config: LlamaConfig,
     weights: Mapping[str, Array],
     adapters: Adapters,
@@ -252,8 +253,8 @@ def _project(
     values without the group.
     """
     matrix = weights["qkv"]
-    normed = _rms_norm(hidden, weights["attention_norm"], config.norm_eps)
-    x = _matmul(normed, matrix.reshape(config.hidden_size, -1), dtype)
+    normed = rms_norm(hidden, weights["attention_norm"], config.norm_eps)
+    x = matmul(normed, matrix.reshape(config.hidden_size, -1), dtype)
     x = x.reshape(*x.shape[:2], *matrix.shape[1:])
     widths = {"q_proj": config.queries_per_kv, "k_proj": 1, "v_proj": 1}
     x = adapt(x, normed, adapters, widths, dtype)
@@ -264,7 +265,7 @@ def _project(
     return queries, rotated[..., -1, :].astype(dtype), x[..., -1, :].astype(dtype)
 
 
-def _mlp(
+def mlp(
     config: LlamaConfig,
     weights: Mapping[str, Array],
     adapters: Adapters,
@@ -272,11 +273,11 @@ def _mlp(
     dtype: DTypeLike,
 ) -> Array:
     """Gated MLP (SwiGLU, arXiv 2002.05202)."""
-    x = _rms_norm(hidden, weights["mlp_norm"], config.norm_eps)
-    gate_up = _matmul(x, weights["gate_up"], dtype)
+    x = rms_norm(hidden, weights["mlp_norm"], config.norm_eps)
+    gate_up = matmul(x, weights["gate_up"], dtype)
     gate_up = adapt(gate_up, x, adapters, {"gate_proj": 1, "up_proj": 1}, dtype)
     inner = nn.silu(gate_up[..., 0, :]) * gate_up[..., 1, :]
-    return adapt(_matmul(inner, weights["down"], dtype), inner, adapters, {"down_proj": 1}, dtype)
+    return adapt(matmul(inner, weights["down"], dtype), inner, adapters, {"down_proj": 1}, dtype)
 
 
 def _window(config: LlamaConfig, layer: Int[Array, ""]) -> Int[Array, ""] | None:
@@ -288,7 +289,7 @@ def _window(config: LlamaConfig, layer: Int[Array, ""]) -> Int[Array, ""] | None
     )
 
 
-def _matmul(x: Array, matrix: Array, dtype: DTypeLike) -> Array:
+def matmul(x: Array, matrix: Array, dtype: DTypeLike) -> Array:
     """Product over the last axis of x and the first of the matrix, inputs in `dtype`, result in
     float32.
     """
@@ -296,7 +297,8 @@ def _matmul(x: Array, matrix: Array, dtype: DTypeLike) -> Array:
     return einsum_in(f"{batch}k,k{out}->{batch}{out}", x, matrix, dtype)
 
 
-def _rms_norm(x: Array, scale: Array, eps: float) -> Array:
+def rms_norm(x: Array, scale: Array, eps: float) -> Array:
+    """Divides by the root mean square over the last axis, float32."""
     x = x.astype(jnp.float32)
     return x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * scale
 

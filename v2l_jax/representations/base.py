@@ -181,6 +181,16 @@ class Representation:
         del run
         return []
 
+    def places(
+        self, run: Run, images: ImageSet
+    ) -> tuple[tuple[int, int], list[list[tuple[int, ...]]], str] | None:
+        """Which patches each written word stands for: rows and columns of the grid, numbers of the
+        patches of every word of every image, and how images become squares; None where words do
+        not lie anywhere, or nothing is written yet.
+        """
+        del run, images
+        return None
+
     def features(self, run: Run, images: ImageSet) -> Float[np.ndarray, "images inputs dim"] | None:
         """What a trained network turns into vectors, for every image; None where there is no such
         network.

@@ -92,6 +92,10 @@ class Options(Connected, visual_words.Options):
         del run
         return []
 
+    def places(self, run: Run, images: ImageSet) -> None:
+        """None: no words are written."""
+        del run, images
+
     def features(self, run: Run, images: ImageSet) -> Float[np.ndarray, "images slots dim"]:
         """What the network of this form reads, see `llm.word_mixtures`.
 

@@ -233,6 +233,19 @@ class Options(PatchOptions):
         }
         return made[self.sequence](words)
 
+    def places(
+        self, run: Run, images: ImageSet
+    ) -> tuple[tuple[int, int], list[list[tuple[int, ...]]], str] | None:
+        """The patches of each word; None where the words are not written, or row ends among
+        them.
+        """
+        paths = [self.path_of_words(run, name, part) for name, part in images.parts]
+        if self.row_ends or not all(path.exists() for path in paths):
+            return None
+        found = [self.sequences(run, name, part) for name, part in images.parts]
+        cells = [[patches for _, patches in one] for part in found for one in part["images"]]
+        return found[0]["grid"], cells, self.fit
+
     def galleries(self, run: Run) -> list[Gallery]:
         """Patches coloured by word, and the nearest patches of each word."""
         return visual_words_page.galleries(self, run)

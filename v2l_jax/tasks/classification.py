@@ -27,6 +27,7 @@ from v2l_jax.tasks.harness.classes import named_labels
 from v2l_jax.tasks.harness.costs import cost_rows
 from v2l_jax.tasks.harness.fit import check_prompts_fit, least_written
 from v2l_jax.tasks.harness.learning import learnable, trained_how
+from v2l_jax.tasks.harness.looked_at import gallery, keep_looked_at
 from v2l_jax.tasks.harness.prompts import Prompt, answer_ids, encode
 from v2l_jax.tasks.harness.tuning_curve import tuning_curve
 
@@ -56,6 +57,9 @@ class Options:
     )
     probes: bool = option(
         True, "also a linear probe of what the representation has without a language model", FLAG
+    )
+    looked_at: int = option(
+        4, "answers of which the page shows where they look", COUNT, changes_results=False
     )
     class_names: dict[str, str] = option(
         {}, "what to call a class; WordNet ids have names already", entries(NAME)
@@ -146,10 +150,31 @@ def measure(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
                 written = write(str(setting["control"]), int(setting["tokens"]))
                 shown = [written[int(i)] for i in indices]
                 found = answered(changed, shown, names)
+                if state == "tuned" and setting["control"] == "none":
+                    keep_answers(changed, own, indices, shown, found, names)
                 rows = scored(found.names, labels, len(names))
                 lengths = text_lengths(changed, shown, labels, names)
                 rows += cost_rows(run, own, shown, lengths, state == "tuned", classes=len(names))
                 run.record("classification", setting, rows)
+
+
+def keep_answers(
+    run: Run,
+    images: ImageSet,
+    indices: Int[np.ndarray, " images"],
+    shown: Sequence[Segments],
+    found: BestNames,
+    names: Sequence[str],
+) -> None:
+    """Keeps where the first answers look, if the image's words lie somewhere."""
+    c, count = run.config.evaluate.classification, run.config.evaluate.classification.looked_at
+    if not count or representation(run.config).places(run, images) is None:
+        return
+    ids = name_ids(run.llm.tokenizer, names)
+    best = found.names[:count, 0].tolist()
+    prompts = [prompt(image, c.question) for image in shown[:count]]
+    answers = [(names[name], ids[name]) for name in best]
+    keep_looked_at(run, run.folder("classification"), indices[:count].tolist(), prompts, answers)
 
 
 def probe_all(run: Run, missing: Sequence[dict[str, Scalar]]) -> None:
@@ -268,11 +293,15 @@ def section(run: Run, results: Sequence[Result]) -> TaskSection | None:
         "likelihood, the end of the name included. What stands above the controls was read off "
         "the image."
     )
+    shown = representation(run.config)
     return TaskSection(
         "classification",
         "Naming by likelihood",
         lead,
         tables=render(results, TABLE),
-        galleries=representation(run.config).galleries(run),
+        galleries=[
+            *gallery(run, run.folder("classification"), shown.places(run, ImageSet.own(run))),
+            *shown.galleries(run),
+        ],
         figures=tuning_curve(run, "classification"),
     )

@@ -1,0 +1,112 @@
+"""Where a language model's tokens look: attention of every layer and head, and what can be said
+with it of one answer.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from v2l_jax.llm.bfloat16_slices import slices_bits, take
+from v2l_jax.llm.llama import Llama, matmul, mlp, project, rms_norm
+from v2l_jax.llm.lora import adapt
+
+SINK = 20.0
+"""From this size on, a normalised state marks a sink (Kang et al. 2025, arXiv 2503.03321)."""
+_SINK_DIMS = 2
+
+
+class AttentionMaps(NamedTuple):
+    """Of one text.
+
+    Attributes:
+      shares: [layers, heads, length, length], how much a token (row) takes of each one before it
+        and of itself; rows sum to 1.
+      sizes: [layers, length], the largest size, among the dimensions in which the first token's
+        state is largest, of each token's normalised state before the layer.
+      hidden: [length, hidden], final states, as `Llama` gives them.
+    """
+
+    shares: Float[Any, "layers heads length length"]
+    sizes: Float[Any, "layers length"]
+    hidden: Float[Any, "length hidden"]
+
+
+def attention_maps(
+    model: Llama, params: Mapping[str, Any], tokens: Int[Any, " length"]
+) -> AttentionMaps:
+    """Attention of one text under a model, which may have adapters and slots among its parameters.
+
+    Sliding windows are left out: the text must be shorter than one.
+
+    Args:
+      model: the network.
+      params: of `Llama`.
+      tokens: ids.
+    """
+    return _maps(model, dict(params), jnp.asarray(tokens, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _maps(model: Llama, params: dict[str, Any], tokens: Array) -> AttentionMaps:
+    c, length = model.config, tokens.shape[0]
+    angles = jnp.arange(length)[None, :, None] * jnp.asarray(c.inverse_frequencies, jnp.float32)
+    rotation = (jnp.cos(angles), jnp.sin(angles))
+    seen = jnp.tril(jnp.ones((length, length), bool))
+    layers = params["layers"]
+    by_bits = {name: w for name, w in layers.items() if slices_bits(w.dtype)}
+    scanned = {name: w for name, w in layers.items() if name not in by_bits}
+
+    def block(hidden: Array, xs: Any) -> tuple[Array, tuple[Array, Array]]:
+        layer, weights, changes = xs
+        weights = weights | {name: take(w, layer) for name, w in by_bits.items()}
+        before = rms_norm(hidden, jnp.ones(()), c.norm_eps)[0]
+        queries, keys, values = project(c, weights, changes, hidden, rotation, model.dtype)
+        scores = jnp.einsum("qkgd,skd->kgqs", *(x[0].astype(jnp.float32) for x in (queries, keys)))
+        shares = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
+        mixed = jnp.einsum("kgqs,skd->qkgd", shares, values[0].astype(jnp.float32))
+        mixed = mixed.reshape(1, length, -1)
+        out = matmul(mixed, weights["attention_output"], model.dtype)
+        out = adapt(out, mixed, changes, {"o_proj": 1}, model.dtype)
+        hidden = hidden + out.astype(model.residual_dtype)
+        inner = mlp(c, weights, changes, hidden, model.dtype)
+        hidden = hidden + inner.astype(model.residual_dtype)
+        return hidden, (shares.reshape(-1, length, length), jnp.abs(before))
+
+    start: Any = model.apply({"params": params}, tokens[None], method="embedded")
+    changes = params.get("adapters") or {}
+    xs = (jnp.arange(c.num_layers), scanned, changes)
+    hidden, (shares, states) = jax.lax.scan(block, start.astype(model.residual_dtype), xs)
+    _, largest = jax.lax.top_k(states[:, 0].mean(0), _SINK_DIMS)
+    final = rms_norm(hidden, params["final_norm"], c.norm_eps)[0]
+    return AttentionMaps(shares, states[:, :, largest].max(-1), final)
+
+
+def sinks(maps: AttentionMaps, least: float = SINK) -> Bool[np.ndarray, " length"]:
+    """Tokens that collect attention without saying anything: those whose normalised state is of
+    this size before some layer.
+    """
+    return np.asarray(maps.sizes).max(0) >= least
+
+
+def rollout(
+    maps: AttentionMaps, without: Bool[np.ndarray, " length"]
+) -> Float[np.ndarray, "length length"]:
+    """How much of each token reaches each other one through all layers: the product of half the
+    heads' mean attention and half the token itself (Abnar & Zuidema 2020, arXiv 2005.00928).
+
+    Args:
+      maps: of a text.
+      without: tokens that nothing but themselves may look at, such as sinks.
+    """
+    length = len(without)
+    own, reached = np.eye(length), np.eye(length)
+    for shares in np.asarray(maps.shares, np.float64):
+        mean = np.where(without[None, :] & (own == 0), 0.0, shares.mean(0))
+        mixed = 0.5 * mean + 0.5 * own
+        reached = mixed / mixed.sum(1, keepdims=True) @ reached
+    return reached
