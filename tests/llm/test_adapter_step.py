@@ -12,6 +12,7 @@ from v2l_jax.errors import NanLossError
 from v2l_jax.llm.adapter_step import (
     adapter_loss,
     adapter_optimizer,
+    eval_adapters,
     initial_state,
     make_adapter_step,
 )
@@ -104,6 +105,26 @@ def test_steps_on_one_batch_lower_its_loss(params):
         state, metrics = STEP(state, _batch(), params)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0] - 0.2
+
+
+def test_the_average_is_that_of_all_steps_and_what_is_evaluated(params):
+    tx = adapter_optimizer(1e-2, 2, 30, ema_decay=0.5)
+    step, state = (
+        make_adapter_step(MODEL, LORA, tx),
+        initial_state(jax.random.key(1), MODEL, LORA, tx),
+    )
+    plain, expected = _state(), jax.tree.map(np.asarray, state.adapters)
+    for i in range(8):
+        state, _ = step(state, _batch(i), params)
+        plain, _ = STEP(plain, _batch(i), params)
+        kept = min(0.5, (1 + i) / (10 + i))
+        expected = jax.tree.map(
+            lambda a, b: kept * a + (1 - kept) * np.asarray(b), expected, plain.adapters
+        )
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)
+    jax.tree.map(close, state.adapters, plain.adapters)  # training goes on as without
+    jax.tree.map(close, eval_adapters(state), expected)
+    assert eval_adapters(plain) is plain.adapters
 
 
 def test_padding_and_chunks_change_nothing(params):

@@ -20,6 +20,7 @@ from v2l_jax.llm.adapter_step import (
     NEW_ROWS,
     adapter_loss,
     adapter_optimizer,
+    eval_adapters,
     initial_state,
     make_adapter_step,
 )
@@ -73,6 +74,11 @@ class Options:
     warmup_steps: int = option(10, "steps of linear warm-up", COUNT)
     weight_decay: float = option(0.0, "AdamW's", WEIGHT)
     clip_norm: float = option(1.0, "largest gradient norm; 0 = none", WEIGHT)
+    ema: float = option(
+        0.0,
+        "decay of a moving average of what trains, which is evaluated and saved; 0 = none",
+        number(0, 1),
+    )
     log_every: int = option(
         5, "steps between rows of metrics.jsonl", POSITIVE, changes_results=False
     )
@@ -125,6 +131,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         c.weight_decay,
         c.clip_norm,
         None if rows is None and connector is None else c.rows_learning_rate,
+        c.ema,
     )
     state = replicate(initial_state(key, llm.model, lora, tx, rows, connector), mesh)
     count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
@@ -153,7 +160,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
             show=("loss",),
             description="training adapters",
         )
-    _save(context, dict(state.adapters), lora)
+    _save(context, dict(eval_adapters(state)), lora)
 
 
 def _save(context: Run, trained: dict[str, Any], lora: Lora) -> None:
@@ -239,7 +246,7 @@ def _evaluator(
             jax.tree.map(lambda x: x[start : start + size][rows], batch)
             for start in range(0, count, size)
         )
-        losses = [loss(params, state.adapters, shard_batch(part, mesh)) for part in parts]
+        losses = [loss(params, eval_adapters(state), shard_batch(part, mesh)) for part in parts]
         return {"loss": float(np.mean(losses))}
 
     return evaluate

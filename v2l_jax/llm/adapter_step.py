@@ -3,7 +3,7 @@ next-token cross-entropy on the targets of each text.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,7 @@ def adapter_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
     rows_rate: float | None = None,
+    ema_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """AdamW (arXiv 1711.05101) with linear warm-up, half a cosine down to 0, and gradients clipped
     to a global norm.
@@ -59,17 +60,52 @@ def adapter_optimizer(
       clip_norm: largest global norm of a gradient.
       rows_rate: the peak of new rows and of a connector, which do not decay; None where there are
         none.
+      ema_decay: of a moving average of what trains, see `eval_adapters`; 0 keeps none.
     """
 
     def adamw(rate: float, decay: float) -> optax.GradientTransformation:
         return optax.adamw(warmup_cosine(rate, warmup_steps, total_steps), weight_decay=decay)
 
     clip, lora = optax.clip_by_global_norm(clip_norm), adamw(learning_rate, weight_decay)
+    averaged = [moving_average(ema_decay)] if ema_decay else []
     if rows_rate is None:
-        return optax.chain(clip, lora)
+        return optax.chain(clip, lora, *averaged)
     label = lambda tree: {name: "rows" if name in _BESIDE else "lora" for name in tree}
     both = optax.multi_transform({"lora": lora, "rows": adamw(rows_rate, 0.0)}, label)
-    return optax.chain(clip, both)
+    return optax.chain(clip, both, *averaged)
+
+
+class MovingAverage(NamedTuple):
+    """State of `moving_average`: updates so far, and the average, float32."""
+
+    count: Array
+    average: Any
+
+
+def moving_average(decay: float) -> optax.GradientTransformation:
+    """Keeps a moving average of the parameters after each update, which it does not change; the
+    last one of a chain.
+
+    Args:
+      decay: less at the start, (1 + updates) / (10 + updates), as in the training of tokenizers.
+    """
+
+    def init(params: Any) -> MovingAverage:
+        return MovingAverage(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
+
+    def update(updates: Any, state: MovingAverage, params: Any = None) -> tuple[Any, MovingAverage]:
+        kept = jnp.minimum(decay, (1 + state.count) / (10 + state.count))
+        new = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, b: kept * a + (1 - kept) * b, state.average, new)
+        return updates, MovingAverage(state.count + 1, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def eval_adapters(state: AdapterState) -> Any:
+    """What is evaluated and saved: the moving average where one is kept, else what trains."""
+    last = state.opt_state[-1]
+    return last.average if isinstance(last, MovingAverage) else state.adapters
 
 
 def initial_state(

@@ -29,6 +29,7 @@ _EARLIER = {
     "rows_learning_rate": 2e-3,
     "rank_stabilised": False,
     "together": 1,
+    "ema": 0.0,
 }  # settings that runs of earlier versions did not write
 
 

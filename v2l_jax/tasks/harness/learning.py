@@ -39,7 +39,8 @@ def trained_how(config: ConfigDict) -> str:
     f = config.finetune
     root = " over its root" if f.rank_stabilised else ""
     together = f" times {f.together}" if f.together > 1 else ""
+    average = f", averaged over {f.ema:g}" if f.ema else ""
     return (
         f"rank {f.rank}, alpha {f.alpha:g}{root}, {' '.join(f.targets)}; {f.steps} steps of "
-        f"{f.batch_size}{together}, rate {f.learning_rate:g}, seed {config.seed}"
+        f"{f.batch_size}{together}, rate {f.learning_rate:g}, seed {config.seed}{average}"
     )
