@@ -233,8 +233,9 @@ def environment(place: Place) -> dict[str, str]:
         "TEST_DEVICES": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    # Tests choose the CPU where nothing is said; "" lets JAX look for an accelerator.
-    return {"JAX_PLATFORMS": "", "TF_CPP_MIN_LOG_LEVEL": "3"} | dict(os.environ) | settings
+    # Tests choose the CPU and flags of their own JAX where nothing is said; "" leaves both to JAX.
+    unset = {"JAX_PLATFORMS": "", "XLA_FLAGS": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return unset | dict(os.environ) | settings
 
 
 def run(stages: Sequence[Stage], place: Place, budget: float) -> None:

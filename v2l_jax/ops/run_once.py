@@ -20,6 +20,5 @@ def run_once(function: Callable[[], Any], **jit_options: Any) -> Any:
       What the function returns.
     """
     on_cpu = jax.default_backend() == "cpu"
-    quick = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    options = quick if on_cpu else None
+    options = {"xla_backend_optimization_level": 0} if on_cpu else None
     return jax.jit(function, compiler_options=options, **jit_options)()
