@@ -30,7 +30,7 @@ def test_it_is_the_attention_that_the_network_computes_with(params):
     positions = jnp.arange(6)[None]
     hidden, _ = MODEL.apply({"params": params}, jnp.asarray(TOKENS)[None], positions)
     np.testing.assert_allclose(maps.hidden, hidden[0], atol=2e-4, rtol=1e-4)
-    assert maps.shares.shape == (2, 4, 6, 6) and maps.sizes.shape == (2, 6)
+    assert maps.shares.shape == (2, 4, 6, 6)
     np.testing.assert_allclose(maps.shares.sum(-1), 1, rtol=1e-5)
     assert np.asarray(maps.shares)[..., np.triu(np.ones((6, 6), bool), 1)].max() == 0
 
@@ -38,9 +38,11 @@ def test_it_is_the_attention_that_the_network_computes_with(params):
 def test_rollout_is_the_product_over_layers_without_sinks():
     rng = np.random.default_rng(0)
     shares = np.tril(rng.random((3, 2, 4, 4)))
+    shares[..., 0] += 2
     shares /= shares.sum(-1, keepdims=True)
-    sizes = np.array([[30.0, 1, 2, 3], [1, 1, 1, 1], [1, 1, 19, 1]])
-    maps = AttentionMaps(shares, sizes, np.zeros((4, 1)))
+    maps = AttentionMaps(shares, np.zeros((4, 1)))
+    after_second = np.mean([shares[:, :, i, 1].mean() for i in (2, 3)])
+    assert sinks(maps, after_second - 1e-9)[1] and not sinks(maps, after_second + 1e-9)[1]
     without = sinks(maps)
     assert without.tolist() == [True, False, False, False]
     expected = np.eye(4)

@@ -15,9 +15,8 @@ from v2l_jax.llm.bfloat16_slices import slices_bits, take
 from v2l_jax.llm.llama import Llama, matmul, mlp, project, rms_norm
 from v2l_jax.llm.lora import adapt
 
-SINK = 20.0
-"""From this size on, a normalised state marks a sink (Kang et al. 2025, arXiv 2503.03321)."""
-_SINK_DIMS = 2
+SINK = 0.3
+"""The share of attention from which on a token is a sink (Gu et al. 2025, arXiv 2410.10781)."""
 
 
 class AttentionMaps(NamedTuple):
@@ -26,13 +25,10 @@ class AttentionMaps(NamedTuple):
     Attributes:
       shares: [layers, heads, length, length], how much a token (row) takes of each one before it
         and of itself; rows sum to 1.
-      sizes: [layers, length], the largest size, among the dimensions in which the first token's
-        state is largest, of each token's normalised state before the layer.
       hidden: [length, hidden], final states, as `Llama` gives them.
     """
 
     shares: Float[Any, "layers heads length length"]
-    sizes: Float[Any, "layers length"]
     hidden: Float[Any, "length hidden"]
 
 
@@ -61,10 +57,9 @@ def _maps(model: Llama, params: dict[str, Any], tokens: Array) -> AttentionMaps:
     by_bits = {name: w for name, w in layers.items() if slices_bits(w.dtype)}
     scanned = {name: w for name, w in layers.items() if name not in by_bits}
 
-    def block(hidden: Array, xs: Any) -> tuple[Array, tuple[Array, Array]]:
+    def block(hidden: Array, xs: Any) -> tuple[Array, Array]:
         layer, weights, changes = xs
         weights = weights | {name: take(w, layer) for name, w in by_bits.items()}
-        before = rms_norm(hidden, jnp.ones(()), c.norm_eps)[0]
         queries, keys, values = project(c, weights, changes, hidden, rotation, model.dtype)
         scores = jnp.einsum("qkgd,skd->kgqs", *(x[0].astype(jnp.float32) for x in (queries, keys)))
         shares = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
@@ -75,22 +70,22 @@ def _maps(model: Llama, params: dict[str, Any], tokens: Array) -> AttentionMaps:
         hidden = hidden + out.astype(model.residual_dtype)
         inner = mlp(c, weights, changes, hidden, model.dtype)
         hidden = hidden + inner.astype(model.residual_dtype)
-        return hidden, (shares.reshape(-1, length, length), jnp.abs(before))
+        return hidden, shares.reshape(-1, length, length)
 
     start: Any = model.apply({"params": params}, tokens[None], method="embedded")
     changes = params.get("adapters") or {}
     xs = (jnp.arange(c.num_layers), scanned, changes)
-    hidden, (shares, states) = jax.lax.scan(block, start.astype(model.residual_dtype), xs)
-    _, largest = jax.lax.top_k(states[:, 0].mean(0), _SINK_DIMS)
-    final = rms_norm(hidden, params["final_norm"], c.norm_eps)[0]
-    return AttentionMaps(shares, states[:, :, largest].max(-1), final)
+    hidden, shares = jax.lax.scan(block, start.astype(model.residual_dtype), xs)
+    return AttentionMaps(shares, rms_norm(hidden, params["final_norm"], c.norm_eps)[0])
 
 
 def sinks(maps: AttentionMaps, least: float = SINK) -> Bool[np.ndarray, " length"]:
-    """Tokens that collect attention without saying anything: those whose normalised state is of
-    this size before some layer.
+    """Tokens that collect attention without saying anything: those that get this share of the
+    attention of all tokens after them, in the mean over layers and heads.
     """
-    return np.asarray(maps.sizes).max(0) >= least
+    mean = np.tril(np.asarray(maps.shares, np.float64).mean((0, 1)), -1)
+    later = np.arange(len(mean))[::-1]
+    return mean.sum(0) / np.maximum(later, 1) >= least
 
 
 def rollout(
