@@ -25,6 +25,7 @@ VOCABULARY, LPIPS, PHOTOS, FEATURES = "vocabulary.gguf", "lpips.ckpt", "photos",
 """Assets of a bundle, files or folders of assets/."""
 
 _RELEASED = pathlib.Path(__file__).parents[1] / "v2l_jax" / "assets" / "released" / "v2l-mini"
+_CPU_PATIENCE = 4  # limits are for an accelerator; a CPU compiles as long and has fewer cores
 _LEAST_SECONDS = 5  # with less left, no stage is begun
 
 
@@ -255,7 +256,8 @@ def run(stages: Sequence[Stage], place: Place, budget: float) -> None:
                 show(f"not begun: the budget of {budget:.0f} s is used up")
                 continue
             began = time.monotonic()
-            how = _run_stage(stage, place, min(stage.seconds, left), show)
+            limit = stage.seconds * (_CPU_PATIENCE if place.tiny else 1)
+            how = _run_stage(stage, place, min(limit, left), show)
             for row in stage.rows(place):
                 show(row)
             show(f"\n{stage.name} {how} after {time.monotonic() - began:.0f} s")

@@ -38,7 +38,7 @@ def test_a_stage_that_hangs_or_fails_does_not_end_the_others(place, capsys):
     began = time.monotonic()
     stages.run(
         [
-            stage("hangs", hangs, seconds=2),
+            stage("hangs", hangs, seconds=0.5),
             stage("fails", "raise SystemExit(3)"),
             stage("works", "print('| after | 2 |')"),
         ],
