@@ -110,3 +110,17 @@ def test_what_a_process_meets_is_raised_by_the_first(shared):
     """Only the last prompt, which the last process answers, is too long."""
     with pytest.raises(DataError, match="1 of 1 prompts do not fit the model's context of 96"):
         shared.generate([[1], [2], [1] * 200], 3)
+
+
+def test_others_serve_each_model_by_its_name_until_the_first_has_finished(alone, monkeypatch):
+    """Two models, asked three times: each is opened once."""
+    part = {"prompts": [[1, 2, 3]], "max_new_tokens": 2}
+    asked = [
+        shared_engine._Request(model, [], "generate", [part]) for model in ("", "tuned", "tuned")
+    ]
+    requests, answers, opened = iter([*asked, None]), [], []
+    monkeypatch.setattr(shared_engine, "told", lambda message: next(requests))
+    monkeypatch.setattr(shared_engine, "gathered", answers.append)
+    shared_engine.serve(lambda model: opened.append(model) or alone)
+    assert opened == ["", "tuned"]
+    assert answers == [alone.generate(part["prompts"], 2)] * 3

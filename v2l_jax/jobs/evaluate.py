@@ -14,6 +14,7 @@ from v2l_jax.metrics.results import Scalar
 from v2l_jax.parallel.processes import is_primary
 from v2l_jax.run.run import Run
 from v2l_jax.tasks import tasks
+from v2l_jax.tasks.harness.tuned import of_model
 
 EVERY_PROCESS = True
 """Several processes share this job; see `runner.run_jobs`."""
@@ -34,7 +35,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
     several processes runs the tasks, and all answer their prompts.
     """
     if not is_primary():
-        shared_engine.serve(lambda: Run(config, workdir).engine)
+        own = Run(config, workdir)
+        shared_engine.serve(lambda model: of_model(own, model).engine)
         return
     context = dataclasses.replace(open_run(config, workdir), together=True)
     for task in config.evaluate.tasks:

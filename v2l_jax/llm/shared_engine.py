@@ -26,22 +26,29 @@ Arguments = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """What every process is told: new vectors of slots, and a call for each process, with the
-    arguments of its part; None has nothing to do.
+    """What every process is told: of which model, new vectors of slots, and a call for each
+    process, with the arguments of its part; None has nothing to do.
     """
 
+    model: str
     slots: list[bytes]
     call: str
     parts: list[Arguments | None]
 
 
 class SharedEngine(LLMEngine):
-    """The first process's engine; every call that computes is divided over all processes."""
+    """The first process's engine; every call that computes is divided over all processes.
 
-    def __init__(self, *arguments: Any, processes: int, **options: Any):
+    Args:
+      processes: how many.
+      name: of the model, by which the others know what to ask.
+      *arguments, **options: of `LLMEngine`.
+    """
+
+    def __init__(self, *arguments: Any, processes: int, name: str = "", **options: Any):
         super().__init__(*arguments, **options)
         self._answering = _Answering(super())
-        self._processes = processes
+        self._processes, self._name = processes, name
         self._slots_told = 0
         self._numbers = itertools.count()
 
@@ -167,7 +174,7 @@ class SharedEngine(LLMEngine):
         """
         slots = list(self._slots)[self._slots_told :]
         self._slots_told = len(self._slots)
-        request = told(_Request(slots, call, parts))
+        request = told(_Request(self._name, slots, call, parts))
         answers = gathered(self._answering.part(request, 0))
         for answer in answers:
             if isinstance(answer, DataError):
@@ -208,20 +215,21 @@ class _Answering:
         return list(getattr(self.engine, call)(**arguments))
 
 
-def serve(engine: Callable[[], LLMEngine]) -> None:
-    """Answers the first process's `SharedEngine` until it has `finished`.
+def serve(engine: Callable[[str], LLMEngine]) -> None:
+    """Answers the first process's `SharedEngine`s until it has `finished`.
 
     Args:
-      engine: this process's, with the same model; asked for when there is something to do.
+      engine: this process's, with the model of that name; asked for once, when it has something to
+        do.
     """
-    answering = None
+    answering: dict[str, _Answering] = {}
     while (request := told(None)) is not None:
-        if answering is None:
-            answering = _Answering(engine())
+        if request.model not in answering:
+            answering[request.model] = _Answering(engine(request.model))
+        one = answering[request.model]
         if request.slots:
-            rows = np.stack([np.frombuffer(row, np.float32) for row in request.slots])
-            answering.engine.slot_ids(rows)
-        gathered(answering.part(request, jax.process_index()))
+            one.engine.slot_ids(np.stack([np.frombuffer(row, np.float32) for row in request.slots]))
+        gathered(one.part(request, jax.process_index()))
 
 
 def finished() -> None:

@@ -43,12 +43,14 @@ class Run:
       workdir: the run's folder.
       identify: gives the fields that say what a task's rows depend on; see `jobs.identity`.
       together: whether the job's other processes serve this one's engine (`llm.shared_engine`).
+      model: what they call its language model; "" is the config's own.
     """
 
     config: ConfigDict
     workdir: pathlib.Path
     identify: Callable[[str], Mapping[str, Scalar]] = lambda task: {}
     together: bool = False
+    model: str = ""
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -73,7 +75,7 @@ class Run:
         """The in-context engine over the language model."""
         budget, processes = self.config.llm_options.token_budget, jax.process_count()
         if self.together and processes > 1:
-            shared = functools.partial(SharedEngine, processes=processes)
+            shared = functools.partial(SharedEngine, processes=processes, name=self.model)
             return self.llm.engine(self.mesh, budget, shared)
         return self.llm.engine(self.mesh, budget)
 

@@ -13,6 +13,9 @@ from v2l_jax.representations import representation
 from v2l_jax.run import adapters, loading
 from v2l_jax.run.run import Run
 
+TUNED, UNTRAINED = "tuned", "untrained"
+"""What the models of `tuned` and `untrained` are called (`Run.model`)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ChangedRun(Run):
@@ -57,7 +60,7 @@ def tuned(run: Run) -> Run:
         )
     if rows is not None:
         changes[NEW_ROWS] = {"rows": jax.numpy.asarray(rows)}
-    return _changed(run, changes, lora.scale)
+    return _changed(run, TUNED, changes, lora.scale)
 
 
 def untrained(run: Run) -> Run:
@@ -66,9 +69,22 @@ def untrained(run: Run) -> Run:
     if start is None:
         return run
     changes = {NEW_ROWS: {"rows": jax.numpy.asarray(start)}}
-    return _changed(run, changes, 1.0)
+    return _changed(run, UNTRAINED, changes, 1.0)
 
 
-def _changed(run: Run, changes: dict[str, Any], scale: float) -> Run:
-    """Other processes serve the run's own model, so this one answers alone."""
-    return ChangedRun(run.config, run.workdir, run.identify, base=run, changes=changes, scale=scale)
+def of_model(run: Run, model: str) -> Run:
+    """The run with the language model that another process calls so (`Run.model`)."""
+    return {"": lambda run: run, TUNED: tuned, UNTRAINED: untrained}[model](run)
+
+
+def _changed(run: Run, model: str, changes: dict[str, Any], scale: float) -> Run:
+    return ChangedRun(
+        run.config,
+        run.workdir,
+        run.identify,
+        run.together,
+        model,
+        base=run,
+        changes=changes,
+        scale=scale,
+    )
