@@ -10,7 +10,7 @@ import pytest
 
 from v2l_jax.ops import cpu_settings
 
-EIGEN = "--xla_cpu_experimental_ynn_fusion_type=dot,reduce"
+EIGEN = "--xla_cpu_experimental_ynn_fusion_type=individual_dot,reduce"
 QUIET = {"GLIBC_TUNABLES": "glibc.malloc.arena_max=2"}
 
 
