@@ -5,8 +5,7 @@ python -m v2l_jax.main --config=configs/llm_choice.py:qwen2.5-coder-0.5b-instruc
     --workdir=runs/words_of_qwen        (a workdir for each language model: they differ in words)
 
 After the colon: an asset, hf://organisation/model, or a folder; without, SmolLM2-135M. Everything
-but the language model and its words is the quickstart's; no tokenizer is trained. What came out is
-in docs/RESULTS.md.
+but the language model and its words is the quickstart's; no tokenizer is trained. Not measured yet.
 """
 
 from ml_collections import ConfigDict

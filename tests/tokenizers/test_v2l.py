@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.tokenizers import short_training
 from v2l_jax.tokenizers import V2LTokenizer, decode, tokenize
 from v2l_jax.tokenizers.autoencoder import UpsampleConv, attention_levels
 from v2l_jax.tokenizers.v2l import V2L
@@ -193,3 +194,21 @@ def test_in_bfloat16_the_word_chosen_is_the_one_nearest_to_the_feature_scored():
     found = distances[np.arange(len(distances)), ids.reshape(-1).astype(int)]
     np.testing.assert_allclose(found, distances.min(1), rtol=1e-5)
     assert len(np.unique(ids)) > 3
+
+
+def test_four_levels_train_on_32_pixels():
+    """A 4 × 4 map: once reported to end the process in its first steps."""
+    random = np.random.RandomState(0)
+    sizes = _SMALL | {"channel_multipliers": (1, 1, 1, 1), "block_size": 16}
+    words = {
+        "local": random.randn(40, 16).astype("f4"),
+        "global": random.randn(12, 16).astype("f4"),
+    }
+    tokenizer = V2L(V2LTokenizer(**sizes), global_tokens=3)
+    batch = {
+        "image": random.rand(2, 32, 32, 3).astype("f4") * 2 - 1,
+        "image_embedding": random.randn(2, 16).astype("f4"),
+    }
+    rows, variables = short_training.train(tokenizer, tokenizer.frozen(words), batch, 4, 1e-3)
+    assert jax.eval_shape(tokenizer.encode, variables, batch)["local"].shape == (2, 4, 4)
+    assert rows[-1]["loss"] < rows[0]["loss"]
