@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.llm_options.dtype = "bfloat16"
     words = {"image_size": 112, "most_points": 128, "said": "easy-vqa/train"}
     config.representation.visual_words.update(words)
-    config.finetune.update({"task": "vqa", "steps": 160, "batch_size": 4, "together": 8})
+    config.finetune.update({"task": "vqa", "steps": 300, "batch_size": 4, "together": 8})
     config.finetune.update({"learning_rate": 1e-3, "rows_learning_rate": 2e-3, "warmup_steps": 20})
     config.finetune.update({"eval_images": 24})
     config.evaluate.tasks = ("vqa",)
