@@ -388,19 +388,21 @@ def main(argv: Sequence[str]) -> None:
         f"{side}×{side} pixels, {config.model.channels} channels, batch {batch} in training and "
         f"{config.evaluate.batch_size} in tokenization\n"
     )
-    print_line(HEAD)
-    print_line(["---"] * len(HEAD))
-    for task in (task for task in given.tasks if task != "first_step"):
+    rated = [task for task in given.tasks if task != "first_step"]
+    if rated or given.photos:
+        print_line(HEAD)
+        print_line(["---"] * len(HEAD))
+    for task in rated:
         for dtype in given.dtypes:
             for row in measure(sizes, task, dtype, given.compile, given.steps, given.turns):
                 print_line(row.cells())
+    if given.photos:
+        name = f"{config.train.loader_workers} workers"
+        print_line(Row("input pipeline alone", name, pipeline_rate(config, 40)).cells())
     if "first_step" in given.tasks:
         print()
         for cells in (first_step.HEAD, ["---"] * len(first_step.HEAD), *_first_steps()):
             print_line(cells)
-    if given.photos:
-        name = f"{config.train.loader_workers} workers"
-        print_line(Row("input pipeline alone", name, pipeline_rate(config, 40)).cells())
 
 
 if __name__ == "__main__":
