@@ -48,7 +48,7 @@ test: lint
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "mesh and not processes" tests
 
 test-parity: $(PARITY)
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parity tests
+	TEST_OPTIMISED=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parity tests
 
 fuzz: $(PARITY)
 	$(BIN)/python -W ignore -m tests.fuzz $(READERS) --inputs $(or $(INPUTS),100000)

@@ -126,7 +126,7 @@ def _final_state(workdir: pathlib.Path, steps: int) -> object:
     tokenizer = building.tokenizer(config, shapes)
     trainer = building.trainer(config, tokenizer, synthetic_config.IMAGES)
     with trainer.checkpointer(building.checkpoints_folder(workdir)) as checkpoints:
-        like = jax.eval_shape(trainer.initial_state)
+        like = trainer.state_shapes
         return jax.device_get(checkpoints.restore(like, step=steps).state)
 
 

@@ -38,7 +38,6 @@ from launch.compiled_costs import flops_of
 from v2l_jax import command_line
 from v2l_jax.data.loader import make_loader
 from v2l_jax.ops import cpu_settings
-from v2l_jax.ops.run_once import run_once
 from v2l_jax.run import building, loading
 from v2l_jax.run.workdir import environment
 from v2l_jax.training.losses import LossWeights
@@ -184,7 +183,7 @@ class Ours:
         config.model.dtype, config.train.disc_start = dtype, _disc_start(gan)
         self._tokenizer = building.tokenizer(config, sizes.words)
         trainer = building.trainer(config, self._tokenizer, 1)
-        state = run_once(trainer.initial_state).replace(step=np.int32(1))
+        state = trainer.initial_state().replace(step=np.int32(1))
         if arrays is not None:
             from benchmarks import torch_tokenizer
 

@@ -83,7 +83,7 @@ def train_step(config: ConfigDict, mesh: Mesh, words: Words, num_images: int) ->
     }
     tokenizer = building.tokenizer(config, vectors)
     trainer = building.trainer(config, tokenizer, num_images, mesh)
-    state, lpips = trainer.state_shapes(), None
+    state, lpips = trainer.state_shapes, None
     if config.train.perceptual:
         image = _shape(1, config.model.image_size, config.model.image_size, 3)
         lpips = jax.eval_shape(vgg.LPIPS().init, jax.random.key(0), image, image)["params"]

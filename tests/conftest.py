@@ -4,13 +4,14 @@ import gc
 import os
 import pathlib
 
-# Half of LLVM's optimisation: programs compile a third faster and run nearly as fast. Level 0 makes
-# the tests on real weights slower than it saves. `make test` sets one device for what needs no
-# mesh: programs for eight compile a third longer, and weights lie in memory eight times.
+from tests.compiler_flags import FAST_TO_COMPILE
+
+# One device for what needs no mesh: programs for eight compile a third longer, and weights lie in
+# memory eight times.
 os.environ.setdefault(
     "XLA_FLAGS",
     f"--xla_force_host_platform_device_count={os.environ.get('TEST_DEVICES', '8')} "
-    "--xla_backend_optimization_level=1",
+    f"{FAST_TO_COMPILE}",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -182,10 +182,7 @@ def test_jobs_go_on_in_the_bucket_after_a_kill(server, store, tmp_path):
 
     def start():
         command = [sys.executable, "-m", "v2l_jax.main", *flags]
-        environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"}
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
-        )
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
     first, deadline = start(), time.monotonic() + 120
     while not any(re.fullmatch(r"\d+/commit_success.txt", n) for n in _checkpoints(store)):

@@ -48,7 +48,7 @@ def test_a_step_fits_together_at_full_size(config):
     side = config.model.image_size // tokenizer.network.downsampling
     assert tokenizer.network.downsampling == 8 and side == 16
     trainer = building.trainer(config, tokenizer, IMAGES)
-    state = jax.eval_shape(trainer.initial_state)
+    state = trainer.state_shapes
     after, metrics = jax.eval_shape(
         trainer.step_function(),
         state,

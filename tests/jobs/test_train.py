@@ -43,7 +43,7 @@ def test_words_are_counted_over_all_held_out_photos(monkeypatch, decoded):
         SyntheticSource(IMAGES, 20, seed=1), random.randn(IMAGES, dim).astype("f4")
     )
     trainer = building.trainer(config, tokenizer, IMAGES)
-    params = jax.jit(lambda: trainer.initial_state().params)()
+    params = trainer.initial_state().params
     transform = building.image_transform(config, augment=False)
     images = np.stack(
         [transform(held_out[i], np.random.default_rng(0))["image"] for i in range(IMAGES)]
@@ -85,7 +85,7 @@ def released(tmp_path):
     books = {"local": words[0], "global": words[1]}
     tokenizer = building.tokenizer(config, building.vectors(books))
     trainer = building.trainer(config, tokenizer, IMAGES, loading.shared_mesh(config))
-    params = jax.device_get(jax.jit(lambda: trainer.initial_state().params)())
+    params = jax.device_get(trainer.initial_state().params)
     params = jax.tree.map(
         lambda leaf: leaf + np.random.RandomState(leaf.size).randn(*leaf.shape).astype("f4"), params
     )

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests import synthetic_config, tiny_models
+from tests.compiler_flags import FAST_TO_COMPILE
 from v2l_jax.metrics.results import read_results
 from v2l_jax.training.metric_log import read_metrics
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.processes
 
 
 def start(*arguments, **options):
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment = os.environ | {"XLA_FLAGS": FAST_TO_COMPILE}
     pipe = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     return subprocess.Popen(
         [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, **pipe, **options

@@ -29,7 +29,7 @@ def tokenizer():
     }
     model = building.tokenizer(config, words)
     trainer = building.trainer(config, model, IMAGES)
-    params = jax.jit(lambda: trainer.initial_state().params)()
+    params = trainer.initial_state().params
     source = WithVectors(
         SyntheticSource(IMAGES, 20, seed=1), random.randn(IMAGES, dim).astype("f4")
     )

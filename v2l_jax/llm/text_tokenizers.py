@@ -223,6 +223,9 @@ def _read_directory(folder: pathlib.Path) -> TextTokenizer:
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True  # "<|im_end|>" typed in a text is text
+    pieces = {i: piece for piece, i in backend.get_vocab(with_added_tokens=True).items()}
+    if max(pieces, default=0) > _MOST_IDS:
+        raise AssetError(f"{folder}: a token has the id {max(pieces):,}; the vocabulary is damaged")
     pipeline = json.loads(backend.to_str())
     added = {token["id"]: token for token in pipeline.get("added_tokens", [])}
     decoder = json.dumps(pipeline.get("decoder"))
@@ -234,9 +237,6 @@ def _read_directory(folder: pathlib.Path) -> TextTokenizer:
         raise AssetError(
             f"{folder}: not the tokenizer of an LLM (neither byte-level nor SentencePiece)"
         )
-    pieces = {i: piece for piece, i in backend.get_vocab(with_added_tokens=True).items()}
-    if max(pieces, default=0) > _MOST_IDS:
-        raise AssetError(f"{folder}: a token has the id {max(pieces):,}; the vocabulary is damaged")
     token_bytes = tuple(
         added[i]["content"].encode() if i in added else to_bytes(pieces.get(i, ""))
         for i in range(max(pieces) + 1)

@@ -142,7 +142,7 @@ def trained_tokenizer(
     network = tokenizer(config, words)
     training = trainer(config, network, num_images)
     with training.checkpointer(checkpoints_folder(workdir), every_process=False) as checkpoints:
-        like = jax.eval_shape(training.initial_state)
+        like = training.state_shapes
         params = checkpoints.restore(like, step=checkpoints.best_step()).state.eval_params
     variables = {"params": jax.tree.map(np.asarray, params), "frozen": network.frozen(words)}
     return TrainedTokenizer(

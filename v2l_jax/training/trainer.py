@@ -103,7 +103,9 @@ class Trainer:
 
     def initial_state(self) -> TrainState:
         """The state before the first step; a function of `seed` alone."""
-        key = jax.random.PRNGKey(self.seed)
+        return run_once(self._start, jax.random.PRNGKey(self.seed))
+
+    def _start(self, key: jax.Array) -> TrainState:
         for_model, for_discriminator, for_training = jax.random.split(key, 3)
         batch = {n: jnp.ones(x.shape, x.dtype) for n, x in self.batch_shapes(1).items()}
         disc_variables = PatchDiscriminator().init(for_discriminator, batch["image"], train=False)
@@ -116,9 +118,10 @@ class Trainer:
             spikes=self.options.skip_spikes_above > 0,
         )
 
+    @functools.cached_property
     def state_shapes(self) -> TrainState:
         """`initial_state` as shapes, each where `sharding` puts it on the mesh."""
-        return self.placed_shapes(jax.eval_shape(self.initial_state))
+        return self.placed_shapes(jax.eval_shape(self._start, jax.random.PRNGKey(0)))
 
     def placed_state(self, params: Any = None) -> TrainState:
         """`initial_state`, each leaf made where it lies; the same numbers on any mesh.
@@ -126,8 +129,9 @@ class Trainer:
         Args:
           params: parameters to start from instead, on the host.
         """
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes())
-        state = run_once(self.initial_state, out_shardings=shardings)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
+        key = jax.random.PRNGKey(self.seed)
+        state = run_once(self._start, key, out_shardings=shardings)
         if params is None:
             return state
         params = place(params, shardings.params)
@@ -154,7 +158,7 @@ class Trainer:
         """
         c, shardings = self.options, None
         if self.mesh is not None:
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes())
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
         return make_train_step(
             self.tokenizer.on_mesh(self.mesh),
             PatchDiscriminator(dtype=self.tokenizer.dtype),
