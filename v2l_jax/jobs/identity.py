@@ -50,7 +50,8 @@ def _belongs(path: str, section: str, config: ConfigDict) -> bool:
     if path.startswith(f"{section}."):
         return True
     if parent.startswith("model.quantizers."):
-        own = config.model.get(config.model.kind, {})
+        kind = config.model.kind
+        own = config.model[kind] if kind in config.model else {}
         return parent == f"model.quantizers.{own.get('quantizer', '')}"
     for kinds, chosen in (
         ("model", config.model.kind),

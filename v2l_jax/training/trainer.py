@@ -145,7 +145,11 @@ class Trainer:
         return place(tree, self._shardings(tree))["frozen"]
 
     def placed_shapes(self, tree: Any) -> Any:
-        """A tree of arrays or shapes as shapes that say where `sharding` puts them."""
+        """A tree of arrays or shapes as shapes that say where `sharding` puts them on the mesh, if
+        there is one.
+        """
+        if self.mesh is None:
+            return tree
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             tree,
