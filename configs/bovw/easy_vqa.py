@@ -4,7 +4,7 @@ answer from them.
 python -m v2l_jax.main --config=configs/bovw/easy_vqa.py --workdir=runs/bovw-easy-vqa
 
 Its own split: 4,000 pictures to learn from, 1,000 to ask about. `--config.representation.kind=none`
-in another workdir is the blind bound. 300 of the test questions after 75 of these steps (about 2,400
+in another workdir is the blind bound. 300 of the test questions after 75 steps (about 2,400
 questions): 0.81 (0.76 to 0.85), shape 0.97, colour 0.79, yes/no 0.79, which is the blind bound. A
 step takes about 5 s of CPU on two cores with bfloat16; the 300 were not run to their end.
 """
