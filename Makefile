@@ -44,11 +44,12 @@ lint: $(INSTALLED)
 	$(BIN)/python -m pytest -q tests/test_imports.py tests/test_links.py
 
 test: lint
-	TEST_DEVICES=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not processes and not mesh" tests
+	TEST_DEVICES=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not (processes or mesh or real)" tests
+	TEST_DEVICES=1 TEST_OPTIMISED=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "real and not mesh" tests
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "mesh and not processes" tests
 
 test-parity: $(PARITY)
-	TEST_OPTIMISED=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parity tests
+	TEST_OPTIMISED=3 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m parity tests
 
 fuzz: $(PARITY)
 	$(BIN)/python -W ignore -m tests.fuzz $(READERS) --inputs $(or $(INPUTS),100000)

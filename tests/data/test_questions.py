@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from v2l_jax.data import questions
-from v2l_jax.data.questions import Question
+from v2l_jax.data.questions import Question, answers_by_image
 from v2l_jax.errors import DataError
 
 

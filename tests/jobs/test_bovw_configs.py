@@ -99,7 +99,7 @@ def test_configs_at_full_size_run_on_tiny_files(files, tmp_path, monkeypatch, na
     wanted = {"imagenet": "top1_accuracy", "vqa_v2": "vqa_accuracy", "coco_detection": "mAP"}[name]
     assert 0 <= rows[wanted].value <= 1
     assert rows[wanted].measured_on["adapters"].endswith("2 steps of 8, rate 0.0002, seed 0")
-    counts = {"imagenet": 8, "vqa_v2": 24, "coco_detection": 6}
+    counts = {"imagenet": 12, "vqa_v2": 24, "coco_detection": 6}
     assert rows[wanted].count == counts[name]
     if name == "coco_detection":
         written = json.loads((tmp_path / "evaluate/detection/tuned-none-class.json").read_text())

@@ -16,6 +16,8 @@ from v2l_jax.jobs import evaluate, runner
 from v2l_jax.metrics.results import read_results
 from v2l_jax.run.tokens import read_tokens
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture(scope="module")
 def config(asset, tmp_path_factory):

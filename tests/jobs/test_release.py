@@ -17,6 +17,8 @@ from v2l_jax.run.reconstruction import score
 from v2l_jax.run.run import Run
 from v2l_jax.tokenizers import load_tokenizer
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

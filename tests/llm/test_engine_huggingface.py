@@ -12,6 +12,8 @@ from tests.huggingface_smollm2 import greedy_tokens, load_peer
 from v2l_jax.llm.engine import LLMEngine
 from v2l_jax.llm.llama import Llama, load_llama
 
+pytestmark = pytest.mark.real
+
 CASES = json.loads(
     (pathlib.Path(__file__).parents[1] / "golden" / "smollm2_generate.json").read_text()
 )

@@ -23,6 +23,8 @@ from v2l_jax.run.run import Run
 from v2l_jax.tasks.harness.answers import LikeliestName
 from v2l_jax.tasks.harness.prompts import encode
 
+pytestmark = pytest.mark.real
+
 SIZES = LlamaConfig(
     49152, 16, 24, 1, 2, 1, 8, 64, 1e-5, rotary_frequencies(8, 1e4), tied_embeddings=True
 )

@@ -147,7 +147,7 @@ def test_every_row_is_there_and_nothing_is_measured_twice(run, measured, tmp_pat
     write_results(again.workdir / "results.json", kept)
     asked = []
     monkeypatch.setattr(denoising, "restore", lambda *a, **k: asked.append(a[5]) or a[3])
-    monkeypatch.setattr(evaluate, "Run", lambda *_: again)
+    monkeypatch.setattr(evaluate, "Run", lambda *_, **__: again)
     evaluate.run(run.config, again.workdir)
     assert asked == ["deblurring"] and evaluate.is_done(run.config, again.workdir)
 

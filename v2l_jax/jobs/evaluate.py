@@ -2,7 +2,6 @@
 row.
 """
 
-import dataclasses
 import pathlib
 
 from absl import logging
@@ -25,9 +24,10 @@ def is_done(config: ConfigDict, workdir: pathlib.Path) -> bool:
     return not any(_missing(config, task, workdir) for task in config.evaluate.tasks)
 
 
-def open_run(config: ConfigDict, workdir: pathlib.Path) -> Run:
-    """A run whose rows say what they depend on."""
-    return Run(config, workdir, lambda task: note(config, f"evaluate.{task}", workdir))
+def open_run(config: ConfigDict, workdir: pathlib.Path, together: bool = False) -> Run:
+    """A run whose rows say what they depend on; `together`: all processes answer its prompts."""
+    noted = lambda task: note(config, f"evaluate.{task}", workdir)
+    return Run(config, workdir, noted, together=together)
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -38,7 +38,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
         own = Run(config, workdir)
         shared_engine.serve(lambda model: of_model(own, model).engine)
         return
-    context = dataclasses.replace(open_run(config, workdir), together=True)
+    context = open_run(config, workdir, together=True)
     for task in config.evaluate.tasks:
         left = _missing(config, task, workdir)
         if left:
