@@ -12,6 +12,7 @@ from launch import programs
 from tests import synthetic_config
 from v2l_jax.codebook.nearest_centres import _search
 from v2l_jax.llm.adapter_step import adapter_optimizer, initial_state, make_adapter_step
+from v2l_jax.llm.attention_maps import attention_maps
 from v2l_jax.llm.connector import connect, init_connector
 from v2l_jax.llm.llama import Llama, init_cache
 from v2l_jax.llm.llama_config import LlamaConfig, rotary_frequencies
@@ -273,6 +274,7 @@ def test_the_language_model(dtype):
 
     cache = jax.eval_shape(lambda: init_cache(_LLAMA, 2, 8, dtype))
     check(prefill, params, tokens, dtype=dtype)
+    check(functools.partial(attention_maps, model), params, ints(6), dtype=dtype)
     check(decode, params, cache, ints(2, 1), dtype=dtype)
     lora, tx = Lora(targets=PROJECTIONS), adapter_optimizer(1e-3, 1, 10)
     state = jax.eval_shape(lambda: initial_state(jax.random.key(0), model, lora, tx))

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from v2l_jax.llm.bfloat16_slices import slices_bits, take
 from v2l_jax.llm.llama import Llama, matmul, mlp, project, rms_norm
 from v2l_jax.llm.lora import adapt
+from v2l_jax.ops.precision import EXACT
 
 SINK = 0.3
 """The share of attention from which on a token is a sink (Gu et al. 2025, arXiv 2410.10781)."""
@@ -61,9 +62,10 @@ def _maps(model: Llama, params: dict[str, Any], tokens: Array) -> AttentionMaps:
         layer, weights, changes = xs
         weights = weights | {name: take(w, layer) for name, w in by_bits.items()}
         queries, keys, values = project(c, weights, changes, hidden, rotation, model.dtype)
-        scores = jnp.einsum("qkgd,skd->kgqs", *(x[0].astype(jnp.float32) for x in (queries, keys)))
+        queries, keys, values = (x[0].astype(jnp.float32) for x in (queries, keys, values))
+        scores = jnp.einsum("qkgd,skd->kgqs", queries, keys, precision=EXACT)
         shares = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
-        mixed = jnp.einsum("kgqs,skd->qkgd", shares, values[0].astype(jnp.float32))
+        mixed = jnp.einsum("kgqs,skd->qkgd", shares, values, precision=EXACT)
         mixed = mixed.reshape(1, length, -1)
         out = matmul(mixed, weights["attention_output"], model.dtype)
         out = adapt(out, mixed, changes, {"o_proj": 1}, model.dtype)

@@ -21,6 +21,7 @@ from v2l_jax.atomic_write import atomic_write
 from v2l_jax.errors import CheckpointError
 from v2l_jax.llm import resampler, word_mixtures
 from v2l_jax.ops.precision import EXACT
+from v2l_jax.ops.standardised import standardised
 
 
 def init_connector(
@@ -59,8 +60,7 @@ def mlp(params: Mapping[str, Any], features: Float[Any, "*n dim"]) -> Float[Arra
     """A linear map, or two with GELU between, of features that are normalised to mean zero and
     variance one over each vector.
     """
-    x = jnp.asarray(features, jnp.float32)
-    x = (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6)
+    x = standardised(jnp.asarray(features, jnp.float32))
     product = functools.partial(jnp.dot, precision=EXACT)
     if "kernel_in" in params:
         x = product(x, params["kernel_in"]) + params["bias_in"]

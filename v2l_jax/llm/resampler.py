@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from v2l_jax.ops.precision import EXACT
+from v2l_jax.ops.standardised import standardised
 
 FORMS = ("perceiver", "qformer")
 _HEAD, _INNER = 64, 4
@@ -60,8 +61,8 @@ def perceiver(params: Params, features: Float[Any, "*batch n dim"]) -> Float[Arr
     """Vectors of Flamingo's resampler; norms without parameters come before every product."""
     seen, x = _start(params, features)
     for layer in _layers(params):
-        among = jnp.concatenate([seen, _norm(x)], axis=-2)
-        x = x + _attend(layer["cross"], _norm(x), among)
+        among = jnp.concatenate([seen, standardised(x)], axis=-2)
+        x = x + _attend(layer["cross"], standardised(x), among)
         x = x + _mlp(layer, x)
     return _end(params, x)
 
@@ -70,9 +71,9 @@ def qformer(params: Params, features: Float[Any, "*batch n dim"]) -> Float[Array
     """Vectors of BLIP-2's Q-Former."""
     seen, x = _start(params, features)
     for layer in _layers(params):
-        x = x + _attend(layer["self"], _norm(x), _norm(x))
+        x = x + _attend(layer["self"], standardised(x), standardised(x))
         if "cross" in layer:
-            x = x + _attend(layer["cross"], _norm(x), seen)
+            x = x + _attend(layer["cross"], standardised(x), seen)
         x = x + _mlp(layer, x)
     return _end(params, x)
 
@@ -94,13 +95,15 @@ def products(params: Params, inputs: int) -> list[tuple[int, int, int]]:
 
 
 def _start(params: Params, features: Any) -> tuple[Array, Array]:
-    seen = _norm(_product(_norm(jnp.asarray(features, jnp.float32)), params["features"]))
+    seen = standardised(
+        _product(standardised(jnp.asarray(features, jnp.float32)), params["features"])
+    )
     queries = jnp.asarray(params["queries"])
     return seen, jnp.broadcast_to(queries, (*seen.shape[:-2], *queries.shape))
 
 
 def _end(params: Params, x: Array) -> Array:
-    return _product(_norm(x), params["kernel"]) + params["bias"]
+    return _product(standardised(x), params["kernel"]) + params["bias"]
 
 
 def _layers(params: Params) -> list[Any]:
@@ -108,7 +111,9 @@ def _layers(params: Params) -> list[Any]:
 
 
 def _mlp(layer: Params, x: Array) -> Array:
-    return _product(jax.nn.gelu(_product(_norm(x), layer["up"]), approximate=False), layer["down"])
+    return _product(
+        jax.nn.gelu(_product(standardised(x), layer["up"]), approximate=False), layer["down"]
+    )
 
 
 def _attend(weights: Params, x: Array, seen: Array) -> Array:
@@ -119,10 +124,6 @@ def _attend(weights: Params, x: Array, seen: Array) -> Array:
     scores = jnp.einsum("...qhd,...khd->...hqk", q, k, precision=EXACT) / np.sqrt(q.shape[-1])
     mixed = jnp.einsum("...hqk,...khd->...qhd", jax.nn.softmax(scores), v, precision=EXACT)
     return _product(mixed.reshape(x.shape), weights["o"])
-
-
-def _norm(x: Array) -> Array:
-    return (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6)
 
 
 def _product(x: Array, matrix: Any) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from v2l_jax.ops.precision import EXACT
+from v2l_jax.ops.standardised import standardised
 
 Params = Mapping[str, Any]
 
@@ -36,8 +37,7 @@ def prefix(params: Params, features: Float[Any, "*batch n dim"]) -> Float[Array,
       features: the word's number or −1, then x or anything.
     """
     code, x = features[..., 0], jnp.asarray(features[..., 1:], jnp.float32)
-    x = (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6)
-    vectors = jnp.dot(x, params["kernel"], precision=EXACT) + params["bias"]
+    vectors = jnp.dot(standardised(x), params["kernel"], precision=EXACT) + params["bias"]
     return jnp.where((code < 0)[..., None], vectors, _row(params["rows"], jnp.maximum(code, 0)))
 
 
@@ -54,8 +54,7 @@ def probabilistic(
         its own row.
     """
     code, x = features[..., 0], jnp.asarray(features[..., 1:], jnp.float32)
-    logits = jnp.dot(x, params["kernel"], precision=EXACT)
-    logits = (logits - logits.mean(-1, keepdims=True)) / (logits.std(-1, keepdims=True) + 1e-6)
+    logits = standardised(jnp.dot(x, params["kernel"], precision=EXACT))
     share = jax.nn.softmax(logits / jax.lax.stop_gradient(params["temperature"]))
     words = params["rows"][: share.shape[-1]]
     mixed = jnp.dot(share, words, precision=EXACT)

@@ -135,8 +135,7 @@ class Options(Connected, visual_words.Options):
             params["kernel"] = jax.random.normal(key, (centres.shape[1], own.shape[1])) * spread
             params["alpha"] = jnp.zeros(())
         elif self.form == "prefix":
-            dim = self.flat_patches(run, ImageSet(("train", run.photos.train))).shape[-1]
-            params |= init_connector(key, dim, own.shape[1], 1, mean, spread)
+            params |= init_connector(key, self.patch_dim(run), own.shape[1], 1, mean, spread)
         else:
             params["kernel"] = jnp.asarray(centres.T)
             params["temperature"] = jnp.asarray(self.temperature, jnp.float32)

@@ -32,5 +32,5 @@ class Options(Connected, PatchOptions):
     def init_adapter(self, key: Any, run: Run) -> dict[str, jax.Array]:
         """A fresh map."""
         own, mean, spread = own_rows(run)
-        dim = self.features(run, ImageSet(("train", run.photos.train))).shape[-1]
-        return init_connector(key, dim, own.shape[1], self.layers, mean, spread)
+        sizes = (self.patch_dim(run), own.shape[1], self.layers)
+        return init_connector(key, *sizes, mean, spread)

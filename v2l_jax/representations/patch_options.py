@@ -44,6 +44,10 @@ class PatchOptions(Representation):
         parts = [self.patches.of(run, name, part) for name, part in images.parts]
         return np.concatenate([x.reshape(len(x), -1, x.shape[-1]) for x in parts])
 
+    def patch_dim(self, run: Run) -> int:
+        """How many numbers a patch has."""
+        return self.patches.of(run, "train", run.photos.train).shape[-1]
+
     @property
     def patches(self) -> PatchFeatures:
         """Which features."""

@@ -36,6 +36,5 @@ class Options(Connected, PatchOptions):
     def init_adapter(self, key: Any, run: Run) -> dict[str, Any]:
         """A fresh resampler."""
         own, mean, spread = own_rows(run)
-        dim = self.features(run, ImageSet(("train", run.photos.train))).shape[-1]
-        sizes = (dim, own.shape[1], self.queries, self.layers)
+        sizes = (self.patch_dim(run), own.shape[1], self.queries, self.layers)
         return init_resampler(key, self.form, *sizes, mean, spread)

@@ -427,14 +427,16 @@ class Asking:
 
     def _costs(self, prompts: Sequence[Prompt], written: Sequence[Segments]) -> list[Result]:
         """What the tuned model cost."""
-        tokenizer, engine, lengths, shared = self.run.llm.tokenizer, self.run.engine, [], []
+        tokenizer, engine, lengths = self.run.llm.tokenizer, self.run.engine, []
+        begins: dict[str, int] = {}
         for prompt, question, image in zip(prompts, self.set.asked, written, strict=True):
             answer = len(answer_ids(tokenizer, question.answer, "\n"))
             lengths.append((len(encode(tokenizer, prompt, engine)) + answer, answer))
-            two = [question_prompt((), Asked(image, text)) for text in ("is", "what")]
-            alike = os.path.commonprefix([encode(tokenizer, prompt, engine) for prompt in two])
-            shared.append(len(alike))
-        begin = float(np.mean(shared))
+            if question.image not in begins:
+                two = [question_prompt((), Asked(image, text)) for text in ("is", "what")]
+                alike = os.path.commonprefix([encode(tokenizer, prompt, engine) for prompt in two])
+                begins[question.image] = len(alike)
+        begin = float(np.mean([begins[question.image] for question in self.set.asked]))
         return cost_rows(self.run, self.image_set, written, lengths, True, begin)
 
     def _keep(
